@@ -1,0 +1,73 @@
+"""Packaging of wbc_jax.
+
+`configs/` and `tfds_builders/` lie at the top of the repository and are installed as
+`wbc_jax.configs` and `wbc_jax.tfds_builders`, so that an installed wheel trains, evaluates and
+predicts outside a checkout without claiming such general names for itself.
+"""
+
+import pathlib
+
+import setuptools
+
+HERE = pathlib.Path(__file__).parent
+MAPPED = {"wbc_jax.configs": "configs", "wbc_jax.tfds_builders": "tfds_builders"}
+
+
+def packages() -> list[str]:
+    found = setuptools.find_packages(include=["wbc_jax", "wbc_jax.*"])
+    for name, folder in MAPPED.items():
+        found.append(name)
+        found += [f"{name}.{sub}" for sub in setuptools.find_packages(folder)]
+    return found
+
+
+setuptools.setup(
+    name="wbc_jax",
+    version="0.1.0",
+    description="White-blood-cell segmentation, N/C ratio and cell type, in JAX",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    python_requires=">=3.11",
+    packages=packages(),
+    package_dir={"wbc_jax": "wbc_jax", **MAPPED},
+    package_data={
+        "wbc_jax": ["report/templates/*", "weights/*"],
+        "wbc_jax.tfds_builders": ["*/*.md", "*/*.bib", "*/*.txt", "*/*.tsv", "*/*.csv"],
+    },
+    install_requires=[
+        "jax>=0.10,<0.12",
+        "flax>=0.12",
+        "optax>=0.2.5",
+        "orbax-checkpoint>=0.11.20",
+        "tensorflow-datasets>=4.9.9",
+        "grain>=0.2.10",
+        "array_record>=0.8",
+        "ml_collections>=1.0",
+        "absl-py>=2.1",
+        "etils[epath]>=1.12",
+        "numpy>=2.0",
+        "scipy>=1.13",
+        "scikit-image>=0.24",
+        "pillow>=10.3",
+        "opencv-python-headless>=4.9",
+        "matplotlib>=3.9",
+        "jinja2>=3.1",
+        "tensorboardX>=2.6.2",
+    ],
+    extras_require={
+        "test": ["pytest>=8", "ruff>=0.6", "scikit-learn>=1.4"],
+        "cuda13": ["jax[cuda13]>=0.10,<0.12"],
+        "tpu": ["jax[tpu]>=0.10,<0.12"],
+        "bench": ["torch>=2.4", "monai>=1.4", "scikit-learn>=1.4"],
+    },
+    classifiers=[
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Topic :: Scientific/Engineering :: Image Processing",
+        "Topic :: Scientific/Engineering :: Medical Science Apps.",
+    ],
+)

@@ -1,0 +1,320 @@
+import copy
+import html.parser
+import itertools
+import math
+import re
+import shutil
+import subprocess
+import threading
+
+import numpy as np
+import pytest
+from etils import epath
+from PIL import Image
+
+from wbc_jax import vocabulary
+from wbc_jax.report import figures
+from wbc_jax.report import html as report
+
+EVIL = """<script>alert("x")</script>'"&"""
+VOID = {"meta", "link", "img", "source", "br", "hr", "input"}
+
+
+class Page(html.parser.HTMLParser):
+    """Parses a page and fails on a tag that is closed out of turn."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.tags, self.words = [], [], []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open and self.open.pop() == tag, f"</{tag}> out of turn at {self.getpos()}"
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] != "style":
+            self.words.append(data)
+
+    def all(self, tag):
+        return [attrs for name, attrs in self.tags if name == tag]
+
+    @property
+    def text(self):
+        return re.sub(r"\s+", " ", " ".join(self.words))
+
+
+def result(images=40, **changes):
+    found = {
+        "images": images,
+        "global_accuracy": 0.98765,
+        "mean_accuracy": 0.9512,
+        "mean_iou": 0.9004,
+        "weighted_iou": None,
+        "iou": {"background": 0.99, "cytoplasm": 0.8126, "nucleus": 0.9},
+        "dice": {"background": 0.995, "cytoplasm": 0.8966, "nucleus": 0.9474},
+        "confusion": [[9000, 1000, 0], [25, 75, 0], [0, 0, 0]],
+        "intervals": {"mean_iou": [0.88, 0.9151], "nc_median_relative_error": [0.041, 0.079]},
+        "nc": {"images": 39, "median_relative_error": 0.0561, "spearman": 0.954, "flagged": 1},
+    }
+    return {**found, **changes}
+
+
+def example(place, score, truth=True, name=""):
+    y, x = np.mgrid[:64, :64] - 32
+    radius = np.hypot(y, x * (1 + place / 40))
+    mask = np.where(radius < 12, 2, np.where(radius < 22, 1, 0)).astype(np.uint8)
+    colours = np.array([[240, 220, 225], [190, 160, 215], [90, 40, 130]], np.uint8)
+    return figures.Example(
+        dataset="jtsc",
+        id=name or f"cell-{place}",
+        label=place % 6 - 1,
+        image=colours[mask],
+        truth=mask if truth else None,
+        prediction=np.roll(mask, place, axis=1),
+        score=score,
+    )
+
+
+def arguments():
+    by_type = {name: result(8) for name in vocabulary.CELL_TYPES}
+    whole = result(60, mean_iou=0.876, by_type=by_type)
+    return {
+        "title": "A run & its <name>",
+        "summary": {
+            "task": "segmentation",
+            "model": "unet",
+            "step": 600,
+            "parameters": 1234567,
+            "split": "test",
+            "eval_size": 256,
+            "results": {"jtsc": result(by_type=by_type), EVIL: result(20), "all": whole},
+            "external": {"raabin": result(114)},
+            "baseline": {"jtsc": result(mean_iou=0.7), "all": result(60, mean_iou=0.654)},
+            "skipped": {"lisc": f"not found {EVIL}"},
+            "versions": {"jax": "0.10.1"},
+            "hardware": "8 CPU cores",
+            "train_seconds": 754.2,
+        },
+        "rows": [
+            {"id": EVIL, "label": 4, "truth_nc_ratio": 0.5, "nc_ratio": 0.6, "flag": ""},
+            {"id": "b", "label": 0, "truth_nc_ratio": math.inf, "nc_ratio": 1, "flag": EVIL},
+        ],
+        "history": [
+            {"step": 10, "kind": "train", "loss": 1.0},
+            {"step": 10, "kind": "validation", "mean_iou": 0.5},
+        ],
+        "examples": [example(0, 0.99, name=EVIL)]
+        + [example(place, 0.9 - place / 100) for place in range(1, 30)],
+        "config": {"data": {"datasets": ["jtsc"], "note": EVIL}, "seed": 7, "empty": {}},
+    }
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    path = tmp_path_factory.mktemp("report") / "index.html"
+    failed = []
+
+    def work():
+        try:
+            report.write(epath.Path(path), **arguments())
+        except BaseException as error:
+            failed.append(error)
+
+    # A run writes its report beside other work.
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert not failed, failed
+    return path
+
+
+@pytest.fixture(scope="module")
+def page(written):
+    return Page(written.read_text(encoding="utf-8"))
+
+
+def test_page_is_one_file_that_asks_for_nothing(written, page):
+    assert [path.name for path in written.parent.iterdir()] == ["index.html"]
+    assert written.stat().st_size < 3e6
+    for _, attrs in page.tags:
+        for key in ("src", "srcset", "href", "action", "data"):
+            if key in attrs:
+                assert attrs[key].startswith(("data:", "#"))
+    assert not page.all("script")
+    text = written.read_text(encoding="utf-8")
+    assert not re.search(r"url\(|@import|@font-face|\bon[a-z]+=", text)
+    policy = [a["content"] for a in page.all("meta") if "http-equiv" in a]
+    assert policy == ["default-src 'none'; img-src data:; style-src 'unsafe-inline'"]
+
+
+def test_text_from_data_is_escaped(written, page):
+    text = written.read_text(encoding="utf-8")
+    assert "<script" not in text and "<name>" not in text
+    # Data set, reason, flag, caption and setting each show it as it is.
+    assert page.text.count(EVIL) >= 5
+    assert f"unknown {EVIL} with the true outlines of cell and nucleus" in [
+        attrs["alt"] for attrs in page.all("img")
+    ]
+
+
+def test_headline_and_tables_hold_the_numbers(page):
+    assert (
+        "On 60 test images of 2 data sets, unet reaches a mean IoU of 0.876 "
+        "(95 % interval 0.880 to 0.915)." in page.text
+    )
+    assert "off by 5.6 % in the median (95 % interval 4.1 to 7.9 %)" in page.text
+    assert "A colour threshold without training reaches 0.654 on the same images." in page.text
+    assert "jtsc 40 0.988 0.951 0.900 [0.880, 0.915] – 0.990" in page.text
+    assert "0.897 0.947 5.6 % [4.1, 7.9 %] 0.954" in page.text
+    assert "Data sets the model never trained on raabin 114" in page.text
+    assert "Baseline without training: Otsu colour threshold jtsc 40" in page.text
+    assert "Not evaluated: lisc (not found" in page.text
+    assert "eosinophil 8 0.988" in page.text
+
+
+def test_confusion_is_by_row_with_counts(page):
+    assert "background 90.0 % 9,000 10.0 % 1,000 0.0 % 0" in page.text
+    assert "cytoplasm 25.0 % 25 75.0 % 75 0.0 % 0" in page.text
+    assert "nucleus – 0 – 0 – 0" in page.text
+
+
+def test_settings_versions_and_purpose(page):
+    for words in (
+        "Parameters 1,234,567",
+        "Training time 12 min 34 s",
+        "Evaluated at 256 × 256 px",
+        "Hardware 8 CPU cores",
+        "jax 0.10.1",
+        'data.datasets ["jtsc"]',
+        "seed 7",
+        "empty {}",
+        "All 4 settings",
+        "For research use only.",
+    ):
+        assert words in page.text
+
+
+def test_page_can_be_read_without_seeing_it(page):
+    headings = [int(tag[1]) for tag, _ in page.tags if re.fullmatch(r"h[1-6]", tag)]
+    assert headings[0] == 1 and headings.count(1) == 1
+    assert all(after <= before + 1 for before, after in itertools.pairwise(headings))
+    assert all(attrs.get("scope") for attrs in page.all("th"))
+    assert all(attrs.get("alt") for attrs in page.all("img"))
+    ids = [attrs["id"] for _, attrs in page.tags if "id" in attrs]
+    assert len(ids) == len(set(ids))
+    assert {attrs["href"][1:] for attrs in page.all("a")} <= set(ids)
+    assert page.all("html")[0]["lang"] == "en"
+    wide = [attrs for attrs in page.all("div") if attrs.get("class") == "scroll"]
+    assert wide and all(attrs["tabindex"] == "0" for attrs in wide)
+    assert len(page.all("source")) == 2
+
+
+def test_tables_have_the_same_number_of_cells_in_each_row(written):
+    text = written.read_text(encoding="utf-8")
+    for table in re.findall(r'<table class="results">.*?</table>', text, re.S):
+        for line in re.findall(r"<tr.*?</tr>", table.split("</thead>")[1], re.S):
+            cells = len(re.findall(r"<t[hd]", line))
+            assert cells == 13 or (cells == 1 and 'colspan="13"' in line)
+
+
+def test_examples_are_best_median_and_worst(page):
+    found = re.search(r"Best .* Training", page.text)[0]
+    scores = [float(score) for score in re.findall(r"IoU (\d\.\d{3})", found)]
+    best, median, worst = scores[:6], scores[6:12], scores[12:]
+    assert best == [0.99, 0.89, 0.88, 0.87, 0.86, 0.85]
+    assert median == [0.78, 0.77, 0.76, 0.75, 0.74, 0.73]
+    assert worst == [0.61, 0.62, 0.63, 0.64, 0.65, 0.66]
+
+
+def test_few_examples_are_shown_once_each():
+    given = arguments()
+    given["examples"] = [example(1, 0.5), example(2, math.nan, truth=False), example(3, 0.7)]
+    found = Page(report.render(**given))
+    assert "Best" in found.words and "Worst" in found.words
+    assert "Around the median" not in found.words and "Without truth" in found.words
+    assert "IoU –" in found.text and found.text.count("cell-2") == 1
+    assert len(found.all("img")) == 2 + 3 + 3 + 2
+
+
+def test_a_run_with_nothing_to_show_has_a_page():
+    nothing = {"rows": [], "history": [], "examples": [], "config": {}}
+    found = Page(report.render(title="t", summary={}, **nothing))
+    assert "No data set was evaluated." in found.text and not found.all("img")
+    found = Page(report.render(title="t", summary={"results": {"a": None}}, **nothing))
+    assert "a mean IoU of –." in found.text
+
+
+def test_one_data_set_is_not_repeated_as_all():
+    given = arguments()
+    given["summary"]["results"] = {"jtsc": result(), "all": result()}
+    given["summary"]["baseline"] = {}
+    found = Page(report.render(**given))
+    assert "On 40 test images of data set jtsc, unet" in found.text
+    assert found.text.count("jtsc 40 0.988") == 1 and " all 40 " not in found.text
+    assert "colour threshold" not in found.text
+
+
+def test_a_page_that_cannot_be_drawn_leaves_the_old_one(tmp_path):
+    path = tmp_path / "report" / "index.html"
+    path.parent.mkdir()
+    path.write_text("old")
+    given = arguments()
+    given["examples"] = [copy.copy(given["examples"][0])]
+    object.__setattr__(given["examples"][0], "truth", np.zeros((9, 9), np.uint8))
+    with pytest.raises(ValueError, match=r"mask \[9, 9\] does not fit"):
+        report.write(path, **given)
+    assert path.read_text() == "old"
+    assert [found.name for found in path.parent.iterdir()] == ["index.html"]
+
+
+def test_a_page_that_cannot_be_put_in_place_leaves_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(report, "render", lambda **_: "page")
+    (tmp_path / "index.html").mkdir()
+    with pytest.raises(OSError):
+        report.write(tmp_path / "index.html", **arguments())
+    assert [found.name for found in tmp_path.iterdir()] == ["index.html"]
+    report.write(str(tmp_path / "new" / "page.html"), **arguments())
+    assert (tmp_path / "new" / "page.html").read_text() == "page"
+
+
+def test_seconds_are_written_for_people():
+    assert report._duration(7.26) == "7.3 s"
+    assert report._duration(59.99) == "1 min 0 s"
+    assert report._duration(754.2) == "12 min 34 s"
+    assert report._duration(93784) == "26 h 3 min"
+
+
+BROWSER = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+)
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no Chromium is installed")
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_chromium_shows_the_page_without_complaint(written, tmp_path, dark):
+    shot = tmp_path / "shot.png"
+    done = subprocess.run(
+        [
+            BROWSER, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run",
+            "--disable-background-networking", "--disable-component-update", "--disable-sync",
+            "--enable-logging=stderr", "--v=0", "--hide-scrollbars", "--window-size=1200,3000",
+            f"--user-data-dir={tmp_path / 'profile'}", f"--screenshot={shot}",
+            f"--blink-settings=preferredColorScheme={0 if dark else 1}", written.as_uri(),
+        ],
+        capture_output=True, text=True, timeout=90, check=True,
+    )  # fmt: skip
+    assert [line for line in done.stderr.splitlines() if "CONSOLE" in line] == []
+    picture = np.asarray(Image.open(shot).convert("RGB"))
+    assert picture.shape == (3000, 1200, 3)
+    assert (picture[5, 5].mean() < 60) == dark
+    differs = np.abs(picture.astype(int) - picture[5, 5]).sum(axis=2) > 60
+    # Text, tables and images all the way down, and no figure that failed to load.
+    assert differs.mean() > 0.02
+    assert differs.reshape(10, 300, 1200).any(axis=(1, 2)).all()

@@ -1,0 +1,113 @@
+import math
+
+import pytest
+
+from wbc_jax import vocabulary
+from wbc_jax.report import tables
+
+
+def result(images=40, **changes):
+    found = {
+        "images": images,
+        "global_accuracy": 0.98765,
+        "mean_accuracy": 0.9512,
+        "mean_iou": 0.9004,
+        "weighted_iou": 0.9333,
+        "iou": {"background": 0.99, "cytoplasm": 0.8126, "nucleus": 0.9},
+        "dice": {"background": 0.995, "cytoplasm": 0.8966, "nucleus": 0.9474},
+        "confusion": [[90, 10, 0], [5, 95, 0], [0, 1, 99]],
+        "intervals": {"mean_iou": [0.88, 0.9151], "nc_median_relative_error": [0.04, 0.08]},
+        "nc": {"images": 39, "median_relative_error": 0.0561, "spearman": 0.954, "flagged": 1},
+    }
+    return {**found, **changes}
+
+
+def test_results_table_writes_every_number_in_its_column():
+    text = tables.results_table({"all": result(1240), "jtsc": result(), "blood cells": result(7)})
+    groups, heads, rule, *rows = text.split("\n")
+    assert set(rule) == {"-"} and len(rule) == len(heads)
+    assert [row[:11].strip() for row in rows] == ["jtsc", "blood cells", "all"]
+    assert " ".join(heads.split()) == (
+        "data set images global mean mean [95 % interval] weighted backgr. cytopl. nucleus "
+        "cytopl. nucleus error Spearman"
+    )
+    assert " ".join(rows[0][11:].split()) == (
+        "40 0.988 0.951 0.900 [0.880, 0.915] 0.933 0.990 0.813 0.900 0.897 0.947 5.6 % 0.954"
+    )
+    assert rows[2][11:].split()[0] == "1,240"
+    for word, value in (("images", "40"), ("weighted", "0.933"), ("Spearman", "0.954")):
+        end = heads.index(word) + len(word)
+        assert rows[0][:end].endswith(f" {value}")
+    assert groups.index("Dice") > heads.index("cytopl.")
+    assert {len(row) for row in rows} == {len(heads)}
+
+
+def test_missing_values_are_dashes_and_keep_the_columns():
+    holes = result(
+        mean_iou=None, intervals={}, nc={"median_relative_error": math.nan}, iou={}, dice=None
+    )
+    text = tables.results_table({"a": result(), "b": holes, "c": {}})
+    _, heads, _, first, second, third = text.split("\n")
+    assert second[1:].split() == ["40", "0.988", "0.951", "–", "0.933", *"–" * 7]
+    assert third.split() == ["c", *"–" * 12]
+    assert len(first) == len(second) == len(third) == len(heads)
+    for word in ("weighted", "Spearman"):
+        assert third[: heads.index(word) + len(word)].endswith(" –")
+
+
+def test_no_results_is_no_table():
+    assert tables.results_table({}) == ""
+    assert tables.type_table({}) == ""
+    assert tables.type_table({"all": result()}) == ""
+
+
+def test_type_table_follows_the_vocabulary():
+    by_type = {"unknown": result(3), "neutrophil": result(9), "basophil": result(1)}
+    results = {"jtsc": result(by_type={"monocyte": result(2)}), "all": result(by_type=by_type)}
+    assert [row["type"] for row in tables.type_rows(results)] == [
+        "basophil",
+        "neutrophil",
+        "unknown",
+    ]
+    assert [row["images"] for row in tables.type_rows(results)] == [1, 9, 3]
+    assert [row["type"] for row in tables.type_rows(results, "jtsc")] == ["monocyte"]
+    # Without `all`, the only data set is meant.
+    assert [row["type"] for row in tables.type_rows({"jtsc": results["jtsc"]})] == ["monocyte"]
+    assert "basophil" in tables.type_table(results).split("\n")[3]
+
+
+def test_rows_are_flat_and_unrounded():
+    (row,) = tables.result_rows({"jtsc": result()})
+    assert row["mean_iou"] == 0.9004
+    assert (row["mean_iou_low"], row["mean_iou_high"]) == (0.88, 0.9151)
+    assert (row["nc_error"], row["nc_error_low"], row["nc_error_high"]) == (0.0561, 0.04, 0.08)
+    assert (row["nc_images"], row["nc_flagged"], row["nc_spearman"]) == (39, 1, 0.954)
+    for name in vocabulary.MASK_CLASSES:
+        assert row[f"iou_{name}"] == result()["iou"][name]
+        assert row[f"dice_{name}"] == result()["dice"][name]
+    assert {column.key for column in tables.COLUMNS} <= set(row)
+    for broken in (None, [0.1], [None, 0.5]):
+        (row,) = tables.result_rows({"a": result(intervals={"mean_iou": broken})})
+        assert tables.interval(row["mean_iou_low"], row["mean_iou_high"]) == ""
+
+
+@pytest.mark.parametrize(
+    "form, value, text",
+    [
+        (tables.decimal, 0.12345, "0.123"),
+        (tables.decimal, None, "–"),
+        (tables.decimal, "", "–"),
+        (tables.decimal, math.inf, "inf"),
+        (tables.percent, 0.0561, "5.6 %"),
+        (tables.percent, math.nan, "–"),
+        (tables.count, 1941107, "1,941,107"),
+        (tables.count, None, "–"),
+    ],
+)
+def test_formats(form, value, text):
+    assert form(value) == text
+
+
+def test_interval_names_its_unit_once():
+    assert tables.interval(0.041, 0.079, tables.percent) == "[4.1, 7.9 %]"
+    assert tables.interval(0.88, 0.9151) == "[0.880, 0.915]"

@@ -1,0 +1,1 @@
+"""Raabin-WBC's nucleus and cytoplasm ground truth."""

@@ -1,0 +1,1 @@
+"""Drawn white-blood-cell images with exact masks."""

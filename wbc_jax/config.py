@@ -1,0 +1,321 @@
+"""The settings of an experiment: slots dataclasses that reject what they do not know.
+
+A file in `configs/` defines `get_config()` and returns a `Config`; any field can be set from the
+command line (`--config.model.features=16`). `validate` is called once before anything runs, so
+that a bad value ends the run with the field's name, what was found and what is allowed.
+"""
+
+import dataclasses
+import json
+import math
+import typing
+from collections.abc import Sequence
+from typing import Any
+
+
+class ConfigError(ValueError):
+    """A field of the configuration holds a value that is not allowed."""
+
+
+@dataclasses.dataclass(slots=True)
+class Data:
+    """Which images, where they lie, how they are split."""
+
+    datasets: tuple[str, ...] = ("wbc_synthetic",)
+    """TFDS names, `name` or `name/config`; each is split by itself and named in the results."""
+    data_dir: str = "~/.cache/wbc_jax"
+    """Where the records are written and read (`gs://` works)."""
+    manual_dir: str = ""
+    """Folder with the data sets as their authors publish them; empty: `$WBC_JAX_DATA`, if set."""
+    image_size: int = 96
+    """Side in pixels to which images are resized for the network."""
+    fractions: tuple[float, float, float] = (0.56, 0.14, 0.30)
+    """Shares of train, validation and test (paper B's 56/14/30), per data set and cell type."""
+    split_seed: int = 0
+    """Another number draws another split."""
+    cell_only_masks: bool = False
+    """Keep records whose mask marks the whole cell without its nucleus (Raabin's basophils)."""
+    on_bad_file: str = "error"
+    """`error` ends with the list of bad files, `skip` leaves them out and lists them."""
+    threads: int = 4
+    """Threads that decode and resize images ahead of the step."""
+    cache_megabytes: int = 4096
+    """Decoded images are kept in memory while a split needs no more than this."""
+
+
+@dataclasses.dataclass(slots=True)
+class Augment:
+    """What happens to a training image on the device; image and mask move together."""
+
+    flip: bool = True
+    """Reflection in x and in y, each with probability 1/2."""
+    quarter_turns: bool = True
+    """Rotation by 0, 90, 180 or 270 degrees."""
+    rotation_degrees: float = 0.0
+    """Rotation by up to this much either way."""
+    zoom: float = 0.0
+    """Scale between 1/(1+zoom) and 1+zoom."""
+    translation_px: float = 0.0
+    """Shift of up to this many pixels in x and in y."""
+    brightness: float = 0.0
+    """Added brightness, up to this much of the full range either way."""
+    contrast: float = 0.0
+    """Contrast between 1-c and 1+c, about the image's own mean."""
+    stain: float = 0.0
+    """Each stain's optical density is scaled between 1-s and 1+s and shifted by up to s/10."""
+    channel_gain: float = 0.0
+    """Each colour channel is scaled between 1-g and 1+g (white balance)."""
+    blur: float = 0.0
+    """Largest standard deviation of a Gaussian blur in pixels."""
+    noise: float = 0.0
+    """Largest standard deviation of Gaussian noise, in units of the full range."""
+    fill: str = "reflect"
+    """What lies beyond the frame: `reflect` mirrors image and mask, `zero` is black background."""
+
+
+@dataclasses.dataclass(slots=True)
+class Model:
+    """Which network."""
+
+    name: str = "unet"
+    features: int = 16
+    """Channels of the first level; they double at each level."""
+    depth: int = 4
+    """Levels below the first: the image is halved this many times."""
+    norm: str = "batch"
+    """`batch`, `group` or `none`."""
+    dropout: float = 0.0
+    """Dropout after the last encoder level and the bridge (MATLAB's `unetLayers` has 0.5)."""
+
+
+@dataclasses.dataclass(slots=True)
+class Optimizer:
+    """How the parameters are moved."""
+
+    name: str = "adamw"
+    learning_rate: float = 3e-3
+    """Peak of the schedule."""
+    schedule: str = "cosine"
+    """`cosine` (to zero) or `constant`, both after the warm-up."""
+    warmup_steps: int = 50
+    weight_decay: float = 1e-2
+    gradient_clip: float = 1.0
+    """Largest global norm of the gradient; 0: no clipping."""
+    ema_decay: float = 0.0
+    """Decay of the averaged parameters that evaluation uses; 0: no averaging."""
+
+
+@dataclasses.dataclass(slots=True)
+class Loss:
+    """Weighted sum of losses."""
+
+    cross_entropy: float = 1.0
+    dice: float = 1.0
+
+
+@dataclasses.dataclass(slots=True)
+class Train:
+    """How long, and what is kept."""
+
+    batch_size: int = 16
+    """Images a step over all devices and hosts."""
+    steps: int = 600
+    """Length of training."""
+    seed: int = 0
+    log_every: int = 20
+    """Steps between two lines of `metrics.jsonl`."""
+    evaluate_every: int = 100
+    """Steps between two looks at the validation split; a checkpoint is saved at each."""
+    patience: int = 0
+    """Looks without a better validation mean IoU before training stops; 0: never."""
+
+
+@dataclasses.dataclass(slots=True)
+class Evaluate:
+    """How predictions are scored."""
+
+    size: int = 256
+    """Logits are resized to this side and scored against truth resized by nearest neighbour."""
+    batch_size: int = 16
+    flips: bool = False
+    """Average the logits over the four reflections of each image."""
+    bootstrap: int = 1000
+    """Resamples of images behind each 95 % interval."""
+    external: tuple[str, ...] = ()
+    """Data sets scored whole, where they are present and not trained on; apart in the report."""
+
+
+@dataclasses.dataclass(slots=True)
+class Config:
+    """An experiment."""
+
+    task: str = "segmentation"
+    data: Data = dataclasses.field(default_factory=Data)
+    augment: Augment = dataclasses.field(default_factory=Augment)
+    model: Model = dataclasses.field(default_factory=Model)
+    loss: Loss = dataclasses.field(default_factory=Loss)
+    optimizer: Optimizer = dataclasses.field(default_factory=Optimizer)
+    train: Train = dataclasses.field(default_factory=Train)
+    evaluate: Evaluate = dataclasses.field(default_factory=Evaluate)
+
+
+CHOICES = {
+    "task": ("segmentation",),
+    "data.on_bad_file": ("error", "skip"),
+    "augment.fill": ("reflect", "zero"),
+    "model.name": ("unet",),
+    "model.norm": ("batch", "group", "none"),
+    "optimizer.name": ("adamw",),
+    "optimizer.schedule": ("cosine", "constant"),
+}
+
+# field: (lowest, highest), both allowed.
+RANGES: dict[str, tuple[float, float]] = {
+    "data.image_size": (8, 4096),
+    "data.split_seed": (0, 2**31 - 1),
+    "data.threads": (1, 256),
+    "data.cache_megabytes": (0, math.inf),
+    "augment.rotation_degrees": (0, 180),
+    "augment.zoom": (0, 4),
+    "augment.translation_px": (0, math.inf),
+    "augment.brightness": (0, 1),
+    "augment.contrast": (0, 1),
+    "augment.stain": (0, 1),
+    "augment.channel_gain": (0, 1),
+    "augment.blur": (0, 4),
+    "augment.noise": (0, 1),
+    "model.features": (1, 4096),
+    "model.depth": (1, 8),
+    "model.dropout": (0, 0.99),
+    "loss.cross_entropy": (0, math.inf),
+    "loss.dice": (0, math.inf),
+    "optimizer.learning_rate": (0, math.inf),
+    "optimizer.warmup_steps": (0, math.inf),
+    "optimizer.weight_decay": (0, math.inf),
+    "optimizer.gradient_clip": (0, math.inf),
+    "optimizer.ema_decay": (0, 0.999999),
+    "train.batch_size": (1, math.inf),
+    "train.steps": (1, math.inf),
+    "train.seed": (0, 2**31 - 1),
+    "train.log_every": (1, math.inf),
+    "train.evaluate_every": (1, math.inf),
+    "train.patience": (0, math.inf),
+    "evaluate.size": (8, 4096),
+    "evaluate.batch_size": (1, math.inf),
+    "evaluate.bootstrap": (0, 1_000_000),
+}
+
+
+def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
+    """Returns {dotted field: value} of a config or one of its sections."""
+    flat = {}
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            flat |= flatten(value, f"{prefix}{field.name}.")
+        else:
+            flat[prefix + field.name] = value
+    return flat
+
+
+def validate(config: Config) -> Config:
+    """Checks every field; a comma-separated text among the data sets is taken apart.
+
+    Returns:
+      `config` itself.
+
+    Raises:
+      ConfigError: a field is out of its range or not one of its choices; the message names it.
+    """
+    # `--config.data.datasets=a,b` arrives as the tuple ("a,b",).
+    config.data.datasets = _split_names(config.data.datasets)
+    config.evaluate.external = _split_names(config.evaluate.external)
+    flat = flatten(config)
+    for name, value in flat.items():
+        if name in CHOICES and value not in CHOICES[name]:
+            allowed = ", ".join(repr(c) for c in CHOICES[name])
+            raise ConfigError(f"config.{name} is {value!r}; allowed are {allowed}.")
+        if name in RANGES:
+            low, high = RANGES[name]
+            if not low <= value <= high:
+                above = "" if high == math.inf else f" and at most {high:g}"
+                raise ConfigError(
+                    f"config.{name} is {value!r}; it must be at least {low:g}{above}."
+                )
+    fractions = config.data.fractions
+    if len(fractions) != 3 or min(fractions) < 0 or abs(sum(fractions) - 1) > 1e-6:
+        raise ConfigError(
+            f"config.data.fractions is {fractions!r}; it must hold three shares (train, validation,"
+            " test) that are not negative and sum to 1, such as (0.56, 0.14, 0.30)."
+        )
+    if not config.data.datasets:
+        raise ConfigError(
+            "config.data.datasets is empty; name at least one, such as wbc_synthetic."
+        )
+    for name in ("data.datasets", "evaluate.external"):
+        values = flat[name]
+        if len(set(values)) != len(values):
+            raise ConfigError(f"config.{name} names a data set twice: {values!r}; name each once.")
+    if config.loss.cross_entropy + config.loss.dice == 0:
+        raise ConfigError("config.loss has no term above 0; set cross_entropy or dice.")
+    if config.optimizer.learning_rate == 0:
+        raise ConfigError("config.optimizer.learning_rate is 0; it must be above 0.")
+    return config
+
+
+def _split_names(names: Sequence[str]) -> tuple[str, ...]:
+    return tuple(part.strip() for name in names for part in name.split(",") if part.strip())
+
+
+def to_json(config: Config) -> str:
+    """Returns the config as indented JSON, the content of a run's `config.json`."""
+    return json.dumps(dataclasses.asdict(config), indent=2) + "\n"
+
+
+def from_json(text: str, where: str = "config.json") -> Config:
+    """Returns the config that `to_json` wrote.
+
+    Raises:
+      ConfigError: not JSON, an unknown field or a value of another type; names `where`.
+    """
+    try:
+        values = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"{where} is not JSON ({error}).") from None
+    return validate(_build(Config, values, where, "config"))
+
+
+def _build(cls: type, values: Any, where: str, prefix: str) -> Any:
+    if not isinstance(values, dict):
+        raise ConfigError(f"{where}: {prefix} is {values!r}; it must be an object with fields.")
+    hints = typing.get_type_hints(cls)
+    unknown = sorted(set(values) - set(hints))
+    if unknown:
+        raise ConfigError(
+            f"{where}: {prefix} has no field {unknown[0]!r}; it has {', '.join(hints)}."
+        )
+    built = {}
+    for name, value in values.items():
+        hint, field = hints[name], f"{prefix}.{name}"
+        if dataclasses.is_dataclass(hint):
+            built[name] = _build(hint, value, where, field)
+            continue
+        kind = typing.get_origin(hint) or hint
+        if kind is tuple and isinstance(value, list):
+            value = tuple(value)
+        if kind is float and isinstance(value, int) and not isinstance(value, bool):
+            value = float(value)
+        if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+            raise ConfigError(f"{where}: {field} is {value!r}; it must be of type {kind.__name__}.")
+        built[name] = value
+    return cls(**built)
+
+
+def differences(old: Config, new: Config, ignore: Sequence[str] = ()) -> list[str]:
+    """Returns one line a field in which the configs differ, `ignore`d dotted names left out."""
+    before, after = flatten(old), flatten(new)
+    return [
+        f"config.{name}: {before.get(name)!r} there, {value!r} here"
+        for name, value in after.items()
+        if before.get(name) != value and name not in ignore
+    ]

@@ -1,0 +1,182 @@
+"""Data sets by name: building their records, and reading them with random access."""
+
+import contextlib
+import dataclasses
+import importlib
+import os
+import pkgutil
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+from etils import epath
+
+from wbc_jax import config as config_lib
+from wbc_jax.data import records
+
+MANUAL_DIR_VARIABLE = "WBC_JAX_DATA"
+SPLIT = "all"
+"""The one split of builders whose authors published none."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Source:
+    """The records of one data set; pixels stay encoded until asked for.
+
+    Attributes:
+        name: as in the config, such as `segmentation_wbc/jtsc`.
+        ids, groups, sources, subtypes, label_sources: one text a record (see `records.features`).
+        labels: int64 `[N]`, -1 where unknown.
+        has_mask: bool `[N]`.
+        um_per_px: float32 `[N]`, NaN where unknown.
+        encoded: random access to records with `image` and `mask` as PNG or JPEG bytes.
+    """
+
+    name: str
+    ids: tuple[str, ...]
+    groups: tuple[str, ...]
+    sources: tuple[str, ...]
+    subtypes: tuple[str, ...]
+    label_sources: tuple[str, ...]
+    labels: np.ndarray
+    has_mask: np.ndarray
+    um_per_px: np.ndarray
+    encoded: Sequence[dict[str, Any]]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def image(self, index: int) -> np.ndarray:
+        """Returns uint8 `[H, W, 3]`, RGB, at the record's own size."""
+        return records.decode_image(self.encoded[index]["image"])
+
+    def mask(self, index: int) -> np.ndarray:
+        """Returns uint8 `[H, W]`: 0 background, 1 cytoplasm, 2 nucleus, 255 ignore."""
+        return records.decode_mask(self.encoded[index]["mask"])
+
+
+def names() -> list[str]:
+    """Returns the data sets that can be named in a config, as `name` or `name/config`."""
+    package = importlib.import_module("wbc_jax.tfds_builders")
+    found = []
+    for module in sorted(pkgutil.iter_modules(package.__path__), key=lambda m: m.name):
+        if module.ispkg:
+            configs = [c.name for c in _builder_class(module.name).BUILDER_CONFIGS]
+            found += [f"{module.name}/{c}" for c in configs] if configs else [module.name]
+    return found
+
+
+def builder(name: str, data_dir: str) -> tfds.core.DatasetBuilder:
+    """Returns the TFDS builder of `name` or `name/config`.
+
+    Raises:
+        ConfigError: no builder or builder config has that name; lists those there are.
+    """
+    base, _, variant = name.partition("/")
+    package = importlib.import_module("wbc_jax.tfds_builders")
+    known = {m.name for m in pkgutil.iter_modules(package.__path__) if m.ispkg}
+    if base in known:
+        cls = _builder_class(base)
+        variants = [c.name for c in cls.BUILDER_CONFIGS]
+        if not variant or variant in variants:
+            folder = epath.Path(data_dir).expanduser()
+            return cls(data_dir=os.fspath(folder), config=variant or None)
+    raise config_lib.ConfigError(
+        f"there is no data set {name!r}; there are {', '.join(names())}. Set config.data.datasets "
+        "to some of these."
+    )
+
+
+def manual_dir(data: config_lib.Data) -> str:
+    """Returns the folder with the authors' files: the config's, else `$WBC_JAX_DATA`, else ''."""
+    chosen = data.manual_dir or os.environ.get(MANUAL_DIR_VARIABLE, "")
+    return os.fspath(epath.Path(chosen).expanduser()) if chosen else ""
+
+
+def is_prepared(name: str, data: config_lib.Data) -> bool:
+    """Returns whether the records of `name` lie in `data.data_dir`."""
+    return builder(name, data.data_dir).is_prepared()
+
+
+def prepare(name: str, data: config_lib.Data) -> list[tuple[str, str]]:
+    """Writes the records of `name` unless they are there. Whole or not at all (TFDS renames).
+
+    Returns:
+        Path and reason of each file left out (`data.on_bad_file='skip'`).
+
+    Raises:
+        DataError: files are missing or bad; says which, and what to do.
+        ConfigError: no such data set.
+    """
+    made = builder(name, data.data_dir)
+    if made.is_prepared():
+        return []
+    folder = manual_dir(data)
+    print(f"{name}: writing records to {made.data_dir}", flush=True)
+    with contextlib.ExitStack() as stack:
+        bad = stack.enter_context(records.on_bad_file(data.on_bad_file))
+        made.download_and_prepare(
+            file_format="array_record",
+            download_config=tfds.download.DownloadConfig(manual_dir=folder or None),
+        )
+        return list(bad.files)
+
+
+def load(name: str, data: config_lib.Data) -> Source:
+    """Opens the records of `name`, which `prepare` has written.
+
+    Raises:
+        DataError: the records are not there, or hold an id twice.
+    """
+    made = builder(name, data.data_dir)
+    if not made.is_prepared():
+        raise records.DataError(
+            f"{name}: no records in {made.data_dir}; write them with --mode=prepare."
+        )
+    skip = tfds.decode.SkipDecoding()
+    encoded = made.as_data_source(split=SPLIT, decoders={"image": skip, "mask": skip})
+    columns = {key: [] for key in _COLUMNS}
+    for record in (encoded[i] for i in range(len(encoded))):
+        for key, values in columns.items():
+            values.append(record[key])
+    ids = _texts(columns["id"])
+    repeated = {i for i in ids if ids.count(i) > 1} if len(set(ids)) < len(ids) else set()
+    if repeated:
+        raise records.DataError(
+            f"{name}: the ids {sorted(repeated)[:5]} stand at several records in {made.data_dir}; "
+            "delete that folder and prepare the data set again."
+        )
+    return Source(
+        name=name,
+        ids=ids,
+        groups=_texts(columns["group"]),
+        sources=_texts(columns["source"]),
+        subtypes=_texts(columns["subtype"]),
+        label_sources=_texts(columns["label_source"]),
+        labels=np.asarray(columns["label"], np.int64),
+        has_mask=np.asarray(columns["has_mask"], bool),
+        um_per_px=np.asarray(columns["um_per_px"], np.float32),
+        encoded=encoded,
+    )
+
+
+_COLUMNS = (
+    "id",
+    "group",
+    "source",
+    "subtype",
+    "label_source",
+    "label",
+    "has_mask",
+    "um_per_px",
+)
+
+
+def _texts(values: Iterable[str | bytes]) -> tuple[str, ...]:
+    return tuple(v.decode() if isinstance(v, bytes) else str(v) for v in values)
+
+
+def _builder_class(base: str) -> type[tfds.core.GeneratorBasedBuilder]:
+    module = importlib.import_module(f"wbc_jax.tfds_builders.{base}.{base}_dataset_builder")
+    return module.Builder

@@ -1,0 +1,172 @@
+"""Loading a trained model and using it on images of any size."""
+
+import dataclasses
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import cv2
+import jax
+import numpy as np
+from etils import epath
+
+from wbc_jax import checkpoint, metrics, models, sharding, steps
+from wbc_jax import config as config_lib
+from wbc_jax.data import pipeline, records
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Prediction:
+    """What a model says of one cell.
+
+    Attributes:
+        mask: uint8 `[H, W]` at the image's own size: 0 background, 1 cytoplasm, 2 nucleus.
+        nucleus_px, cytoplasm_px: areas in pixels of that size.
+        nc_ratio: nucleus / cytoplasm; +inf without cytoplasm, NaN without nucleus.
+        nucleus_share: N / (N + C); NaN without nucleus.
+        flag: empty, or why the ratio is not an ordinary number (`no_cytoplasm`, `no_nucleus`,
+            `no_cell`).
+        label, probabilities: the cell's type; None where the model has no such output.
+    """
+
+    mask: np.ndarray
+    nucleus_px: int
+    cytoplasm_px: int
+    nc_ratio: float
+    nucleus_share: float
+    flag: str
+    label: int | None = None
+    probabilities: np.ndarray | None = None
+
+
+class Model:
+    """A trained network with the settings it was trained with; made by `load`.
+
+    Attributes:
+        config: the run's.
+        network, weights: the network's description and its arrays.
+        step: training steps behind the weights.
+        train_seconds: time the run had spent in training by then.
+    """
+
+    def __init__(
+        self,
+        config: config_lib.Config,
+        network: steps.Network,
+        weights: dict[str, Any],
+        step: int,
+        train_seconds: float = float("nan"),
+    ):
+        self.config, self.network, self.weights = config, network, weights
+        self.step, self.train_seconds = step, train_seconds
+        self._logits = jax.jit(steps.make_logits(network, config.evaluate.flips))
+        self._lock = threading.Lock()
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers were learnt."""
+        return sum(int(leaf.size) for leaf in jax.tree.leaves(self.weights["params"]))
+
+    def predict(
+        self, images: np.ndarray | Sequence[np.ndarray], batch_size: int = 16
+    ) -> Prediction | list[Prediction]:
+        """Segments one image or several, of any sizes.
+
+        Images are resized to the network's input, its logits back to each image's own size. Batches
+        are filled up to a power of two, so that few shapes are ever compiled.
+
+        Args:
+            images: uint8 `[H, W, 3]` RGB, or a list (or `[N, H, W, 3]`) of such.
+            batch_size: images a pass.
+
+        Returns:
+            One `Prediction`, or a list of them.
+
+        Raises:
+            ValueError: an image of another type or shape, or without pixels.
+        """
+        if isinstance(images, np.ndarray) and images.ndim == 3:
+            return self.predict([images], batch_size)[0]
+        found = []
+        for image in images:
+            check_image(image)
+        for start in range(0, len(images), batch_size):
+            found += self._predict_batch(images[start : start + batch_size], batch_size)
+        return found
+
+    def _predict_batch(self, images: Sequence[np.ndarray], most: int) -> list[Prediction]:
+        side = self.config.data.image_size
+        padded = min(most, 1 << (len(images) - 1).bit_length())
+        batch = np.zeros((padded, side, side, 3), np.uint8)
+        for i, image in enumerate(images):
+            batch[i] = pipeline.resize_image(image, side, side)
+        with self._lock:  # one compilation, not one a thread
+            logits = np.asarray(self._logits(self.weights, batch))
+        return [_prediction(logit, image.shape[:2]) for logit, image in zip(logits, images)]
+
+
+def check_image(image: np.ndarray) -> None:
+    """Checks that an image is uint8 `[H, W, 3]` with at least one pixel.
+
+    Raises:
+        ValueError: it is not; says what it is.
+    """
+    good = isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 3
+    if not good or image.shape[-1] != 3 or not image.size:
+        what = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image)
+        raise ValueError(
+            f"an image is {what}; it must be uint8 [H, W, 3], RGB. wbc_jax.read_image(path) reads "
+            "any image file so."
+        )
+
+
+def read_image(path: epath.PathLike) -> np.ndarray:
+    """Returns an image file's pixels, uint8 `[H, W, 3]` RGB (see `records.read_image_file`).
+
+    Raises:
+        DataError: the file cannot be used; says why.
+    """
+    return records.decode_image(records.read_image_file(path)[0])
+
+
+def load(path: epath.PathLike) -> Model:
+    """Loads the best checkpoint of a run's folder.
+
+    Args:
+        path: the run's `--workdir`.
+
+    Raises:
+        CheckpointError: there is no run or no checkpoint; says where it looked.
+        ConfigError: its `config.json` is damaged.
+    """
+    folder = epath.Path(path).expanduser()
+    stored = folder / "config.json"
+    if not stored.exists():
+        raise checkpoint.CheckpointError(
+            f"{folder} holds no run (no config.json). Name the --workdir of a finished training, "
+            "such as runs/unet."
+        )
+    config = config_lib.from_json(stored.read_text(), str(stored))
+    network, weights = steps.split_network(models.build(config.model, config.train.seed))
+    mesh = sharding.make_mesh(1)
+    with checkpoint.Checkpoints(folder) as checkpoints:
+        state, position = checkpoints.restore(
+            checkpoint.BEST, steps.init_state(config, weights, mesh)
+        )
+    return Model(config, network, state.weights(), int(state.step), position["seconds"])
+
+
+def _prediction(logits: np.ndarray, size: tuple[int, int]) -> Prediction:
+    height, width = size
+    if logits.shape[:2] != size:
+        logits = cv2.resize(logits, (width, height), interpolation=cv2.INTER_LINEAR)
+    mask = logits.argmax(-1).astype(np.uint8)
+    nc = metrics.nc_ratio(mask[None])
+    return Prediction(
+        mask=mask,
+        nucleus_px=int(nc.nucleus_px[0]),
+        cytoplasm_px=int(nc.cytoplasm_px[0]),
+        nc_ratio=float(nc.nc_ratio[0]),
+        nucleus_share=float(nc.nucleus_share[0]),
+        flag=str(nc.flag[0]),
+    )

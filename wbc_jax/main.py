@@ -1,0 +1,68 @@
+"""Trains, evaluates and prepares data: `python -m wbc_jax.main --config=configs/unet.py`."""
+
+import os
+import pathlib
+import sys
+
+from absl import app, flags
+from etils import epath
+from ml_collections import config_flags
+
+from wbc_jax import config as config_lib
+
+MODES = ("train", "evaluate", "prepare")
+_CONFIG = config_flags.DEFINE_config_file("config", None, "File of the experiment.")
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Folder of the run; runs/<name of config> if unset."
+)
+_MODE = flags.DEFINE_enum("mode", "train", MODES, "What to do.")
+
+
+def main(_) -> None:
+    from wbc_jax import checkpoint, experiment, train
+    from wbc_jax.data import records
+
+    if _CONFIG.value is None:
+        sys.exit("error: name an experiment, such as --config=configs/unet.py")
+    stem = pathlib.Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
+    workdir = epath.Path(_WORKDIR.value or f"runs/{stem}").expanduser()
+    do = {
+        "train": experiment.run,
+        "evaluate": experiment.evaluate_run,
+        "prepare": experiment.prepare_only,
+    }
+    expected = (config_lib.ConfigError, records.DataError, checkpoint.CheckpointError)
+    try:
+        do[_MODE.value](config_lib.validate(_CONFIG.value), workdir)
+    except train.Interrupted as stop:
+        print(stop, file=sys.stderr)
+        sys.exit(stop.exit_code)
+    except (*expected, train.NonFiniteLossError, OSError) as error:
+        sys.exit(f"error: {error}")
+
+
+def parse(argv: list[str]) -> list[str]:
+    """Parses flags; a config that is no file here is looked up among those of the package."""
+    packaged = pathlib.Path(__file__).parent
+    for root in (packaged, packaged.parent):
+        for i, argument in enumerate(argv):
+            name, _, path = argument.partition("=")
+            missing = name in ("--config", "-config") and not os.path.exists(path)
+            if missing and (root / path).is_file():
+                argv = [*argv[:i], f"{name}={root / path}", *argv[i + 1 :]]
+    try:
+        return flags.FLAGS(argv)
+    except (KeyError, AttributeError, TypeError, FileNotFoundError) as error:
+        text = error.args[0] if isinstance(error, KeyError) else error
+        sys.exit(f"error: {text}. The fields are those of wbc_jax/config.py.")
+    except flags.Error as error:
+        sys.exit(f"error: {error}")
+
+
+def run() -> None:
+    """The console entry point."""
+    app.run(main, flags_parser=parse)
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,114 @@
+"""Region metrics, all from one integer confusion matrix (rows truth, columns prediction)."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from wbc_jax import vocabulary
+
+
+@functools.partial(jax.jit, static_argnames="num_classes")
+def confusion_matrices(truth: jax.Array, prediction: jax.Array, num_classes: int) -> jax.Array:
+    """Counts pixels by true and predicted class, for each image.
+
+    Args:
+        truth: integer `[N, H, W]`; 255 is left out.
+        prediction: integer `[N, H, W]`, classes below `num_classes`.
+        num_classes: C.
+
+    Returns:
+        int32 `[N, C, C]`, rows truth, columns prediction.
+    """
+    n = truth.shape[0]
+    classes = jnp.arange(num_classes)
+    # Products of 0/1 matrices: exact in float32 up to 2^24 pixels an image, and fast everywhere,
+    # where a histogram would be a serial scatter.
+    rows = (truth.reshape(n, 1, -1) == classes[:, None]).astype(jnp.float32)
+    columns = (prediction.reshape(n, 1, -1) == classes[:, None]).astype(jnp.float32)
+    counts = jnp.einsum("ntp,nqp->ntq", rows, columns, precision=jax.lax.Precision.HIGHEST)
+    return counts.astype(jnp.int32)
+
+
+def confusion_matrix(truth, prediction, num_classes: int) -> np.ndarray:
+    """Counts pixels by true and predicted class over all images.
+
+    Args:
+        truth: integer `[N, H, W]`; 255 is left out.
+        prediction: integer `[N, H, W]`.
+        num_classes: C.
+
+    Returns:
+        int64 `[C, C]`, rows truth, columns prediction.
+
+    Raises:
+        ValueError: the shapes differ, or a class is not below `num_classes`.
+    """
+    truth, prediction = np.asarray(truth), np.asarray(prediction)
+    if truth.shape != prediction.shape or truth.ndim != 3:
+        raise ValueError(
+            f"truth is {truth.shape} and prediction {prediction.shape}; both must be [N, H, W]."
+        )
+    for name, array in (("truth", truth[truth != vocabulary.IGNORE]), ("prediction", prediction)):
+        if array.size and not 0 <= array.min() <= array.max() < num_classes:
+            raise ValueError(
+                f"{name} holds classes {array.min()} to {array.max()}; num_classes is "
+                f"{num_classes}."
+            )
+    return np.asarray(confusion_matrices(truth, prediction, num_classes)).astype(np.int64).sum(0)
+
+
+def iou(confusion: np.ndarray) -> np.ndarray:
+    """TP / (TP + FP + FN) of each class, float64 `[..., C]`; NaN for a class absent in both."""
+    hits, truth, predicted = _parts(confusion)
+    return _ratio(hits, truth + predicted - hits)
+
+
+def dice(confusion: np.ndarray) -> np.ndarray:
+    """2 TP / (2 TP + FP + FN) of each class, float64 `[..., C]`; NaN for one absent in both."""
+    hits, truth, predicted = _parts(confusion)
+    return _ratio(2 * hits, truth + predicted)
+
+
+def recall(confusion: np.ndarray) -> np.ndarray:
+    """TP / (TP + FN) of each class, float64 `[..., C]`; NaN for a class absent from the truth."""
+    hits, truth, _ = _parts(confusion)
+    return _ratio(hits, truth)
+
+
+def global_accuracy(confusion: np.ndarray) -> np.ndarray:
+    """Share of pixels that are right, float64 `[...]`."""
+    hits, truth, _ = _parts(confusion)
+    return _ratio(hits.sum(-1), truth.sum(-1))
+
+
+def mean_accuracy(confusion: np.ndarray) -> np.ndarray:
+    """Mean recall over the classes present in the truth, float64 `[...]`."""
+    return _nanmean(recall(confusion))
+
+
+def mean_iou(confusion: np.ndarray) -> np.ndarray:
+    """Mean IoU over the classes present in truth or prediction, float64 `[...]`."""
+    return _nanmean(iou(confusion))
+
+
+def weighted_iou(confusion: np.ndarray) -> np.ndarray:
+    """IoU averaged with the true pixels of each class as weights, float64 `[...]`."""
+    _, truth, _ = _parts(confusion)
+    return _ratio((np.nan_to_num(iou(confusion)) * truth).sum(-1), truth.sum(-1))
+
+
+def _parts(confusion):
+    confusion = np.asarray(confusion, np.float64)
+    return np.diagonal(confusion, axis1=-2, axis2=-1), confusion.sum(-1), confusion.sum(-2)
+
+
+def _ratio(numerator, denominator):
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(denominator > 0, numerator / denominator, np.nan)
+
+
+def _nanmean(values):
+    present = ~np.isnan(values)
+    return _ratio(np.where(present, values, 0).sum(-1), present.sum(-1))

@@ -1,0 +1,169 @@
+"""Image files → masks, overlays and one table: `python -m wbc_jax.predict IMAGES… --out=DIR`."""
+
+import glob
+import itertools
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from absl import app, flags
+from etils import epath
+
+from wbc_jax import files
+from wbc_jax import progress as progress_lib
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
+COLUMNS = (
+    "file",
+    "mask",
+    "overlay",
+    "width",
+    "height",
+    "nucleus_px",
+    "cytoplasm_px",
+    "nc_ratio",
+    "nucleus_share",
+    "flag",
+)
+BATCH = 16
+_OUT = flags.DEFINE_string("out", None, "Folder for the results.")
+_MODEL = flags.DEFINE_string("model", None, "Folder of the run whose model to use.")
+
+
+class InputError(ValueError):
+    """The inputs name nothing that can be predicted."""
+
+
+def find_images(inputs: Sequence[str]) -> list[str]:
+    """Returns the image files named by files, folders (searched through) and globs, each once.
+
+    A file named outright is taken whatever its suffix; in folders and globs only `SUFFIXES` count.
+
+    Raises:
+        InputError: an input does not exist, or there is no image in all of them.
+    """
+    found: dict[str, None] = {}
+    for name in inputs:
+        path = epath.Path(name).expanduser()
+        if path.is_dir():
+            for folder, folders, names in os.walk(path):
+                folders.sort()
+                chosen = sorted(n for n in names if n.lower().endswith(SUFFIXES))
+                found |= dict.fromkeys(os.path.join(folder, n) for n in chosen)
+        elif path.exists():
+            found[os.fspath(path)] = None
+        else:
+            matches = sorted(glob.glob(os.fspath(path), recursive=True))
+            images = [m for m in matches if m.lower().endswith(SUFFIXES)]
+            if not images:
+                raise InputError(f"{name}: no such file or folder, and no image matches it.")
+            found |= dict.fromkeys(images)
+    if not found:
+        raise InputError(
+            f"no image in {', '.join(inputs)}; looked for files ending in {', '.join(SUFFIXES)}."
+        )
+    return list(found)
+
+
+def output_names(paths: Iterable[str]) -> list[str]:
+    """Returns a file-name stem for each path, all different even where two inputs share a name."""
+    taken: set[str] = set()
+    names = []
+    for path in paths:
+        stem = os.path.splitext(os.path.basename(path))[0]
+        candidates = itertools.chain([stem], (f"{stem}_{n}" for n in itertools.count(2)))
+        # Some file systems take A.png and a.png for one file.
+        name = next(c for c in candidates if c.casefold() not in taken)
+        taken.add(name.casefold())
+        names.append(name)
+    return names
+
+
+def predict_files(model: Any, paths: Sequence[str], out: epath.PathLike) -> list[tuple[str, str]]:
+    """Predicts image files and writes `masks/`, `overlays/` and `cells.csv` under `out`.
+
+    Masks are 8-bit PNGs with the values 0, 1 and 2. Bad files are left out, listed in
+    `bad_files.csv`, and returned.
+
+    Args:
+        model: from `wbc_jax.load`.
+        paths: image files.
+        out: folder, made if missing.
+
+    Returns:
+        (path, reason) of each file that could not be predicted.
+
+    Raises:
+        OSError: `out` cannot be written.
+    """
+    from wbc_jax import inference
+    from wbc_jax.data import records
+    from wbc_jax.report import figures
+
+    out = epath.Path(out).expanduser()
+    progress = progress_lib.Progress("image", len(paths))
+    rows, bad = [], []
+    named = list(zip(paths, output_names(paths)))
+    for start in range(0, len(named), BATCH):
+        chunk = named[start : start + BATCH]
+        images, good = [], []
+        for path, name in chunk:
+            try:
+                images.append(inference.read_image(path))
+                good.append((path, name))
+            except records.DataError as error:
+                bad.append((path, str(error)))
+        for (path, name), image, found in zip(good, images, model.predict(images, BATCH)):
+            mask, overlay = f"masks/{name}.png", f"overlays/{name}.png"
+            files.write_bytes(out / mask, records.encode_png(found.mask))
+            files.write_bytes(out / overlay, records.encode_png(figures.overlay(image, found.mask)))
+            rows.append(
+                {
+                    "file": path,
+                    "mask": mask,
+                    "overlay": overlay,
+                    "width": image.shape[1],
+                    "height": image.shape[0],
+                    "nucleus_px": found.nucleus_px,
+                    "cytoplasm_px": found.cytoplasm_px,
+                    "nc_ratio": found.nc_ratio,
+                    "nucleus_share": found.nucleus_share,
+                    "flag": found.flag,
+                }
+            )
+        progress.update(start + len(chunk), len(chunk))
+    progress.close()
+    files.write_csv(out / "cells.csv", rows, COLUMNS)
+    if bad:
+        table = [{"file": path, "reason": reason} for path, reason in bad]
+        files.write_csv(out / "bad_files.csv", table, ("file", "reason"))
+    ratios = [row["nc_ratio"] for row in rows if np.isfinite(row["nc_ratio"])]
+    median = f", median N/C {np.median(ratios):.3f}" if ratios else ""
+    print(f"{len(rows)} images predicted{median}: {out / 'cells.csv'}", flush=True)
+    return bad
+
+
+def main(argv: Sequence[str]) -> None:
+    from wbc_jax import checkpoint, inference
+    from wbc_jax import config as config_lib
+
+    if not argv[1:] or not _OUT.value or not _MODEL.value:
+        sys.exit(
+            "error: usage: python -m wbc_jax.predict IMAGES... --out=DIR --model=RUN, where IMAGES "
+            "are files, folders or globs and RUN is the --workdir of a training, such as runs/unet"
+        )
+    try:
+        paths = find_images(argv[1:])
+        bad = predict_files(inference.load(_MODEL.value), paths, _OUT.value)
+    except (InputError, checkpoint.CheckpointError, config_lib.ConfigError, OSError) as error:
+        sys.exit(f"error: {error}")
+    if bad:
+        for path, reason in bad:
+            print(f"bad file: {reason if path in reason else f'{path}: {reason}'}", file=sys.stderr)
+        sys.exit(f"error: {len(bad)} of {len(paths)} files could not be predicted")
+
+
+if __name__ == "__main__":
+    app.run(main)

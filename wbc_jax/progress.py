@@ -1,0 +1,77 @@
+"""One line that says how far, how fast and how long still."""
+
+import sys
+import time
+from typing import TextIO
+
+
+class Progress:
+    """A line rewritten in place on a terminal; plain lines, seldom, in a log.
+
+    Args:
+        what: what is being done.
+        total: units (steps) in all.
+        unit: name of the things whose rate is shown.
+        done: units that were done before.
+        stream: where to write; standard error by default.
+        every_seconds: least time between two lines in a log.
+    """
+
+    def __init__(
+        self,
+        what: str,
+        total: int,
+        unit: str = "images",
+        done: int = 0,
+        stream: TextIO | None = None,
+        every_seconds: float = 10.0,
+    ):
+        self._what, self._total, self._unit = what, total, unit
+        self._stream = sys.stderr if stream is None else stream
+        self._terminal = self._stream.isatty()
+        self._every = 0.2 if self._terminal else every_seconds
+        self._start = self._shown = time.monotonic()
+        self._first = done
+        self._count = 0
+        self._width = 0
+
+    def update(self, done: int, count: int, note: str = "") -> None:
+        """Says that `done` units are done, `count` more things (images) since the last call."""
+        self._count += count
+        now = time.monotonic()
+        if now - self._shown < self._every and done < self._total:
+            return
+        self._shown = now
+        elapsed = max(now - self._start, 1e-9)
+        rate = self._count / elapsed
+        left = (self._total - done) * elapsed / max(done - self._first, 1)
+        line = (
+            f"{self._what} {done}/{self._total} ({100 * done / self._total:.0f} %)  "
+            f"{rate:.1f} {self._unit}/s  {duration(left)} left"
+        )
+        self._write(f"{line}  {note}" if note else line)
+
+    def close(self) -> None:
+        """Ends the line on a terminal."""
+        if self._terminal and self._width:
+            self._stream.write("\n")
+            self._stream.flush()
+            self._width = 0
+
+    def _write(self, line: str) -> None:
+        if self._terminal:
+            self._stream.write("\r" + line.ljust(self._width))
+            self._width = len(line)
+        else:
+            self._stream.write(line + "\n")
+        self._stream.flush()
+
+
+def duration(seconds: float) -> str:
+    """Returns `47 s`, `3 min 05 s` or `2 h 07 min`."""
+    seconds = round(seconds)
+    if seconds < 60:
+        return f"{seconds} s"
+    if seconds < 3600:
+        return f"{seconds // 60} min {seconds % 60:02d} s"
+    return f"{seconds // 3600} h {seconds % 3600 // 60:02d} min"

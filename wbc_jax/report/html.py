@@ -1,0 +1,327 @@
+"""The page a run leaves behind: one HTML file that opens anywhere, without a network.
+
+Everything is in the file: style, figures and images (PNG data URIs). There is no script, and a
+content security policy in the page forbids any request, so that what a reader sees is what was
+written. Text from data (ids, names, settings) is escaped by the template engine.
+"""
+
+import base64
+import collections
+import io
+import json
+import math
+import uuid
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import cv2
+import jinja2
+import numpy as np
+from etils import epath
+from PIL import Image
+
+from wbc_jax import vocabulary
+from wbc_jax.report import figures, tables
+from wbc_jax.report.figures import Example
+
+TILE_PX = 192
+"""Side of an example's pictures in the page."""
+EXAMPLES_A_GROUP = 6
+"""Best, median and worst examples shown, each; with `TILE_PX` it bounds the page's size."""
+
+
+def write(
+    path: epath.PathLike,
+    *,
+    title: str,
+    summary: dict[str, Any],
+    rows: list[dict[str, Any]],
+    history: list[dict[str, Any]],
+    examples: list[Example],
+    config: dict[str, Any],
+) -> None:
+    """Writes the report of a run as one HTML file.
+
+    The file is written whole or not at all: first under a temporary name in the same folder, then
+    renamed over what was there. Folders that are missing are made.
+
+    Args:
+        path: where, `index.html` of the report's folder (`gs://` works).
+        title: the page's heading, such as the run's name.
+        summary: content of `report/metrics.json`; missing keys and None are shown as dashes or
+            left out.
+        rows: one dict an image, as `report/per_image.csv`.
+        history: lines of `metrics.jsonl`.
+        examples: images to choose from; the six best, six around the median and six worst by
+            `score` are shown, each once.
+        config: the run's settings, nested dicts.
+
+    Raises:
+        ValueError: an example's image and masks do not fit each other.
+        OSError: the file cannot be written.
+    """
+    page = render(
+        title=title, summary=summary, rows=rows, history=history, examples=examples, config=config
+    )
+    path = epath.Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.parent / f".{path.name}.{uuid.uuid4().hex}.part"
+    try:
+        part.write_text(page, encoding="utf-8")
+        part.replace(path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+
+
+def render(
+    *,
+    title: str,
+    summary: dict[str, Any],
+    rows: list[dict[str, Any]],
+    history: list[dict[str, Any]],
+    examples: list[Example],
+    config: dict[str, Any],
+) -> str:
+    """The page's text; arguments and errors as of `write`."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("wbc_jax.report", "templates"),
+        # Always: the default decides by a file's ending and would not know `.html.j2`.
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.globals.update(
+        interval=tables.interval, percent=tables.percent, columns=tables.COLUMNS, dash=tables.DASH
+    )
+    environment.filters.update(
+        decimal=tables.decimal, percent=tables.percent, count=tables.count, plural=_plural
+    )
+    results = summary.get("results") or {}
+    external = summary.get("external") or {}
+    baseline = summary.get("baseline") or {}
+    split = summary.get("split") or "evaluated"
+    groups = [
+        (f"Data sets of the run, {split} images", tables.result_rows(results)),
+        ("Data sets the model never trained on", tables.result_rows(external)),
+        ("Baseline without training: Otsu colour threshold", tables.result_rows(baseline)),
+    ]
+    return environment.get_template("report.html.j2").render(
+        title=title,
+        model=summary.get("model") or "",
+        lead=_lead(results, baseline, str(summary.get("model") or "the model"), str(split)),
+        groups=[(name, _distinct(found)) for name, found in groups if found],
+        skipped=summary.get("skipped") or {},
+        type_groups=_type_groups(results, external),
+        column_groups=_column_groups(),
+        confusions=_confusions(results, external),
+        classes=vocabulary.MASK_CLASSES,
+        curve=_both(figures.training_curve, history) if history else None,
+        scatter=_both(figures.nc_scatter, rows) if rows else None,
+        nc=tables.result_rows(results)[-1:],
+        flags=_flags(rows),
+        example_groups=_example_groups(examples),
+        facts=_facts(summary),
+        versions=summary.get("versions") or {},
+        config=_settings(config),
+    )
+
+
+def _plural(number: int, one: str, many: str = "") -> str:
+    return f"{tables.count(number)} {one if number == 1 else many or one + 's'}"
+
+
+def _lead(
+    results: Mapping[str, Any], baseline: Mapping[str, Any], model: str, split: str
+) -> list[str]:
+    """The headline in up to three sentences."""
+    if not results:
+        return ["No data set was evaluated."]
+    row = tables.result_rows(results)[-1]
+    sets = [name for name in results if name != tables.ALL]
+    where = f"data set {sets[0]}" if len(sets) == 1 else f"{len(sets)} data sets"
+    amount = _plural(row["images"], f"{split} image") if row["images"] else f"the {split} images"
+
+    def within(key: str, form) -> str:
+        found = tables.interval(row[f"{key}_low"], row[f"{key}_high"], form)
+        return f" (95 % interval {found[1:-1].replace(', ', ' to ')})" if found else ""
+
+    lead = [
+        f"On {amount} of {where}, {model} reaches a mean IoU of "
+        f"{tables.decimal(row['mean_iou'])}{within('mean_iou', tables.decimal)}."
+    ]
+    if row["nc_error"] is not None:
+        lead.append(
+            f"Its N/C ratio is off by {tables.percent(row['nc_error'])} in the median"
+            f"{within('nc_error', tables.percent)}."
+        )
+    below = tables.result_rows(baseline)[-1:]
+    # Only like with like: over all data sets, or the one there is.
+    if (
+        below
+        and below[0]["mean_iou"] is not None
+        and below[0]["dataset"] in (row["dataset"], *sets[:1])
+    ):
+        lead.append(
+            "A colour threshold without training reaches "
+            f"{tables.decimal(below[0]['mean_iou'])} on the same images."
+        )
+    return lead
+
+
+def _column_groups() -> list[tuple[str, int]]:
+    """Upper headings and the number of columns below each."""
+    found: list[tuple[str, int]] = []
+    for column in tables.COLUMNS:
+        if found and found[-1][0] == column.group:
+            found[-1] = (column.group, found[-1][1] + 1)
+        else:
+            found.append((column.group, 1))
+    return found
+
+
+def _distinct(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows without `all` where it would only repeat the one data set there is."""
+    repeats = len(rows) == 2 and rows[-1]["dataset"] == tables.ALL
+    return rows[:1] if repeats else rows
+
+
+def _sets(results: Mapping[str, Any]) -> list[str]:
+    """Data sets worth a table of their own: `all` first, and without it where it is the same."""
+    names = [name for name in results if name != tables.ALL]
+    return [tables.ALL, *names] if tables.ALL in results and len(names) != 1 else names
+
+
+def _type_groups(
+    results: Mapping[str, Any], external: Mapping[str, Any]
+) -> list[tuple[str, list[dict[str, Any]]]]:
+    found = [(_called(name), tables.type_rows(results, name)) for name in _sets(results)]
+    found += [(f"{name} (never trained on)", tables.type_rows(external, name)) for name in external]
+    return [(name, rows) for name, rows in found if rows]
+
+
+def _called(name: str) -> str:
+    return "All data sets" if name == tables.ALL else name
+
+
+def _confusions(results: Mapping[str, Any], external: Mapping[str, Any]) -> list[dict[str, Any]]:
+    named = [(_called(name), results[name]) for name in _sets(results)]
+    named += [(f"{name} (never trained on)", external[name]) for name in external]
+    found = []
+    for name, result in named:
+        counts = (result or {}).get("confusion")
+        if not counts:
+            continue
+        fractions = figures.row_fractions(counts)
+        cells = [[(tables.number(f), c) for f, c in zip(*pair)] for pair in zip(fractions, counts)]
+        found.append({"name": name, "rows": list(zip(vocabulary.MASK_CLASSES, cells))})
+    return found
+
+
+def _flags(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, int]]:
+    """Flags of the images and how often each occurs, the most frequent first."""
+    return collections.Counter(str(row["flag"]) for row in rows if row.get("flag")).most_common()
+
+
+def _uri(png: bytes) -> str:
+    return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
+
+
+def _both(draw, data) -> dict[str, str]:
+    """A figure for light and for dark pages, as data URIs."""
+    return {
+        "light": _uri(figures.png(draw(data))),
+        "dark": _uri(figures.png(draw(data, dark=True))),
+    }
+
+
+def _tile(image: np.ndarray, mask: np.ndarray | None) -> str:
+    """An example's picture, with outlines where a mask is given, as a data URI."""
+    if mask is not None and mask.shape != image.shape[:2]:
+        raise ValueError(f"mask {list(mask.shape)} does not fit its image {list(image.shape)}")
+    scale = TILE_PX / max(image.shape[:2])
+    size = tuple(max(1, round(side * scale)) for side in image.shape[1::-1])
+    tile = cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
+    if mask is not None:
+        nearest = cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST_EXACT)
+        tile = figures.overlay(tile, nearest, width_px=2)
+    # A palette of 256 colours is a third of the size and, on one stained cell, hard to see.
+    picture = Image.fromarray(tile).quantize(256, dither=Image.Dither.NONE)
+    buffer = io.BytesIO()
+    picture.save(buffer, format="PNG", optimize=True)
+    return _uri(buffer.getvalue())
+
+
+def _example_groups(examples: Sequence[Example]) -> list[tuple[str, list[dict[str, Any]]]]:
+    """Up to six examples each of the best, around the median and the worst; none twice."""
+    scored = [example for example in examples if tables.number(example.score) is not None]
+    unscored = [example for example in examples if tables.number(example.score) is None]
+    scored.sort(key=lambda example: -example.score)
+    most = min(EXAMPLES_A_GROUP, math.ceil(len(scored) / 3))
+    best, rest = scored[:most], scored[most:]
+    worst = rest[max(0, len(rest) - most) :]
+    rest = rest[: len(rest) - len(worst)]
+    start = max(0, (len(rest) - EXAMPLES_A_GROUP) // 2)
+    groups = [
+        ("Best", best),
+        ("Around the median", rest[start : start + EXAMPLES_A_GROUP]),
+        ("Worst", worst[::-1]),
+        ("Without truth", unscored[:EXAMPLES_A_GROUP]),
+    ]
+    return [(name, [_shown(example) for example in found]) for name, found in groups if found]
+
+
+def _shown(example: Example) -> dict[str, Any]:
+    kind = figures.type_name(example.label)
+    name = f"{kind} {example.id}"
+    pictures = [("image", _tile(example.image, None), f"Image of {name}")]
+    if example.truth is not None:
+        uri = _tile(example.image, example.truth)
+        pictures.append(("truth", uri, f"{name} with the true outlines of cell and nucleus"))
+    uri = _tile(example.image, example.prediction)
+    pictures.append(("prediction", uri, f"{name} with the predicted outlines of cell and nucleus"))
+    return {
+        "id": example.id,
+        "dataset": example.dataset,
+        "type": kind,
+        "score": example.score,
+        "pictures": pictures,
+    }
+
+
+def _facts(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """How the model came to be, as names and values; only what is known."""
+    size, seconds = summary.get("eval_size"), tables.number(summary.get("train_seconds"))
+    found = [
+        ("Task", summary.get("task")),
+        ("Model", summary.get("model")),
+        ("Parameters", summary.get("parameters") and tables.count(summary["parameters"])),
+        ("Training step", tables.count(summary["step"]) if "step" in summary else None),
+        ("Training time", None if seconds is None else _duration(seconds)),
+        ("Evaluated split", summary.get("split")),
+        ("Evaluated at", size and f"{size} × {size} px"),
+        ("Hardware", summary.get("hardware")),
+    ]
+    return [(name, str(value)) for name, value in found if value not in (None, "")]
+
+
+def _duration(seconds: float) -> str:
+    """`93784.0` → `26 h 3 min`."""
+    if round(seconds, 1) < 60:
+        return f"{seconds:.1f} s"
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds} s"
+
+
+def _settings(config: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """Nested settings as dotted names and JSON values, as the command line takes them."""
+    found: list[tuple[str, str]] = []
+    for key, value in config.items():
+        if isinstance(value, Mapping) and value:
+            found += _settings(value, f"{prefix}{key}.")
+        else:
+            text = value if isinstance(value, str) else json.dumps(value, default=str)
+            found.append((f"{prefix}{key}", text))
+    return found

@@ -1,0 +1,191 @@
+"""The jitted steps: train and predict. Pure functions of state and batch."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jax.sharding import Mesh
+
+from wbc_jax import config as config_lib
+from wbc_jax import losses, metrics, optimizers, sharding
+from wbc_jax.data import augment
+
+# Dropout's masks come from their own key, so that switching it on changes no augmentation.
+_DROPOUT_STREAM = 1
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, slots=True)
+class TrainState:
+    """All that training changes.
+
+    Attributes:
+        step: int32 scalar, steps done.
+        params: learnt arrays, as nested dictionaries.
+        stats: running statistics of batch normalisation, likewise.
+        opt_state: Optax's.
+        average: {`params`, `stats`} averaged over steps, or None.
+    """
+
+    step: jax.Array
+    params: Any
+    stats: Any
+    opt_state: Any
+    average: Any
+
+    def weights(self) -> dict[str, Any]:
+        """Returns the {`params`, `stats`} to evaluate and ship: the averaged ones if there are."""
+        if self.average is not None:
+            return self.average
+        return {"params": self.params, "stats": self.stats}
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Network:
+    """A network taken apart into its description and its arrays.
+
+    Attributes:
+        graph: static description (`nnx.GraphDef`).
+        other: arrays that training neither learns nor averages (dropout streams).
+    """
+
+    graph: Any
+    other: Any
+
+    def merge(self, params: Any, stats: Any) -> nnx.Module:
+        """Returns the network with these arrays in it."""
+        return nnx.merge(self.graph, params, stats, self.other)
+
+
+def split_network(model: nnx.Module) -> tuple[Network, dict[str, Any]]:
+    """Returns the network's description and its {`params`, `stats`}, as nested dictionaries."""
+    graph, params, stats, other = nnx.split(model, nnx.Param, nnx.BatchStat, ...)
+    weights = {"params": nnx.to_pure_dict(params), "stats": nnx.to_pure_dict(stats)}
+    return Network(graph, other), weights
+
+
+def init_state(config: config_lib.Config, weights: dict[str, Any], mesh: Mesh) -> TrainState:
+    """Returns the state before the first step, on every device of `mesh`."""
+    tx = optimizers.build(config.optimizer, config.train.steps)
+    # The average owns its arrays: the step donates the state's buffers, each only once.
+    average = jax.tree.map(jnp.copy, weights) if config.optimizer.ema_decay else None
+    params = weights["params"]
+    state = TrainState(jnp.int32(0), params, weights["stats"], tx.init(params), average)
+    return jax.device_put(state, sharding.replicated(mesh))
+
+
+def normalize(images: jax.Array) -> jax.Array:
+    """Maps float32 images in [0, 1] to about [-2, 2], what the networks see."""
+    return (images - 0.5) * 4.0
+
+
+def make_train_step(
+    config: config_lib.Config, network: Network, mesh: Mesh
+) -> Callable[[TrainState, dict[str, jax.Array]], tuple[TrainState, dict[str, jax.Array]]]:
+    """Returns the jitted training step.
+
+    It maps (state, batch) to (state, metrics). The batch has `image` uint8 `[B, S, S, 3]`, `mask`
+    uint8 `[B, S, S]`, `index` and `epoch` int32 `[B]`; metrics are `loss` and `gradient_norm`
+    (float32 scalars) and `confusion` (int32 `[C, C]`, of the augmented batch). The state given is
+    donated.
+    """
+    tx = optimizers.build(config.optimizer, config.train.steps)
+    seed, decay = config.train.seed, config.optimizer.ema_decay
+
+    def step_fn(state: TrainState, batch):
+        keys = augment.example_keys(seed, batch["epoch"], batch["index"])
+        images = batch["image"].astype(jnp.float32) / 255
+        images, masks = augment.augment(config.augment, keys, images, batch["mask"])
+        images = normalize(images)
+
+        def loss_fn(params):
+            model = network.merge(params, state.stats)
+            _set_mode(model, training=True)
+            key = jax.random.fold_in(jax.random.key(seed), _DROPOUT_STREAM)
+            nnx.reseed(model, dropout=jax.random.fold_in(key, state.step))
+            logits = model(images)
+            loss = losses.segmentation_loss(config.loss, logits, masks).mean()
+            return loss, (logits, nnx.to_pure_dict(nnx.state(model, nnx.BatchStat)))
+
+        (loss, (logits, stats)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
+        updates, opt_state = tx.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        average = state.average
+        if decay:
+            # The first steps are forgotten quickly, as in TensorFlow's ExponentialMovingAverage.
+            keep = jnp.minimum(decay, (1.0 + state.step) / (10.0 + state.step))
+            average = jax.tree.map(
+                lambda old, new: keep * old + (1 - keep) * new,
+                average,
+                {"params": params, "stats": stats},
+            )
+        confusion = metrics.confusion_matrices(masks, logits.argmax(-1), logits.shape[-1]).sum(0)
+        report = {
+            "loss": loss,
+            "gradient_norm": optax.global_norm(grads),
+            "confusion": confusion,
+        }
+        return TrainState(state.step + 1, params, stats, opt_state, average), report
+
+    whole = sharding.replicated(mesh)
+    return jax.jit(
+        step_fn,
+        in_shardings=(whole, sharding.batched(mesh)),
+        out_shardings=(whole, whole),
+        donate_argnums=0,
+    )
+
+
+def make_logits(network: Network, flips: bool = False) -> Callable[[Any, jax.Array], jax.Array]:
+    """Returns (weights, uint8 images `[B, S, S, 3]`) → float32 logits `[B, S, S, C]`, unjitted.
+
+    Args:
+        network: from `split_network`.
+        flips: average the logits over the four reflections.
+    """
+
+    def logits_fn(weights, images):
+        model = network.merge(weights["params"], weights["stats"])
+        _set_mode(model, training=False)
+        x = normalize(images.astype(jnp.float32) / 255)
+        if not flips:
+            return model(x)
+        total = 0
+        for axes in ((), (1,), (2,), (1, 2)):
+            total += jnp.flip(model(jnp.flip(x, axes)), axes)
+        return total / 4
+
+    return logits_fn
+
+
+def make_predict_step(
+    network: Network, size: int, flips: bool = False, mesh: Mesh | None = None
+) -> Callable[[Any, jax.Array], jax.Array]:
+    """Returns the jitted (weights, uint8 images `[B, S, S, 3]`) → uint8 classes `[B, size, size]`.
+
+    The logits, not the classes, are resized (bilinear) to the size at which they are scored.
+    """
+    logits_fn = make_logits(network, flips)
+
+    def step_fn(weights, images):
+        logits = logits_fn(weights, images)
+        shape = (logits.shape[0], size, size, logits.shape[-1])
+        if logits.shape != shape:
+            logits = jax.image.resize(logits, shape, "bilinear")
+        return logits.argmax(-1).astype(jnp.uint8)
+
+    if mesh is None:
+        return jax.jit(step_fn)
+    spread = sharding.batched(mesh)
+    return jax.jit(step_fn, in_shardings=(sharding.replicated(mesh), spread), out_shardings=spread)
+
+
+def _set_mode(model: nnx.Module, training: bool) -> None:
+    """Switches dropout and batch normalisation; a network may have neither."""
+    model.set_attributes(
+        deterministic=not training, use_running_average=not training, raise_if_not_found=False
+    )

@@ -1,0 +1,273 @@
+"""The training loop."""
+
+import dataclasses
+import math
+import signal
+import time
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+
+from wbc_jax import (
+    checkpoint,
+    evaluate,
+    metric_writer,
+    metrics,
+    models,
+    optimizers,
+    sharding,
+    steps,
+)
+from wbc_jax import config as config_lib
+from wbc_jax import progress as progress_lib
+from wbc_jax.data import pipeline
+
+
+class NonFiniteLossError(RuntimeError):
+    """The loss became NaN or infinite."""
+
+
+class Interrupted(RuntimeError):
+    """A signal ended training after the state was saved; running the same command goes on."""
+
+    def __init__(self, message: str, signal_number: int):
+        super().__init__(message)
+        self.exit_code = 128 + signal_number
+
+
+@dataclasses.dataclass(slots=True)
+class Position:
+    """What a checkpoint keeps beside the arrays.
+
+    Attributes:
+        step: steps done; the data position, as batch s is a pure function of (seed, s).
+        best: best validation score so far, at `best_step`; None before the first look.
+        looks_since_best: state of early stopping.
+        stopped: whether training is over.
+        seconds: time spent in training so far, over all restarts.
+        window: losses and confusion matrix of the steps since the last line of the log.
+    """
+
+    step: int = 0
+    best: float | None = None
+    best_step: int = 0
+    looks_since_best: int = 0
+    stopped: bool = False
+    seconds: float = 0.0
+    window: dict[str, Any] = dataclasses.field(default_factory=lambda: {"loss": [], "confusion": 0})
+
+
+def train(
+    config: config_lib.Config, workdir: epath.Path, examples: dict[str, pipeline.Examples]
+) -> Position:
+    """Trains from the last checkpoint in `workdir`, or from the start, to the end.
+
+    Args:
+        config: validated.
+        workdir: where checkpoints and logs are.
+        examples: the splits, from `pipeline.load_splits`.
+
+    Returns:
+        Where training ended.
+
+    Raises:
+        NonFiniteLossError: says the step and the ids in its batch; the last good checkpoint stays.
+        Interrupted: SIGTERM or SIGINT came; everything is saved.
+        CheckpointError: the checkpoint there cannot be restored.
+    """
+    settings = config.train
+    training, validation = examples["train"], examples["validation"]
+
+    # ---- Network, state, steps -----------------------------------------------------------------
+    mesh = sharding.make_mesh(settings.batch_size)
+    network, weights = steps.split_network(models.build(config.model, settings.seed))
+    state = steps.init_state(config, weights, mesh)
+    train_step = steps.make_train_step(config, network, mesh)
+    predict = steps.make_predict_step(network, config.evaluate.size)
+    learning_rate = optimizers.schedule(config.optimizer, settings.steps)
+
+    # ---- Where did it stop? --------------------------------------------------------------------
+    position = Position()
+    with checkpoint.Checkpoints(workdir) as checkpoints, _Signals() as signals:
+        if checkpoints.latest_step(checkpoint.LAST) is not None:
+            state, saved = checkpoints.restore(checkpoint.LAST, state)
+            position = Position(**saved)
+            print(
+                f"Going on from step {position.step} of {settings.steps} "
+                f"(checkpoint in {workdir / 'checkpoints'}).",
+                flush=True,
+            )
+        if position.stopped or position.step >= settings.steps:
+            print(f"Training is complete (step {position.step}).", flush=True)
+            return position
+
+        writer = metric_writer.MetricWriter(workdir, position.step)
+        dataset = pipeline.train_dataset(
+            training,
+            settings.batch_size,
+            settings.steps,
+            settings.seed,
+            jax.process_index(),
+            jax.process_count(),
+        )
+        batches = pipeline.train_batches(dataset, position.step, config.data.threads)
+        progress = progress_lib.Progress("step", settings.steps, done=position.step)
+        started, before = time.monotonic(), position.seconds
+        window_started = started
+
+        def save(which: str) -> None:
+            position.seconds = before + time.monotonic() - started
+            checkpoints.save(which, position.step, state, dataclasses.asdict(position))
+
+        try:
+            # ---- The loop ----------------------------------------------------------------------
+            pending, note = None, ""
+            while position.step < settings.steps and not position.stopped:
+                batch = next(batches)
+                state, report = train_step(state, sharding.put_batch(batch, mesh))
+                # The step before is looked at while this one runs, so that the device never waits.
+                _record(position, pending, training, workdir)
+                pending = (position.step + 1, batch["index"], report)
+                position.step += 1
+
+                log_now = position.step % settings.log_every == 0
+                look_now = (
+                    position.step % settings.evaluate_every == 0 or position.step == settings.steps
+                )
+                if log_now or look_now or signals.received:
+                    _record(position, pending, training, workdir)
+                    pending = None
+
+                # ---- Log -----------------------------------------------------------------------
+                if log_now:
+                    now = time.monotonic()
+                    values = _summary(position.window)
+                    steps_logged = len(position.window["loss"])
+                    position.window = Position().window
+                    seconds, window_started = max(now - window_started, 1e-9), now
+                    writer.write(
+                        "train",
+                        position.step,
+                        {
+                            **values,
+                            "learning_rate": float(learning_rate(position.step - 1)),
+                            "epoch": position.step * settings.batch_size / len(training),
+                            "images_per_second": steps_logged * settings.batch_size / seconds,
+                        },
+                    )
+                    note = f"loss {values['loss']:.4f}  training mean IoU {values['mean_iou']:.4f}"
+                progress.update(position.step, settings.batch_size, note)
+
+                # ---- Look at the validation split; keep the best and the last ------------------
+                if look_now:
+                    score = _look(config, predict, state, validation, writer, position, save)
+                    over = settings.patience and position.looks_since_best >= settings.patience
+                    position.stopped = bool(over)
+                    save(checkpoint.LAST)
+                    progress.close()
+                    ending = f"; no better for {position.looks_since_best} looks: stopping"
+                    print(
+                        f"step {position.step}: validation mean IoU {score:.4f} "
+                        f"(best {position.best:.4f} at step {position.best_step})"
+                        f"{ending if over else ''}",
+                        flush=True,
+                    )
+                    window_started = time.monotonic()
+
+                # ---- A signal: save and leave --------------------------------------------------
+                if signals.received:
+                    save(checkpoint.LAST)
+                    checkpoints.wait()
+                    name = signal.Signals(signals.received).name
+                    raise Interrupted(
+                        f"{name} came: saved at step {position.step} of {settings.steps}. Run the "
+                        "same command again to go on from there.",
+                        signals.received,
+                    )
+        finally:
+            progress.close()
+            batches.close()
+            writer.close()
+    return position
+
+
+def _record(position: Position, pending, training: pipeline.Examples, workdir: epath.Path) -> None:
+    """Adds a finished step to the log's window, once its numbers are known to be finite."""
+    if pending is None:
+        return
+    step, index, report = pending
+    loss, norm = float(report["loss"]), float(report["gradient_norm"])
+    if not (math.isfinite(loss) and math.isfinite(norm)):
+        ids = training.ids
+        names = ", ".join(ids[i] for i in index)
+        raise NonFiniteLossError(
+            f"step {step}: the loss is {loss} and the gradient's norm {norm}. The last good "
+            f"checkpoint stays in {workdir / 'checkpoints'}. Lower "
+            f"config.optimizer.learning_rate, or look at the images of this batch: {names}."
+        )
+    position.window["loss"].append(loss)
+    counts = np.asarray(report["confusion"], np.int64) + np.asarray(position.window["confusion"])
+    position.window["confusion"] = counts.tolist()
+
+
+def _summary(window: dict[str, Any]) -> dict[str, float]:
+    counts = np.asarray(window["confusion"])
+    return {
+        "loss": float(np.mean(window["loss"])),
+        "mean_iou": float(metrics.mean_iou(counts)),
+        "global_accuracy": float(metrics.global_accuracy(counts)),
+    }
+
+
+def _look(config, predict, state, validation, writer, position, save) -> float:
+    """Scores the validation split, writes its line and saves the best checkpoint."""
+    weights = state.weights()
+    counts = evaluate.confusions(
+        lambda images: predict(weights, images), validation, config.evaluate.batch_size
+    )
+    total = counts.sum(0)
+    score = evaluate.validation_score(counts, validation.datasets)
+    iou = metrics.iou(total)
+    writer.write(
+        "validation",
+        position.step,
+        {
+            "score": score,
+            "mean_iou": float(metrics.mean_iou(total)),
+            "global_accuracy": float(metrics.global_accuracy(total)),
+            "iou_cytoplasm": float(iou[1]),
+            "iou_nucleus": float(iou[2]),
+        },
+    )
+    if position.best is None or score > position.best:
+        position.best, position.best_step, position.looks_since_best = score, position.step, 0
+        save(checkpoint.BEST)
+    else:
+        position.looks_since_best += 1
+    return score
+
+
+class _Signals:
+    """Notes SIGTERM and SIGINT instead of dying from them; a second one has its usual effect."""
+
+    def __init__(self):
+        self.received = 0
+        self._old = {}
+
+    def __enter__(self) -> "_Signals":
+        try:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self._old[number] = signal.signal(number, self._note)
+        except ValueError:  # not in the main thread: the signals are somebody else's
+            pass
+        return self
+
+    def _note(self, number: int, _) -> None:
+        self.received = number
+        signal.signal(number, self._old[number])
+
+    def __exit__(self, *_) -> None:
+        for number, handler in self._old.items():
+            signal.signal(number, handler)
