@@ -53,6 +53,7 @@ setuptools.setup(
         "pillow>=10.3",
         "opencv-python-headless>=4.9",
         "matplotlib>=3.9",
+        "imagehash>=4.3",
         "jinja2>=3.1",
         "tensorboardX>=2.6.2",
     ],

@@ -1,4 +1,7 @@
-"""U-Net for nucleus and cytoplasm, on the embedded data set."""
+"""U-Net for nucleus and cytoplasm, on the embedded data set.
+
+python -m wbc_jax.main --config=configs/unet.py
+"""
 
 from wbc_jax import config as config_lib
 
@@ -9,13 +12,13 @@ def get_config() -> config_lib.Config:
     config.data.image_size = 96
     config.model = config_lib.Model(name="unet", features=8, depth=4, norm="batch")
     config.augment = config_lib.Augment(
-        rotation_degrees=180, zoom=0.15, stain=0.1, channel_gain=0.05
+        rotation_degrees=45, zoom=0.2, stain=0.12, channel_gain=0.08, contrast=0.1, brightness=0.05
     )
-    config.optimizer.learning_rate = 4e-3
-    config.optimizer.ema_decay = 0.98
+    config.optimizer = config_lib.Optimizer(learning_rate=3e-3, warmup_steps=50, ema_decay=0.99)
     config.train.batch_size = 16
     config.train.steps = 500
     config.train.evaluate_every = 100
+    config.evaluate.flips = True
     config.evaluate.external = (
         "segmentation_wbc/jtsc",
         "segmentation_wbc/cellavision",

@@ -2,8 +2,17 @@
 
 import os
 import pathlib
+import tempfile
+import types
 
 import pytest
+
+# Tests compile the same few networks again and again, here and in the commands they start: a cache
+# on disk compiles each once. Set before JAX is imported.
+_CACHE = tempfile.TemporaryDirectory(prefix="wbc_jax_compiled_")
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", _CACHE.name)
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
 _DEFAULT = pathlib.Path(__file__).resolve().parents[1] / ".." / "shared" / "data"
 
@@ -15,3 +24,37 @@ def real_data() -> pathlib.Path:
     if not folder.is_dir():
         pytest.skip(f"no real images: {folder} does not exist; set WBC_JAX_DATA to their folder")
     return folder
+
+
+@pytest.fixture(scope="session")
+def data_dir(tmp_path_factory) -> pathlib.Path:
+    """A folder with the records of `wbc_synthetic/small`."""
+    import runs
+
+    from wbc_jax.data import sources
+
+    folder = tmp_path_factory.mktemp("records")
+    sources.prepare(runs.DATASET, runs.config(folder).data)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def run(tmp_path_factory, data_dir) -> types.SimpleNamespace:
+    """A tiny run, trained and evaluated without interruption: `workdir` and `config`."""
+    import runs
+    from etils import epath
+
+    from wbc_jax import experiment
+
+    workdir = tmp_path_factory.mktemp("run") / "tiny"
+    config = runs.config(data_dir)
+    experiment.run(config, epath.Path(workdir))
+    return types.SimpleNamespace(workdir=workdir, config=config)
+
+
+@pytest.fixture(scope="session")
+def model(run):
+    """The shared run's model."""
+    import wbc_jax
+
+    return wbc_jax.load(run.workdir)

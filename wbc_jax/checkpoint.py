@@ -28,7 +28,10 @@ class Checkpoints:
     """
 
     def __init__(self, workdir: epath.PathLike):
-        self._folder = epath.Path(workdir) / "checkpoints"
+        # Orbax refuses relative paths, and only once it writes in the background.
+        folder = epath.Path(workdir) / "checkpoints"
+        # (`absolute` would put the working folder before gs://.)
+        self._folder = folder if folder.is_absolute() else folder.absolute()
         self._managers = {
             name: ocp.CheckpointManager(
                 self._folder / name,

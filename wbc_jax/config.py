@@ -37,6 +37,13 @@ class Data:
     """Keep records whose mask marks the whole cell without its nucleus (Raabin's basophils)."""
     on_bad_file: str = "error"
     """`error` ends with the list of bad files, `skip` leaves them out and lists them."""
+    mixture: str = "natural"
+    """Shares of the data sets in training: `natural` (as many as each has), `balanced` (equal) or
+    `custom` (`weights`)."""
+    weights: tuple[float, ...] = ()
+    """Relative weight of each of `datasets`, in their order, for the mixture `custom`."""
+    class_mixture: str = "natural"
+    """Shares of the cell types within a data set in training: `natural` or `balanced`."""
     threads: int = 4
     """Threads that decode and resize images ahead of the step."""
     cache_megabytes: int = 4096
@@ -162,6 +169,8 @@ class Config:
 CHOICES = {
     "task": ("segmentation",),
     "data.on_bad_file": ("error", "skip"),
+    "data.mixture": ("natural", "balanced", "custom"),
+    "data.class_mixture": ("natural", "balanced"),
     "augment.fill": ("reflect", "zero"),
     "model.name": ("unet",),
     "model.norm": ("batch", "group", "none"),
@@ -225,8 +234,10 @@ def validate(config: Config) -> Config:
       `config` itself.
 
     Raises:
-      ConfigError: a field is out of its range or not one of its choices; the message names it.
+      ConfigError: a field is of another type, out of its range or not one of its choices; the
+        message names it.
     """
+    _check_types(config)
     # `--config.data.datasets=a,b` arrives as the tuple ("a,b",).
     config.data.datasets = _split_names(config.data.datasets)
     config.evaluate.external = _split_names(config.evaluate.external)
@@ -237,20 +248,36 @@ def validate(config: Config) -> Config:
             raise ConfigError(f"config.{name} is {value!r}; allowed are {allowed}.")
         if name in RANGES:
             low, high = RANGES[name]
-            if not low <= value <= high:
-                above = "" if high == math.inf else f" and at most {high:g}"
+            if not low <= value <= high or value == math.inf:
+                above = " and finite" if high == math.inf else f" and at most {high:g}"
                 raise ConfigError(
                     f"config.{name} is {value!r}; it must be at least {low:g}{above}."
                 )
     fractions = config.data.fractions
-    if len(fractions) != 3 or min(fractions) < 0 or abs(sum(fractions) - 1) > 1e-6:
+    if len(fractions) != 3 or min(fractions) < 0 or not abs(sum(fractions) - 1) <= 1e-6:
         raise ConfigError(
             f"config.data.fractions is {fractions!r}; it must hold three shares (train, validation,"
             " test) that are not negative and sum to 1, such as (0.56, 0.14, 0.30)."
         )
+    if not fractions[0]:
+        raise ConfigError(
+            f"config.data.fractions is {fractions!r}; the share of train must be above 0."
+        )
     if not config.data.datasets:
         raise ConfigError(
             "config.data.datasets is empty; name at least one, such as wbc_synthetic."
+        )
+    weights = config.data.weights
+    if config.data.mixture == "custom":
+        if len(weights) != len(config.data.datasets) or not all(0 < w < math.inf for w in weights):
+            raise ConfigError(
+                f"config.data.weights is {weights!r}; the mixture 'custom' needs one finite number"
+                f" above 0 for each of the {len(config.data.datasets)} data sets."
+            )
+    elif weights:
+        raise ConfigError(
+            f"config.data.weights is {weights!r}, but config.data.mixture is"
+            f" {config.data.mixture!r}; set it to 'custom', or leave the weights empty."
         )
     for name in ("data.datasets", "evaluate.external"):
         values = flat[name]
@@ -272,7 +299,7 @@ def to_json(config: Config) -> str:
     return json.dumps(dataclasses.asdict(config), indent=2) + "\n"
 
 
-def from_json(text: str, where: str = "config.json") -> Config:
+def from_json(text: str | bytes, where: str = "config.json") -> Config:
     """Returns the config that `to_json` wrote.
 
     Raises:
@@ -280,7 +307,7 @@ def from_json(text: str, where: str = "config.json") -> Config:
     """
     try:
         values = json.loads(text)
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{where} is not JSON ({error}).") from None
     return validate(_build(Config, values, where, "config"))
 
@@ -299,16 +326,38 @@ def _build(cls: type, values: Any, where: str, prefix: str) -> Any:
         hint, field = hints[name], f"{prefix}.{name}"
         if dataclasses.is_dataclass(hint):
             built[name] = _build(hint, value, where, field)
-            continue
-        kind = typing.get_origin(hint) or hint
-        if kind is tuple and isinstance(value, list):
-            value = tuple(value)
-        if kind is float and isinstance(value, int) and not isinstance(value, bool):
-            value = float(value)
-        if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-            raise ConfigError(f"{where}: {field} is {value!r}; it must be of type {kind.__name__}.")
-        built[name] = value
+        else:
+            built[name] = _typed(hint, value, f"{where}: {field}")
     return cls(**built)
+
+
+def _check_types(section: Any, prefix: str = "config") -> None:
+    """Checks what a config file has assigned; dataclasses themselves take anything."""
+    for name, hint in typing.get_type_hints(type(section)).items():
+        value, field = getattr(section, name), f"{prefix}.{name}"
+        if not dataclasses.is_dataclass(hint):
+            setattr(section, name, _typed(hint, value, field))
+        elif isinstance(value, hint):
+            _check_types(value, field)
+        else:
+            raise ConfigError(f"{field} is {value!r}; it must be a wbc_jax.config.{hint.__name__}.")
+
+
+def _typed(hint: Any, value: Any, field: str) -> Any:
+    """Returns `value` as `hint` wants it: lists as tuples, whole numbers as floats.
+
+    Raises:
+      ConfigError: another type; names `field`.
+    """
+    kind = typing.get_origin(hint) or hint
+    if kind is tuple and isinstance(value, list | tuple):
+        of = typing.get_args(hint)[0]  # all of one type: (str, ...) or three floats
+        return tuple(_typed(of, part, f"{field}[{i}]") for i, part in enumerate(value))
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise ConfigError(f"{field} is {value!r}; it must be of type {kind.__name__}.")
+    return value
 
 
 def differences(old: Config, new: Config, ignore: Sequence[str] = ()) -> list[str]:

@@ -50,7 +50,12 @@ def confusions(predict: Predict, examples: pipeline.Examples, batch_size: int) -
 
 
 def validation_score(counts: np.ndarray, datasets: Sequence[str]) -> float:
-    """Returns the mean over data sets of each one's mean IoU: a small set weighs as a large one."""
+    """Returns the mean over data sets of each one's mean IoU: a small set weighs as a large one.
+
+    NaN without images.
+    """
+    if not len(counts):
+        return float("nan")
     scores = [
         float(metrics.mean_iou(counts[chosen].sum(0)))
         for chosen in (np.asarray(datasets) == name for name in sorted(set(datasets)))

@@ -45,7 +45,10 @@ def prepare(config: config_lib.Config, workdir: epath.Path | None = None) -> Non
 
     Raises:
         DataError: files missing or bad.
+        ConfigError: there is no data set of a name in `data.datasets` or `evaluate.external`.
     """
+    for name in config.evaluate.external:
+        sources.builder(name, config.data.data_dir)  # a misspelt name shows before training
     skipped = []
     for name in config.data.datasets:
         skipped += [
@@ -66,23 +69,36 @@ def prepare_only(config: config_lib.Config, workdir: epath.Path) -> None:
 
 def run(config: config_lib.Config, workdir: epath.Path) -> None:
     """Prepares what is missing, trains or goes on training, evaluates, writes the report."""
-    claim(config, workdir)
+    check_claim(config, workdir)
     prepare(config, workdir)
     examples = pipeline.load_splits(config.data, config.evaluate.size)
+    # Only now: a data set misspelt or missing must not claim the folder for a config that cannot
+    # run, which the mended command would then be refused for.
+    claim(config, workdir)
     print(split_table(examples), flush=True)
     train.train(config, workdir, examples)
     evaluate_run(config, workdir, examples)
 
 
 def claim(config: config_lib.Config, workdir: epath.Path) -> None:
-    """Writes `config.json`, or checks that the one there asks for the same training.
+    """Writes `config.json`, unless the one there asks for another training.
 
     Raises:
-        ConfigError: the folder holds another run.
+        ConfigError: the folder holds another run; nothing is written.
+    """
+    check_claim(config, workdir)
+    files.write_text(workdir / "config.json", config_lib.to_json(config))
+
+
+def check_claim(config: config_lib.Config, workdir: epath.Path) -> None:
+    """Checks that `workdir` is free or holds a run of the same training.
+
+    Raises:
+        ConfigError: the folder holds another run; lists the fields that differ.
     """
     path = workdir / "config.json"
     if path.exists():
-        there = config_lib.from_json(path.read_text(), os.fspath(path))
+        there = config_lib.from_json(path.read_bytes(), os.fspath(path))
         different = config_lib.differences(there, config, FREE_FIELDS)
         if different:
             raise config_lib.ConfigError(
@@ -90,7 +106,6 @@ def claim(config: config_lib.Config, workdir: epath.Path) -> None:
                 + "\n  ".join(different)
                 + "\nName another --workdir, or delete this one to start over."
             )
-    files.write_text(path, config_lib.to_json(config))
 
 
 def evaluate_run(
@@ -128,7 +143,7 @@ def evaluate_run(
     counts = evaluate.confusions(predict, test, batch)
     floor = test.resized(config.evaluate.size, config.evaluate.size)
     floor_counts = evaluate.confusions(baselines.otsu, floor, batch)
-    external, skipped = _external(config, predict)
+    external, skipped = _external(config, predict, examples)
     summary = {
         "task": config.task,
         "model": config.model.name,
@@ -184,9 +199,15 @@ def split_table(examples: dict[str, pipeline.Examples]) -> str:
 
 
 def _external(
-    config: config_lib.Config, predict: evaluate.Predict
+    config: config_lib.Config,
+    predict: evaluate.Predict,
+    examples: dict[str, pipeline.Examples],
 ) -> tuple[dict[str, Any], dict[str, str]]:
-    """Scores whole data sets that training never saw, where they are present."""
+    """Scores whole data sets that training never saw, where they are present.
+
+    Near duplicates of a training or validation image are left out, and counted on the screen.
+    """
+    seen = examples["train"].entries + examples["validation"].entries
     found, skipped = {}, {}
     for name in config.evaluate.external:
         if name in config.data.datasets:
@@ -198,6 +219,10 @@ def _external(
             reason = str(error).splitlines()[0]
             skipped[name] = reason
             continue
+        leaks = splits.near_duplicates_of(seen, whole.entries)
+        if leaks:
+            print(f"{name}: {len(leaks)} near duplicates of training images are left out.")
+            whole.entries = [e for i, e in enumerate(whole.entries) if i not in leaks]
         counts = evaluate.confusions(predict, whole, config.evaluate.batch_size)
         found |= evaluate.results(counts, whole, config.evaluate.bootstrap)
     return found, skipped

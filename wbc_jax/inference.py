@@ -85,7 +85,7 @@ class Model:
         Raises:
             ValueError: an image of another type or shape, or without pixels.
         """
-        if isinstance(images, np.ndarray) and images.ndim == 3:
+        if isinstance(images, np.ndarray) and images.ndim != 4:
             return self.predict([images], batch_size)[0]
         found = []
         for image in images:
@@ -146,7 +146,7 @@ def load(path: epath.PathLike) -> Model:
             f"{folder} holds no run (no config.json). Name the --workdir of a finished training, "
             "such as runs/unet."
         )
-    config = config_lib.from_json(stored.read_text(), str(stored))
+    config = config_lib.from_json(stored.read_bytes(), str(stored))
     network, weights = steps.split_network(models.build(config.model, config.train.seed))
     mesh = sharding.make_mesh(1)
     with checkpoint.Checkpoints(folder) as checkpoints:

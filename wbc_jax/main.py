@@ -4,7 +4,7 @@ import os
 import pathlib
 import sys
 
-from absl import app, flags
+from absl import app, flags, logging
 from etils import epath
 from ml_collections import config_flags
 
@@ -18,10 +18,12 @@ _WORKDIR = flags.DEFINE_string(
 _MODE = flags.DEFINE_enum("mode", "train", MODES, "What to do.")
 
 
-def main(_) -> None:
+def main(argv: list[str]) -> None:
     from wbc_jax import checkpoint, experiment, train
     from wbc_jax.data import records
 
+    if argv[1:]:
+        sys.exit(f"error: {argv[1]!r} is no flag; fields are set with --config.FIELD=VALUE")
     if _CONFIG.value is None:
         sys.exit("error: name an experiment, such as --config=configs/unet.py")
     stem = pathlib.Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
@@ -44,19 +46,25 @@ def main(_) -> None:
 def parse(argv: list[str]) -> list[str]:
     """Parses flags; a config that is no file here is looked up among those of the package."""
     packaged = pathlib.Path(__file__).parent
-    for root in (packaged, packaged.parent):
-        for i, argument in enumerate(argv):
-            name, _, path = argument.partition("=")
-            missing = name in ("--config", "-config") and not os.path.exists(path)
-            if missing and (root / path).is_file():
-                argv = [*argv[:i], f"{name}={root / path}", *argv[i + 1 :]]
+    for i, argument in enumerate(argv):
+        name, _, path = argument.partition("=")
+        if name not in ("--config", "-config") or not path or os.path.isfile(path):
+            continue
+        found = [root / path for root in (packaged, packaged.parent) if (root / path).is_file()]
+        if not found:
+            sys.exit(f"error: there is no config file {path!r}, here or in {packaged}")
+        argv = [*argv[:i], f"{name}={found[0]}", *argv[i + 1 :]]
     try:
-        return flags.FLAGS(argv)
-    except (KeyError, AttributeError, TypeError, FileNotFoundError) as error:
+        rest = flags.FLAGS(argv)
+    except (KeyError, AttributeError, TypeError, OSError) as error:
         text = error.args[0] if isinstance(error, KeyError) else error
         sys.exit(f"error: {text}. The fields are those of wbc_jax/config.py.")
     except flags.Error as error:
         sys.exit(f"error: {error}")
+    # absl would raise this to INFO, at which Orbax writes pages a checkpoint.
+    if flags.FLAGS["verbosity"].using_default_value:
+        flags.FLAGS.verbosity = logging.WARNING
+    return rest
 
 
 def run() -> None:

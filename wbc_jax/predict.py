@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
-from absl import app, flags
+from absl import app, flags, logging
 from etils import epath
 
 from wbc_jax import files
@@ -136,9 +136,12 @@ def predict_files(model: Any, paths: Sequence[str], out: epath.PathLike) -> list
         progress.update(start + len(chunk), len(chunk))
     progress.close()
     files.write_csv(out / "cells.csv", rows, COLUMNS)
+    listed = out / "bad_files.csv"
     if bad:
         table = [{"file": path, "reason": reason} for path, reason in bad]
-        files.write_csv(out / "bad_files.csv", table, ("file", "reason"))
+        files.write_csv(listed, table, ("file", "reason"))
+    else:
+        listed.unlink(missing_ok=True)  # that of an earlier call
     ratios = [row["nc_ratio"] for row in rows if np.isfinite(row["nc_ratio"])]
     median = f", median N/C {np.median(ratios):.3f}" if ratios else ""
     print(f"{len(rows)} images predicted{median}: {out / 'cells.csv'}", flush=True)
@@ -165,5 +168,13 @@ def main(argv: Sequence[str]) -> None:
         sys.exit(f"error: {len(bad)} of {len(paths)} files could not be predicted")
 
 
+def _parse(argv: list[str]) -> list[str]:
+    rest = app.parse_flags_with_usage(argv)
+    # absl would raise this to INFO, at which Orbax writes pages a checkpoint.
+    if flags.FLAGS["verbosity"].using_default_value:
+        flags.FLAGS.verbosity = logging.WARNING
+    return rest
+
+
 if __name__ == "__main__":
-    app.run(main)
+    app.run(main, flags_parser=_parse)

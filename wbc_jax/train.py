@@ -1,5 +1,6 @@
 """The training loop."""
 
+import collections
 import dataclasses
 import math
 import signal
@@ -47,7 +48,8 @@ class Position:
         looks_since_best: state of early stopping.
         stopped: whether training is over.
         seconds: time spent in training so far, over all restarts.
-        window: losses and confusion matrix of the steps since the last line of the log.
+        window: losses, confusion matrix and images drawn by data set, of the steps since the last
+            line of the log.
     """
 
     step: int = 0
@@ -56,7 +58,9 @@ class Position:
     looks_since_best: int = 0
     stopped: bool = False
     seconds: float = 0.0
-    window: dict[str, Any] = dataclasses.field(default_factory=lambda: {"loss": [], "confusion": 0})
+    window: dict[str, Any] = dataclasses.field(
+        default_factory=lambda: {"loss": [], "confusion": 0, "drawn": {}}
+    )
 
 
 def train(
@@ -94,16 +98,21 @@ def train(
         if checkpoints.latest_step(checkpoint.LAST) is not None:
             state, saved = checkpoints.restore(checkpoint.LAST, state)
             position = Position(**saved)
+        if position.stopped or position.step >= settings.steps:
+            print(f"Training is complete (step {position.step}).", flush=True)
+            return position
+        if position.step:
             print(
                 f"Going on from step {position.step} of {settings.steps} "
                 f"(checkpoint in {workdir / 'checkpoints'}).",
                 flush=True,
             )
-        if position.stopped or position.step >= settings.steps:
-            print(f"Training is complete (step {position.step}).", flush=True)
-            return position
 
         writer = metric_writer.MetricWriter(workdir, position.step)
+        parts = pipeline.mixture(training, config.data)
+        if len(parts) > 1:
+            shares = ", ".join(f"{part.name} {100 * part.share:.1f} %" for part in parts)
+            print(f"Training draws from {shares}.", flush=True)
         dataset = pipeline.train_dataset(
             training,
             settings.batch_size,
@@ -111,6 +120,7 @@ def train(
             settings.seed,
             jax.process_index(),
             jax.process_count(),
+            parts,
         )
         batches = pipeline.train_batches(dataset, position.step, config.data.threads)
         progress = progress_lib.Progress("step", settings.steps, done=position.step)
@@ -145,6 +155,7 @@ def train(
                     now = time.monotonic()
                     values = _summary(position.window)
                     steps_logged = len(position.window["loss"])
+                    drawn = position.window["drawn"]
                     position.window = Position().window
                     seconds, window_started = max(now - window_started, 1e-9), now
                     writer.write(
@@ -154,6 +165,7 @@ def train(
                             **values,
                             "learning_rate": float(learning_rate(position.step - 1)),
                             "epoch": position.step * settings.batch_size / len(training),
+                            "drawn": drawn,
                             "images_per_second": steps_logged * settings.batch_size / seconds,
                         },
                     )
@@ -208,6 +220,9 @@ def _record(position: Position, pending, training: pipeline.Examples, workdir: e
             f"config.optimizer.learning_rate, or look at the images of this batch: {names}."
         )
     position.window["loss"].append(loss)
+    drawn = collections.Counter(position.window["drawn"])
+    drawn.update(training.entries[i][0].name for i in index)
+    position.window["drawn"] = dict(drawn)
     counts = np.asarray(report["confusion"], np.int64) + np.asarray(position.window["confusion"])
     position.window["confusion"] = counts.tolist()
 
@@ -241,7 +256,8 @@ def _look(config, predict, state, validation, writer, position, save) -> float:
             "iou_nucleus": float(iou[2]),
         },
     )
-    if position.best is None or score > position.best:
+    # Without a validation split (share 0) there is no score, and the last look is the best.
+    if position.best is None or score > position.best or math.isnan(score):
         position.best, position.best_step, position.looks_since_best = score, position.step, 0
         save(checkpoint.BEST)
     else:

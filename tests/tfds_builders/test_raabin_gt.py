@@ -88,6 +88,7 @@ def test_records(layout, tmp_path):
         "cell_only_masks": 1,
         "unlabelled_images": 1,
         "labels_without_image": 1,
+        "excluded_records": 0,
         "left_out_files": 0,
     }
 
@@ -105,6 +106,15 @@ def test_records(layout, tmp_path):
 )
 def test_frame(name, frame):
     assert module.frame(name) == frame
+
+
+def test_excluded_records(layout, tmp_path, monkeypatch):
+    (layout / "images/95-8-17-3_225_1.jpg").write_bytes(b"")  # is not even opened
+    excluded = {"95-8-17-3_225_1": "the file is empty", "elsewhere": "damaged"}
+    monkeypatch.setattr(records, "read_exclusions", lambda folder: excluded)
+    built = build(layout.parent, tmp_path / "out")
+    assert sorted(read(built)) == ["20190526_165423_0", "95-8-17-3_225_2", "95-8-27-1_34_1"]
+    assert built.info.metadata["excluded_records"] == 1
 
 
 def test_rebuilt_byte_for_byte(layout, tmp_path):

@@ -108,6 +108,7 @@ def test_stray_greys_and_missing_labels_are_counted(layout, tmp_path):
         "quantised_images": 1,
         "unlabelled_images": 1,
         "labels_without_image": 1,
+        "excluded_records": 0,
         "left_out_files": 0,
     }
     assert built.info.metadata == counts
@@ -126,6 +127,15 @@ def test_strays_go_to_the_nearest(tmp_path, grey, code, moved):
     codes, count = module.read_mask(tmp_path / "a.png")
     assert (codes[0, 0], count) == (code, moved)
     assert np.array_equal(codes.ravel()[1:], CODES.ravel()[1:])
+
+
+def test_excluded_records(layout, tmp_path, monkeypatch):
+    (layout / "Dataset 1/002.bmp").write_bytes(b"")  # is not even opened
+    excluded = {"jtsc_002": "the file is empty", "cellavision_001": "damaged"}
+    monkeypatch.setattr(records, "read_exclusions", lambda folder: excluded)
+    built = build(layout.parent, tmp_path / "out", "jtsc")
+    assert sorted(read(built)) == ["jtsc_001", "jtsc_005", "jtsc_010", "jtsc_011"]
+    assert built.info.metadata["excluded_records"] == 1
 
 
 def test_rebuilt_byte_for_byte(layout, tmp_path):

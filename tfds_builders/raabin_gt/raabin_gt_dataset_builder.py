@@ -27,7 +27,8 @@ class Builder(tfds.core.GeneratorBasedBuilder):
 
     The one split is `train`, as TFDS reserves the name `all`; read it with `split="all"`. The
     metadata hold counts: `cell_only_masks`, `unlabelled_images`, `labels_without_image`,
-    `left_out_files`. The set is handed out by a web form, so nothing is downloaded.
+    `excluded_records` (listed in `exclusions.csv`), `left_out_files`. The set is handed out by a
+    web form, so nothing is downloaded.
 
     Raises (while building):
         DataError: the set is not in `manual_dir`, or files are bad.
@@ -67,11 +68,15 @@ class Builder(tfds.core.GeneratorBasedBuilder):
 
     def _generate_examples(self, folder: epath.Path) -> Iterator[tuple[str, dict[str, object]]]:
         labels = read_labels(folder / "labels.csv")
+        exclusions = records.read_exclusions(self.pkg_dir_path)
         bad = records.bad_files()
         already_bad = len(bad.files)
         images, masks = records.pair_files(folder / "images", ".jpg", folder / "masks", ".png", bad)
-        unlabelled = cell_only = 0
+        unlabelled = cell_only = excluded = 0
         for stem, image_file in images.items():
+            if stem in exclusions:
+                excluded += 1
+                continue
             with bad.catch(image_file):
                 image, height, width = records.read_image_file(image_file)
                 mask, whole_cell = read_mask(masks[stem])
@@ -95,6 +100,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
             cell_only_masks=cell_only,
             unlabelled_images=unlabelled,
             labels_without_image=len(labels.keys() - images.keys()),
+            excluded_records=excluded,
             left_out_files=len(bad.files) - already_bad,
         )
         for name, count in self.info.metadata.items():

@@ -47,7 +47,8 @@ class Builder(tfds.core.GeneratorBasedBuilder):
 
     The one split is `train`, as TFDS reserves the name `all`; read it with `split="all"`. The
     metadata hold counts: `quantised_pixels` and `quantised_images` (stray greys moved to the
-    nearest of 0, 128, 255), `unlabelled_images`, `labels_without_image`, `left_out_files`.
+    nearest of 0, 128, 255), `unlabelled_images`, `labels_without_image`, `excluded_records` (listed
+    in `exclusions.csv`), `left_out_files`.
 
     Raises (while building):
         DataError: the set is neither in `manual_dir` nor can be downloaded, or files are bad.
@@ -82,6 +83,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     def _generate_examples(self, folder: epath.Path) -> Iterator[tuple[str, dict[str, object]]]:
         config = self.builder_config
         labels = read_labels(folder / config.labels)
+        exclusions = records.read_exclusions(self.pkg_dir_path)
         bad = records.bad_files()
         already_bad = len(bad.files)
         images, masks = records.pair_files(
@@ -89,12 +91,15 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         )
         quantised = []
         numbers = set()
-        unlabelled = 0
+        unlabelled = excluded = 0
         for stem, image_file in images.items():
             if not stem.isdecimal():
                 bad.add(image_file, "the name is not a number, as the authors' names are (001.bmp)")
                 continue
             numbers.add(int(stem))
+            if f"{config.name}_{stem}" in exclusions:
+                excluded += 1
+                continue
             with bad.catch(image_file):
                 image, height, width = records.read_image_file(image_file)
                 mask, moved = read_mask(masks[stem])
@@ -118,6 +123,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
             quantised_images=len(quantised),
             unlabelled_images=unlabelled,
             labels_without_image=len(labels.keys() - numbers),
+            excluded_records=excluded,
             left_out_files=len(bad.files) - already_bad,
         )
         for name, count in self.info.metadata.items():

@@ -5,7 +5,6 @@ position in a checkpoint is the step itself.
 """
 
 import dataclasses
-import math
 from collections.abc import Iterator, Sequence
 
 import cv2
@@ -15,6 +14,8 @@ import numpy as np
 from wbc_jax import config as config_lib
 from wbc_jax import vocabulary
 from wbc_jax.data import sources, splits
+
+ALL = "all"
 
 
 def resize_image(image: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -113,17 +114,15 @@ def load_splits(
     Raises:
         DataError: records missing, a split empty or a group in two splits.
     """
+    sets = [sources.load(name, data) for name in names or data.datasets]
+    kept = [usable(source, data) for source in sets]
     entries = {name: [] for name in (*splits.SPLITS, "all")}
-    for name in names or data.datasets:
-        source = sources.load(name, data)
-        kept = usable(source, data)
-        parts = splits.split_source(source, kept, data.fractions, data.split_seed)
-        for split, indices in parts.items():
+    parts = splits.split_sources(sets, kept, data.fractions, data.split_seed)
+    for source, mask, part in zip(sets, kept, parts):
+        for split, indices in part.items():
             entries[split] += [(source, int(i)) for i in indices]
-        entries["all"] += [(source, int(i)) for i in np.flatnonzero(kept)]
-    splits.check_disjoint(
-        {s: [(source.name, source.groups[i]) for source, i in entries[s]] for s in splits.SPLITS}
-    )
+        entries["all"] += [(source, int(i)) for i in np.flatnonzero(mask)]
+    splits.check_leaks({split: entries[split] for split in splits.SPLITS})
     return {
         split: Examples(
             part,
@@ -135,17 +134,57 @@ def load_splits(
     }
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Indexed:
-    """Grain's random-access source: the example's index is all a shuffle has to move."""
+class _Indices:
+    """Grain's random-access source: an example's index is all that a shuffle has to move."""
 
-    length: int
+    def __init__(self, indices: np.ndarray):
+        self._indices = indices
 
     def __len__(self) -> int:
-        return self.length
+        return len(self._indices)
 
-    def __getitem__(self, index: int) -> int:
-        return int(index)
+    def __getitem__(self, place: int) -> int:
+        return int(self._indices[place])
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Part:
+    """One part of a mixture: examples that are drawn evenly among themselves.
+
+    Attributes:
+        name: data set, and cell type where types are balanced.
+        indices: int64, places in the split.
+        share: of all draws; the shares of a mixture sum to 1.
+    """
+
+    name: str
+    indices: np.ndarray
+    share: float
+
+
+def mixture(examples: Examples, data: config_lib.Data) -> list[Part]:
+    """Returns the parts from which training draws, as `data.mixture` and `class_mixture` say."""
+    names, labels = np.asarray(examples.datasets), examples.labels
+    counts = {name: int((names == name).sum()) for name in data.datasets}
+    if data.mixture == "natural":
+        weights = {name: counts[name] / len(names) for name in data.datasets}
+    else:
+        given = data.weights if data.mixture == "custom" else [1.0] * len(data.datasets)
+        weights = {name: w / sum(given) for name, w in zip(data.datasets, given)}
+    parts = []
+    for name, share in weights.items():
+        if data.class_mixture == "natural":
+            parts.append(Part(name, np.flatnonzero(names == name), share))
+            continue
+        present = sorted(set(labels[names == name].tolist()))
+        for label in present:
+            kind = "unknown" if label < 0 else vocabulary.CELL_TYPES[label]
+            chosen = np.flatnonzero((names == name) & (labels == label))
+            parts.append(Part(f"{name} {kind}", chosen, share / len(present)))
+    if data.mixture == data.class_mixture == "natural":
+        # All examples are alike: one permutation of them all, an epoch.
+        return [Part(ALL, np.arange(len(names)), 1.0)]
+    return parts
 
 
 def train_dataset(
@@ -155,34 +194,45 @@ def train_dataset(
     seed: int,
     process_index: int = 0,
     process_count: int = 1,
+    parts: Sequence[Part] = (),
 ) -> grain.MapDataset:
     """Returns a Grain data set whose element s is this host's part of the batch of step s.
 
-    Every epoch is another permutation of all examples; batches run across its end, so none is
-    dropped. Host p of P holds the examples p, p + P, … of each global batch.
+    Every pass over a part is another permutation of all its examples, and the parts are
+    interleaved at their shares; batches run across the end of a pass, so no example is dropped.
+    Host p of P holds the examples p, p + P, … of each global batch.
 
     Args:
         examples: the training split.
         batch_size: images a step over all hosts; a multiple of `process_count`.
         steps: length of the data set.
         seed: of the permutations.
+        process_index, process_count: this host's number p and their number P.
+        parts: from `mixture`; empty: all examples alike.
 
     Returns:
         Elements `image` uint8 `[B, S, S, 3]`, `mask` uint8 `[B, S, S]`, `index` int32 `[B]` (in
-        `examples`) and `epoch` int32 `[B]`.
+        `examples`) and `epoch` int32 `[B]` (how often the example was drawn before).
     """
-    n = len(examples)
-    epochs = math.ceil(steps * batch_size / n)
 
-    def place(position: int, index: int) -> tuple[int, int]:
-        return index, position // n
+    def passes(part: Part, number: int) -> grain.MapDataset:
+        n = len(part.indices)
+
+        def place(position: int, index: int) -> tuple[int, int]:
+            return index, position // n
+
+        order = grain.MapDataset.source(_Indices(part.indices)).shuffle(seed=seed + number)
+        return order.repeat(None).map_with_index(place)
 
     def read(place: tuple[int, int]) -> dict[str, np.ndarray]:
         index, epoch = place
         return {**examples[index], "index": np.int32(index), "epoch": np.int32(epoch)}
 
-    order = grain.MapDataset.source(_Indexed(n)).shuffle(seed=seed).repeat(epochs)
-    order = order.map_with_index(place)[process_index::process_count]
+    parts = parts or [Part(ALL, np.arange(len(examples)), 1.0)]
+    each = [passes(part, number) for number, part in enumerate(parts)]
+    shares = [part.share for part in parts]
+    order = each[0] if len(each) == 1 else grain.MapDataset.mix(each, weights=shares)
+    order = order[process_index::process_count]
     return order.map(read).batch(batch_size // process_count)[:steps]
 
 

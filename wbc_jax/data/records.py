@@ -494,6 +494,46 @@ def read_csv(path: epath.PathLike) -> list[tuple[int, list[str]]]:
     return rows
 
 
+def read_exclusions(folder: epath.PathLike) -> dict[str, str]:
+    """Records that a builder leaves out, from `exclusions.csv` in its own folder.
+
+    A builder asks this before it opens the record's files, and counts what it leaves out
+    (`excluded_records` in its metadata). Ids that the files at hand do not have are no error, as
+    a part of a data set may be built.
+
+    Args:
+        folder: the builder's folder (its `pkg_dir_path`).
+
+    Returns:
+        Record id to the reason; empty where there is no such file, or only its header.
+
+    Raises:
+        DataError: another header than `id,reason`, an id or a reason that is empty, or an id
+            twice; lists up to 20 of the lines.
+    """
+    path = epath.Path(folder) / "exclusions.csv"
+    if not path.exists():
+        return {}
+    (_, header), *rows = read_csv(path)
+    if [cell.strip() for cell in header] != ["id", "reason"]:
+        raise DataError(f"{path}: the header is {','.join(header)!r}: allowed is 'id,reason'")
+    reasons, wrong = {}, []
+    for line, row in rows:
+        cells = [cell.strip() for cell in row]
+        if len(cells) != 2 or not all(cells):
+            wrong.append(f"line {line}: {','.join(row)!r}")
+        elif cells[0] in reasons:
+            wrong.append(f"line {line}: {cells[0]!r} is listed twice")
+        else:
+            reasons[cells[0]] = cells[1]
+    if wrong:
+        raise DataError(
+            f"{path}: {len(wrong)} lines are wrong: allowed is a record's id, once, and why it is "
+            "left out (quoted if it holds a comma); mend them:\n  " + "\n  ".join(wrong[:_SHOWN])
+        )
+    return reasons
+
+
 # Where the authors' files are.
 
 

@@ -1,11 +1,13 @@
 """Data sets by name: building their records, and reading them with random access."""
 
+import collections
 import contextlib
 import dataclasses
 import importlib
+import json
 import os
 import pkgutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,9 +15,11 @@ import tensorflow_datasets as tfds
 from etils import epath
 
 from wbc_jax import config as config_lib
-from wbc_jax.data import records
+from wbc_jax import files
+from wbc_jax.data import duplicates, records
 
 MANUAL_DIR_VARIABLE = "WBC_JAX_DATA"
+INDEX = "wbc_jax_index.json"
 SPLIT = "all"
 """The one split of builders whose authors published none."""
 
@@ -31,6 +35,8 @@ class Source:
         has_mask: bool `[N]`.
         um_per_px: float32 `[N]`, NaN where unknown.
         encoded: random access to records with `image` and `mask` as PNG or JPEG bytes.
+        hashes: uint64 `[N, 4]`, perceptual hashes (`duplicates.perceptual_hash`); None: no
+            duplicates are looked for.
     """
 
     name: str
@@ -43,6 +49,7 @@ class Source:
     has_mask: np.ndarray
     um_per_px: np.ndarray
     encoded: Sequence[dict[str, Any]]
+    hashes: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -136,12 +143,9 @@ def load(name: str, data: config_lib.Data) -> Source:
         )
     skip = tfds.decode.SkipDecoding()
     encoded = made.as_data_source(split=SPLIT, decoders={"image": skip, "mask": skip})
-    columns = {key: [] for key in _COLUMNS}
-    for record in (encoded[i] for i in range(len(encoded))):
-        for key, values in columns.items():
-            values.append(record[key])
-    ids = _texts(columns["id"])
-    repeated = {i for i in ids if ids.count(i) > 1} if len(set(ids)) < len(ids) else set()
+    columns = _index(epath.Path(made.data_dir), encoded)
+    ids = tuple(columns["id"])
+    repeated = [i for i, count in collections.Counter(ids).items() if count > 1]
     if repeated:
         raise records.DataError(
             f"{name}: the ids {sorted(repeated)[:5]} stand at several records in {made.data_dir}; "
@@ -150,15 +154,37 @@ def load(name: str, data: config_lib.Data) -> Source:
     return Source(
         name=name,
         ids=ids,
-        groups=_texts(columns["group"]),
-        sources=_texts(columns["source"]),
-        subtypes=_texts(columns["subtype"]),
-        label_sources=_texts(columns["label_source"]),
+        groups=tuple(columns["group"]),
+        sources=tuple(columns["source"]),
+        subtypes=tuple(columns["subtype"]),
+        label_sources=tuple(columns["label_source"]),
         labels=np.asarray(columns["label"], np.int64),
         has_mask=np.asarray(columns["has_mask"], bool),
-        um_per_px=np.asarray(columns["um_per_px"], np.float32),
+        um_per_px=np.asarray(
+            [np.nan if v is None else v for v in columns["um_per_px"]], np.float32
+        ),
         encoded=encoded,
+        hashes=np.asarray([[int(w, 16) for w in h] for h in columns["hash"]], np.uint64),
     )
+
+
+def _index(folder: epath.Path, encoded: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
+    """Returns the records' columns and perceptual hashes, kept beside the records once made."""
+    path = folder / INDEX
+    if path.exists():
+        return json.loads(path.read_text())
+    columns: dict[str, list[Any]] = {key: [] for key in (*_COLUMNS, "hash")}
+    for position in range(len(encoded)):
+        record = encoded[position]
+        for key in _COLUMNS:
+            value = record[key]
+            columns[key].append(value.decode() if isinstance(value, bytes) else value)
+        image = records.decode_image(record["image"])
+        columns["hash"].append([f"{word:016x}" for word in duplicates.perceptual_hash(image)])
+    # Only a shortcut: records on a read-only disk are indexed anew each time.
+    with contextlib.suppress(OSError):
+        files.write_json(path, columns)
+    return columns
 
 
 _COLUMNS = (
@@ -171,10 +197,6 @@ _COLUMNS = (
     "has_mask",
     "um_per_px",
 )
-
-
-def _texts(values: Iterable[str | bytes]) -> tuple[str, ...]:
-    return tuple(v.decode() if isinstance(v, bytes) else str(v) for v in values)
 
 
 def _builder_class(base: str) -> type[tfds.core.GeneratorBasedBuilder]:

@@ -7,11 +7,12 @@ on every machine and every version of every library. It is stratified by cell ty
 
 import collections
 import hashlib
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
 
-from wbc_jax.data import records, sources
+from wbc_jax.data import duplicates, records, sources
 
 SPLITS = ("train", "validation", "test")
 
@@ -65,34 +66,90 @@ def stratified(
     }
 
 
-def split_source(
-    source: sources.Source,
-    usable: np.ndarray,
+def split_sources(
+    sets: Sequence[sources.Source],
+    usable: Sequence[np.ndarray],
     fractions: Sequence[float],
     seed: int,
-) -> dict[str, np.ndarray]:
-    """Splits the records of `source` for which `usable` (bool `[N]`) holds.
+) -> list[dict[str, np.ndarray]]:
+    """Splits several data sets, each by itself, keeping duplicates in one split.
+
+    Groups that a near duplicate ties together are one group, also across data sets: there the set
+    whose name comes first decides, and the others' records follow.
+
+    Args:
+        sets: the data sets.
+        usable: bool `[N]` of each; the other records are in no split.
+        fractions: shares of train, validation and test.
+        seed: another seed draws another split.
+
+    Returns:
+        {split: int64 indices} of each data set.
 
     Raises:
         DataError: a split with a share above 0 is empty; says how many records there are.
     """
-    kept = np.flatnonzero(usable)
-    parts = stratified(
-        [source.ids[i] for i in kept],
-        [source.groups[i] for i in kept],
-        source.labels[kept],
-        fractions,
-        seed,
-        source.name,
-    )
+    kept = [np.flatnonzero(mask) for mask in usable]
+    members = cluster(sets, kept)
+    decided: dict[int, str] = {}
+    found: dict[int, dict[str, np.ndarray]] = {}
+    for which in sorted(range(len(sets)), key=lambda i: sets[i].name):
+        source, indices, owners = sets[which], kept[which], members[which]
+        # Named after its first group in this set, a cluster hashes alike whatever else is loaded.
+        names: dict[int, str] = {}
+        for owner, group in sorted(zip(owners, (source.groups[i] for i in indices))):
+            names.setdefault(owner, group)
+        free = np.asarray([owner not in decided for owner in owners], bool)
+        parts = stratified(
+            [source.ids[i] for i in indices[free]],
+            [names[owner] for owner, f in zip(owners, free) if f],
+            source.labels[indices[free]],
+            fractions,
+            seed,
+            source.name,
+        )
+        split = {name: indices[free][part] for name, part in parts.items()}
+        for name in SPLITS:
+            follow = [i for i, o in zip(indices, owners) if decided.get(o) == name]
+            split[name] = np.concatenate([split[name], np.asarray(follow, np.int64)])
+        position = {int(i): owner for i, owner in zip(indices, owners)}
+        for name, part in split.items():
+            decided |= {position[int(i)]: name for i in part}
+        _check_not_empty(source, split, fractions, len(indices))
+        found[which] = split
+    return [found[i] for i in range(len(sets))]
+
+
+def cluster(sets: Sequence[sources.Source], kept: Sequence[np.ndarray]) -> list[list[int]]:
+    """Returns for each kept record of each set the number of its cluster of groups and duplicates.
+
+    Groups are compared across the configs of one data set (an original and its copies), not
+    across data sets, where equal names mean nothing.
+    """
+    groups = [
+        f"{source.name.partition('/')[0]}\0{source.groups[i]}"
+        for source, indices in zip(sets, kept)
+        for i in indices
+    ]
+    hashed = [source.hashes is not None for source in sets]
+    pairs: list[tuple[int, ...]] = []
+    if sets and all(hashed):
+        pairs = duplicates.near_pairs(np.concatenate([s.hashes[i] for s, i in zip(sets, kept)]))
+    owners = duplicates.clusters(groups, pairs)
+    ends = np.cumsum([0, *(len(indices) for indices in kept)])
+    return [owners[start:end] for start, end in itertools.pairwise(ends)]
+
+
+def _check_not_empty(
+    source: sources.Source, split: dict[str, np.ndarray], fractions: Sequence[float], kept: int
+) -> None:
     for name, share in zip(SPLITS, fractions):
-        if share > 0 and not len(parts[name]):
+        if share > 0 and not len(split[name]):
             raise records.DataError(
-                f"{source.name}: the {name} split is empty: {len(kept)} of {len(source)} records "
-                f"can be used and config.data.fractions is {tuple(fractions)}. Add images, set the "
-                f"share of {name} to 0, or leave the data set out of config.data.datasets."
+                f"{source.name}: the {name} split is empty: {kept} of {len(source)} records can be "
+                f"used and config.data.fractions is {tuple(fractions)}. Add images, set the share "
+                f"of {name} to 0, or leave the data set out of config.data.datasets."
             )
-    return {name: kept[part] for name, part in parts.items()}
 
 
 def check_disjoint(parts: dict[str, Sequence[tuple[str, str]]]) -> None:
@@ -110,6 +167,45 @@ def check_disjoint(parts: dict[str, Sequence[tuple[str, str]]]) -> None:
                     "on it would leak into the score. Delete the records and prepare them again."
                 )
             where[key] = name
+
+
+def check_leaks(parts: dict[str, Sequence[tuple[sources.Source, int]]]) -> None:
+    """Checks that no group, and no near duplicate, stands in two splits: the last look before use.
+
+    Computed afresh from the groups and hashes of the chosen records, not from how they were split.
+
+    Raises:
+        DataError: names two records and their splits.
+    """
+    check_disjoint(
+        {
+            name: [(s.name.partition("/")[0], s.groups[i]) for s, i in entries]
+            for name, entries in parts.items()
+        }
+    )
+    flat = [(name, s, i) for name, entries in parts.items() for s, i in entries]
+    if not flat or any(s.hashes is None for _, s, _ in flat):
+        return
+    for i, j, bits in duplicates.near_pairs(np.stack([s.hashes[k] for _, s, k in flat])):
+        (one, s, k), (two, t, m) = flat[i], flat[j]
+        if one != two:
+            raise records.DataError(
+                f"{s.name} {s.ids[k]} ({one}) and {t.name} {t.ids[m]} ({two}) are near duplicates "
+                f"({bits} bits apart); training on one would leak into the score of the other. "
+                "Leave one of the data sets out, or exclude one of the records."
+            )
+
+
+def near_duplicates_of(
+    known: Sequence[tuple[sources.Source, int]], others: Sequence[tuple[sources.Source, int]]
+) -> set[int]:
+    """Returns the places in `others` of records that are near duplicates of one in `known`."""
+    both = [*known, *others]
+    if not known or not others or any(s.hashes is None for s, _ in both):
+        return set()
+    pairs = duplicates.near_pairs(np.stack([s.hashes[i] for s, i in both]))
+    n = len(known)
+    return {j - n for i, j, _ in pairs if i < n <= j}
 
 
 def _hash(seed: int, dataset: str, group: str) -> str:

@@ -8,6 +8,9 @@ import numpy as np
 
 from wbc_jax import vocabulary
 
+# Counts are sums of ones in float32, which holds every integer up to here.
+_EXACT_PX = 2**24
+
 
 @functools.partial(jax.jit, static_argnames="num_classes")
 def confusion_matrices(truth: jax.Array, prediction: jax.Array, num_classes: int) -> jax.Array:
@@ -21,12 +24,13 @@ def confusion_matrices(truth: jax.Array, prediction: jax.Array, num_classes: int
     Returns:
         int32 `[N, C, C]`, rows truth, columns prediction.
     """
-    n = truth.shape[0]
+    n, height, width = truth.shape
+    pixels = height * width
     classes = jnp.arange(num_classes)
     # Products of 0/1 matrices: exact in float32 up to 2^24 pixels an image, and fast everywhere,
     # where a histogram would be a serial scatter.
-    rows = (truth.reshape(n, 1, -1) == classes[:, None]).astype(jnp.float32)
-    columns = (prediction.reshape(n, 1, -1) == classes[:, None]).astype(jnp.float32)
+    rows = (truth.reshape(n, 1, pixels) == classes[:, None]).astype(jnp.float32)
+    columns = (prediction.reshape(n, 1, pixels) == classes[:, None]).astype(jnp.float32)
     counts = jnp.einsum("ntp,nqp->ntq", rows, columns, precision=jax.lax.Precision.HIGHEST)
     return counts.astype(jnp.int32)
 
@@ -56,7 +60,13 @@ def confusion_matrix(truth, prediction, num_classes: int) -> np.ndarray:
                 f"{name} holds classes {array.min()} to {array.max()}; num_classes is "
                 f"{num_classes}."
             )
-    return np.asarray(confusion_matrices(truth, prediction, num_classes)).astype(np.int64).sum(0)
+    total = np.zeros((num_classes, num_classes), np.int64)
+    truth, prediction = (a.reshape(len(a), a.shape[1] * a.shape[2], 1) for a in (truth, prediction))
+    for start in range(0, truth.shape[1], _EXACT_PX):
+        part = slice(start, start + _EXACT_PX)
+        counts = confusion_matrices(truth[:, part], prediction[:, part], num_classes)
+        total += np.asarray(counts).astype(np.int64).sum(0)
+    return total
 
 
 def iou(confusion: np.ndarray) -> np.ndarray:

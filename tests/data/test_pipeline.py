@@ -1,0 +1,306 @@
+"""wbc_jax.data.pipeline: resizing by hand, and batches that are a function of (seed, step)."""
+
+import collections
+import itertools
+
+import numpy as np
+import pytest
+
+from wbc_jax import config as config_lib
+from wbc_jax.data import pipeline, records, sources
+
+SEVEN_STEPS = {"batch_size": 4, "steps": 7, "seed": 3}
+
+
+class Encoded(list):
+    """Records that count how often each is read."""
+
+    def __init__(self, values):
+        super().__init__(values)
+        self.reads = collections.Counter()
+
+    def __getitem__(self, index):
+        self.reads[index] += 1
+        return super().__getitem__(index)
+
+
+def pixels(index, height=10, width=12):
+    rng = np.random.default_rng(index)
+    image = rng.integers(0, 256, (height, width, 3), np.uint8)
+    return image, rng.choice(np.array([0, 1, 2, 255], np.uint8), (height, width))
+
+
+def source(n=10, name="drawn", subtypes=None, has_mask=None):
+    ids = tuple(f"cell_{i:02d}" for i in range(n))
+    encoded = Encoded(
+        {key: records.encode_png(array) for key, array in zip(("image", "mask"), pixels(i))}
+        for i in range(n)
+    )
+    return sources.Source(
+        name=name,
+        ids=ids,
+        groups=ids,
+        sources=("test",) * n,
+        subtypes=("",) * n if subtypes is None else tuple(subtypes),
+        label_sources=("",) * n,
+        labels=np.arange(n) % 2,
+        has_mask=np.ones(n, bool) if has_mask is None else np.asarray(has_mask),
+        um_per_px=np.full(n, np.nan, np.float32),
+        encoded=encoded,
+    )
+
+
+def examples(n=10, image_size=8, mask_size=8, cache_megabytes=0):
+    s = source(n)
+    return pipeline.Examples([(s, i) for i in range(n)], image_size, mask_size, cache_megabytes)
+
+
+def same(batch, other):
+    return batch.keys() == other.keys() and all(
+        batch[key].dtype == other[key].dtype and np.array_equal(batch[key], other[key])
+        for key in batch
+    )
+
+
+# Resizing.
+
+
+def test_image_halved_is_the_mean_of_four():
+    image = 4 * np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
+    expected = image.reshape(2, 2, 2, 2, 3).mean((1, 3))
+    np.testing.assert_array_equal(pipeline.resize_image(image, 2, 2), expected)
+
+
+def test_image_enlarged_is_bilinear_with_half_pixel_centres():
+    image = np.zeros((1, 2, 3), np.uint8)
+    image[0, 1] = [100, 200, 40]
+    # Centres at -1/4, 1/4, 3/4, 5/4 of the way; beyond the ends the edge is repeated.
+    expected = np.array([0, 0.25, 0.75, 1])[:, None] * image[0, 1]
+    np.testing.assert_array_equal(pipeline.resize_image(image, 1, 4)[0], expected)
+
+
+def test_axes_are_not_swapped():
+    image, mask = pixels(0)
+    assert pipeline.resize_image(image, 5, 6).shape == (5, 6, 3)
+    assert pipeline.resize_image(image, 15, 6).shape == (15, 6, 3)
+    assert pipeline.resize_mask(mask, 5, 6).shape == (5, 6)
+
+
+def test_same_size_is_left_alone():
+    image, mask = pixels(0)
+    np.testing.assert_array_equal(pipeline.resize_image(image, 10, 12), image)
+    np.testing.assert_array_equal(pipeline.resize_mask(mask, 10, 12), mask)
+
+
+@pytest.mark.parametrize("factor", [2, 3, 4])
+def test_mask_enlarged_is_repeated(factor):
+    _, mask = pixels(0)
+    expected = mask.repeat(factor, 0).repeat(factor, 1)
+    np.testing.assert_array_equal(pipeline.resize_mask(mask, 10 * factor, 12 * factor), expected)
+
+
+@pytest.mark.parametrize("factor", [3, 5])
+def test_mask_shrunk_takes_the_middle_pixel(factor):
+    # Odd factors have a middle: no half pixel of shift against the image.
+    mask = np.random.default_rng(0).integers(0, 3, (4 * factor, 2 * factor)).astype(np.uint8)
+    middle = mask[factor // 2 :: factor, factor // 2 :: factor]
+    np.testing.assert_array_equal(pipeline.resize_mask(mask, 4, 2), middle)
+
+
+@pytest.mark.parametrize("size", [(3, 3), (7, 5), (10, 32), (64, 64)])
+def test_mask_gains_no_value_and_keeps_its_nearest_pixels(size):
+    mask = np.random.default_rng(0).choice(np.array([0, 2, 255], np.uint8), (10, 12))
+    new = pipeline.resize_mask(mask, *size)
+    rows, columns = (
+        np.floor((np.arange(new_n) + 0.5) * n / new_n).astype(int)
+        for new_n, n in zip(size, (10, 12))
+    )
+    np.testing.assert_array_equal(new, mask[np.ix_(rows, columns)])
+
+
+# Examples.
+
+
+def test_examples_are_the_records_resized():
+    found = examples(4, image_size=16, mask_size=20)
+    image, mask = pixels(2)
+    assert same(
+        found[2],
+        {
+            "image": pipeline.resize_image(image, 16, 16),
+            "mask": pipeline.resize_mask(mask, 20, 20),
+        },
+    )
+    assert len(found) == 4 and found.ids == [f"cell_{i:02d}" for i in range(4)]
+    assert found.datasets == ["drawn"] * 4 and found.labels.tolist() == [0, 1, 0, 1]
+    assert found.resized(8, 10)[2]["image"].shape == (8, 8, 3)
+    assert found.resized(8, 10)[2]["mask"].shape == (10, 10)
+
+
+def test_cache_reads_once_and_returns_equal_values():
+    cached, plain = examples(cache_megabytes=1), examples()
+    for _ in range(2):
+        for i in range(10):
+            assert same(cached[i], plain[i])
+    assert set(cached.entries[0][0].encoded.reads.values()) == {1}
+    assert set(plain.entries[0][0].encoded.reads.values()) == {2}
+
+
+def test_split_larger_than_the_cache_is_not_cached():
+    # 10 * (3 + 1) * 512^2 bytes are 10 MiB.
+    for megabytes, reads in ((10, 1), (9, 2)):
+        found = examples(10, 512, 512, cache_megabytes=megabytes)
+        found[0], found[0]
+        assert found.entries[0][0].encoded.reads[0] == reads
+
+
+def test_augmenting_a_batch_in_place_does_not_change_the_cache():
+    found = examples(cache_megabytes=1)
+    before = {key: value.copy() for key, value in found[0].items()}
+    for batch in (
+        next(pipeline.eval_batches(found, 2)),
+        pipeline.train_dataset(found, **SEVEN_STEPS)[0],
+    ):
+        batch["image"][:] = 0
+    assert all(same(found[i], examples()[i]) for i in range(10)) and same(found[0], before)
+
+
+@pytest.mark.parametrize(
+    ("cell_only_masks", "expected"),
+    [(False, [True, False, False, False]), (True, [True, False, True, False])],
+)
+def test_usable(cell_only_masks, expected):
+    s = source(4, subtypes=["", "", "cell_only", "cell_only"], has_mask=[True, False, True, False])
+    data = config_lib.Data(cell_only_masks=cell_only_masks)
+    assert pipeline.usable(s, data).tolist() == expected
+    assert s.has_mask.tolist() == [True, False, True, False]  # the source is not written to
+
+
+def test_load_splits_sizes_and_members(monkeypatch):
+    subtypes = ["cell_only" if i == 7 else "" for i in range(40)]
+    known = {"a": source(40, "a", subtypes, np.arange(40) != 3), "b": source(30, "b")}
+    monkeypatch.setattr(sources, "load", lambda name, data: known[name])
+    data = config_lib.Data(datasets=("a", "b"), image_size=16)
+    found = pipeline.load_splits(data, 24)
+    members = {
+        split: {(s.name, s.ids[i]) for s, i in part.entries} for split, part in found.items()
+    }
+    usable = {(s.name, i) for s in known.values() for i in s.ids}
+    usable -= {("a", "cell_03"), ("a", "cell_07")}
+    assert members["all"] == usable
+    parts = [members[split] for split in ("train", "validation", "test")]
+    assert set.union(*parts) == usable and sum(map(len, parts)) == len(usable)
+    # Within a record of the share in each of four strata: two sets of two types.
+    assert all(abs(len(part) - 68 * f) < 4 for part, f in zip(parts, data.fractions))
+    # Only training masks have the network's size; the others have that of the scores.
+    assert {split: part.mask_size for split, part in found.items()} == {
+        "train": 16,
+        "validation": 24,
+        "test": 24,
+        "all": 24,
+    }
+    assert {part.image_size for part in found.values()} == {16}
+    assert set(pipeline.load_splits(data, 24, names=["b"])["all"].datasets) == {"b"}
+
+
+# Training batches.
+
+
+def test_batch_holds_the_examples_it_names():
+    found = examples()
+    batch = pipeline.train_dataset(found, **SEVEN_STEPS)[2]
+    assert batch["image"].shape == (4, 8, 8, 3) and batch["mask"].shape == (4, 8, 8)
+    assert batch["image"].dtype == batch["mask"].dtype == np.uint8
+    assert batch["index"].dtype == batch["epoch"].dtype == np.int32
+    for row, index in enumerate(batch["index"]):
+        assert np.array_equal(batch["image"][row], found[index]["image"])
+        assert np.array_equal(batch["mask"][row], found[index]["mask"])
+
+
+def test_every_epoch_holds_every_example_once_in_another_order():
+    dataset = pipeline.train_dataset(examples(), batch_size=4, steps=20, seed=0)
+    assert len(dataset) == 20
+    batches = [dataset[step] for step in range(20)]
+    index = np.concatenate([b["index"] for b in batches]).reshape(8, 10)
+    epoch = np.concatenate([b["epoch"] for b in batches])
+    # Ten examples, four a batch: batches run across the end of an epoch.
+    assert epoch.tolist() == np.repeat(np.arange(8), 10).tolist()
+    assert (np.sort(index, 1) == np.arange(10)).all()
+    assert len(np.unique(index, axis=0)) == 8
+
+
+def test_a_batch_larger_than_the_data_set():
+    dataset = pipeline.train_dataset(examples(3), batch_size=8, steps=3, seed=0)
+    index = np.concatenate([dataset[s]["index"] for s in range(3)])
+    epoch = np.concatenate([dataset[s]["epoch"] for s in range(3)])
+    assert (np.sort(index.reshape(8, 3), 1) == np.arange(3)).all()
+    assert epoch.tolist() == np.repeat(np.arange(8), 3).tolist()
+
+
+def test_seed_draws_the_order():
+    def order(seed):
+        dataset = pipeline.train_dataset(examples(), batch_size=10, steps=1, seed=seed)
+        return dataset[0]["index"].tolist()
+
+    assert order(0) == order(0)
+    assert len({tuple(order(seed)) for seed in (0, 1, 2, 2**31 - 1)}) == 4
+
+
+def test_longer_training_begins_with_the_same_batches():
+    short = pipeline.train_dataset(examples(), **SEVEN_STEPS)
+    long = pipeline.train_dataset(examples(), **(SEVEN_STEPS | {"steps": 30}))
+    assert all(same(short[s], long[s]) for s in range(7))
+
+
+@pytest.mark.parametrize("start", [0, 1, 5, 7])
+@pytest.mark.parametrize("threads", [1, 3])
+def test_starting_at_a_step_gives_what_comes_from_there(start, threads):
+    dataset = pipeline.train_dataset(examples(), **SEVEN_STEPS)
+    batches = pipeline.train_batches(dataset, start, threads)
+    try:
+        found = list(batches)
+    finally:
+        batches.close()
+    assert len(found) == 7 - start
+    assert all(same(batch, dataset[start + s]) for s, batch in enumerate(found))
+
+
+@pytest.mark.parametrize("hosts", [2, 4])
+def test_hosts_together_make_the_global_batch(hosts):
+    whole = pipeline.train_dataset(examples(), **SEVEN_STEPS)
+    parts = [
+        pipeline.train_dataset(examples(), **SEVEN_STEPS, process_index=p, process_count=hosts)
+        for p in range(hosts)
+    ]
+    assert {len(part) for part in parts} == {7}
+    for step in range(7):
+        batch = whole[step]
+        for p, part in enumerate(parts):
+            assert same(part[step], {key: value[p::hosts] for key, value in batch.items()})
+
+
+# Evaluation batches.
+
+
+@pytest.mark.parametrize(("n", "lengths"), [(10, [4, 4, 2]), (8, [4, 4]), (3, [3])])
+def test_eval_batches(n, lengths):
+    found = examples(n, image_size=8, mask_size=12)
+    batches = list(pipeline.eval_batches(found, 4))
+    assert len(batches) == len(lengths)
+    counter = itertools.count()
+    for batch, length in zip(batches, lengths):
+        assert batch["image"].shape == (4, 8, 8, 3) and batch["mask"].shape == (4, 12, 12)
+        assert batch["image"].dtype == batch["mask"].dtype == np.uint8
+        for row in range(length):
+            index = next(counter)
+            assert batch["index"][row] == index
+            assert np.array_equal(batch["image"][row], found[index]["image"])
+            assert np.array_equal(batch["mask"][row], found[index]["mask"])
+        # The filling is black, without an index, and counts in no score.
+        assert batch["index"].dtype == np.int32 and (batch["index"][length:] == -1).all()
+        assert (batch["mask"][length:] == 255).all() and (batch["image"][length:] == 0).all()
+    assert next(counter) == n
+
+
+def test_eval_batches_of_nothing():
+    assert list(pipeline.eval_batches(examples(0), 4)) == []

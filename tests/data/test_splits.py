@@ -1,0 +1,239 @@
+"""wbc_jax.data.splits: the same split everywhere, by type, with groups kept whole."""
+
+import collections
+
+import numpy as np
+import pytest
+
+from wbc_jax import config as config_lib
+from wbc_jax.data import pipeline, records, sources, splits
+
+FRACTIONS = (0.56, 0.14, 0.30)
+
+
+def source(name="drawn", labels=(0, 1) * 10, groups=None, hashes=None):
+    """A data set without pixels."""
+    n = len(labels)
+    ids = tuple(f"cell_{i:02d}" for i in range(n))
+    return sources.Source(
+        name=name,
+        ids=ids,
+        groups=ids if groups is None else tuple(groups),
+        sources=("test",) * n,
+        subtypes=("",) * n,
+        label_sources=("",) * n,
+        labels=np.asarray(labels, np.int64),
+        has_mask=np.ones(n, bool),
+        um_per_px=np.full(n, np.nan, np.float32),
+        encoded=[{}] * n,
+        hashes=hashes,
+    )
+
+
+def split_ids(s, fractions=FRACTIONS, seed=0, usable=None):
+    usable = np.ones(len(s), bool) if usable is None else usable
+    (parts,) = splits.split_sources([s], [usable], fractions, seed)
+    return {name: [s.ids[i] for i in part] for name, part in parts.items()}
+
+
+def test_golden_split():
+    # Pinned: if this changes, published scores are no longer about the same test images.
+    ids = [f"cell_{i:02d}" for i in range(20)]
+    parts = splits.stratified(ids, ids, [i % 2 for i in range(20)], (0.5, 0.2, 0.3), 0, "golden")
+    found = {name: [int(ids[i][-2:]) for i in part] for name, part in parts.items()}
+    assert found == {
+        "train": [3, 4, 7, 8, 11, 13, 14, 16, 18, 19],
+        "validation": [9, 10, 12, 15],
+        "test": [0, 1, 2, 5, 6, 17],
+    }
+    assert all(part.dtype == np.int64 for part in parts.values())
+
+
+@pytest.mark.parametrize("seed", [0, 1, 17])
+def test_stratified_within_one_record_of_the_share(seed):
+    labels = np.repeat([-1, 0, 1, 2, 3, 4], [3, 50, 7, 21, 1, 101])
+    np.random.default_rng(seed).shuffle(labels)
+    s = source(labels=labels)
+    (parts,) = splits.split_sources([s], [np.ones(len(s), bool)], FRACTIONS, seed)
+    together = np.concatenate(list(parts.values()))
+    assert sorted(together) == list(range(len(s)))
+    for label, count in collections.Counter(labels.tolist()).items():
+        for share, part in zip(FRACTIONS, parts.values()):
+            assert abs((labels[part] == label).sum() - share * count) < 1
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_groups_are_never_taken_apart(seed):
+    rng = np.random.default_rng(seed)
+    groups = [f"frame_{g}" for g in rng.integers(0, 40, 160)]
+    s = source(labels=rng.integers(0, 5, 160), groups=groups)
+    (parts,) = splits.split_sources([s], [np.ones(160, bool)], FRACTIONS, seed)
+    homes = [{groups[i] for i in part} for part in parts.values()]
+    assert sum(map(len, homes)) == len(set(groups)) == len(set.union(*homes))
+    splits.check_disjoint(
+        {name: [(s.name, groups[i]) for i in part] for name, part in parts.items()}
+    )
+
+
+def test_a_group_counts_for_its_most_frequent_type():
+    # Two groups of two types each. "a" is of type 1, "b", with equal counts, of the lower type 0;
+    # each is alone in its stratum, so that its middle, 1/2, falls to training.
+    ids = [f"{i}" for i in range(7)]
+    groups, labels = ["a"] * 3 + ["b"] * 4, [1, 0, 1, 2, 0, 0, 2]
+    parts = splits.stratified(ids, groups, labels, FRACTIONS, 0, "x")
+    assert parts["train"].tolist() == list(range(7))
+    # Were "b" of type 1 too, the two would share a stratum and one of them would go elsewhere.
+    parts = splits.stratified(ids, groups, [1, 0, 1, 1, 1, 1, 2], (0.5, 0.0, 0.5), 0, "x")
+    assert sorted(map(len, parts.values())) in ([0, 3, 4],)
+
+
+@pytest.mark.parametrize("seed", [0, 3])
+def test_input_order_does_not_matter(seed):
+    s = source(labels=[i % 3 for i in range(40)], groups=[f"g{i // 2}" for i in range(40)])
+    order = np.random.default_rng(seed).permutation(40)
+    arguments = (FRACTIONS, seed, s.name)
+    parts = splits.stratified(s.ids, s.groups, s.labels, *arguments)
+    shuffled = [tuple(values[i] for i in order) for values in (s.ids, s.groups, s.labels)]
+    again = splits.stratified(*shuffled, *arguments)
+    for name in splits.SPLITS:
+        # The order inside a split is that of the ids as well, not only the membership.
+        assert [s.ids[i] for i in parts[name]] == [shuffled[0][i] for i in again[name]]
+
+
+def test_seed_and_name_draw_the_split():
+    base = split_ids(source())
+    assert base == split_ids(source())
+    assert base != split_ids(source(), seed=1)
+    assert base != split_ids(source(name="other"))
+
+
+def test_records_that_cannot_be_used_are_in_no_split():
+    usable = np.arange(20) % 5 != 0
+    found = split_ids(source(), usable=usable)
+    expected = {f"cell_{i:02d}" for i in np.flatnonzero(usable)}
+    assert set().union(*found.values()) == expected
+    assert sum(map(len, found.values())) == len(expected)
+
+
+@pytest.mark.parametrize("fractions", [(1.0, 0.0, 0.0), (0.7, 0.0, 0.3), (0.7, 0.3, 0.0)])
+def test_a_share_of_nothing_gets_nothing(fractions):
+    found = split_ids(source(), fractions)
+    assert [len(found[name]) for name in splits.SPLITS] == [round(20 * f) for f in fractions]
+
+
+def test_another_data_set_changes_no_split(monkeypatch):
+    # The second has the ids of the first, as two authors may number alike.
+    known = {"drawn": source(), "other": source(name="other", labels=(2, 3) * 15)}
+    monkeypatch.setattr(sources, "load", lambda name, data: known[name])
+
+    def of_drawn(names):
+        data = config_lib.Data(datasets=names, fractions=FRACTIONS)
+        found = pipeline.load_splits(data, 8)
+        return {
+            split: [s.ids[i] for s, i in part.entries if s.name == "drawn"]
+            for split, part in found.items()
+        }
+
+    alone = of_drawn(("drawn",))
+    assert alone == of_drawn(("drawn", "other")) == of_drawn(("other", "drawn"))
+    assert alone == split_ids(known["drawn"]) | {"all": list(known["drawn"].ids)}
+
+
+def random_hashes(n, seed):
+    # 256 random bits: two of them differ in about 128, never in 64.
+    return np.random.default_rng(seed).integers(0, 2**64, (n, 4), np.uint64)
+
+
+def test_near_duplicates_stay_together():
+    hashes = random_hashes(40, 0)
+    # Pairs (i, i + 20), 1 to 20 bits apart.
+    for i in range(20):
+        hashes[20 + i] = hashes[i]
+        hashes[20 + i, i % 4] ^= np.uint64(2 ** (i + 1) - 1)
+    found = split_ids(source(labels=[i % 2 for i in range(40)], hashes=hashes))
+    home = {cell: split for split, cells in found.items() for cell in cells}
+    assert len(home) == 40
+    assert all(home[f"cell_{i:02d}"] == home[f"cell_{20 + i:02d}"] for i in range(20))
+    assert all(found.values())
+
+
+def test_a_duplicate_elsewhere_follows_the_set_whose_name_comes_first():
+    a = source("a", hashes=random_hashes(20, 1))
+    # Half of b stands in a as well; its types, and so its own draw, differ.
+    hashes = random_hashes(20, 2)
+    hashes[:10] = a.hashes[5:15]
+    b = source("b", labels=[i % 3 for i in range(20)], hashes=hashes)
+    everything = np.ones(20, bool)
+    (alone,) = splits.split_sources([a], [everything], FRACTIONS, 0)
+    for order in ([a, b], [b, a]):
+        parts = splits.split_sources(order, [everything] * 2, FRACTIONS, 0)
+        of = {s.name: part for s, part in zip(order, parts)}
+        home = {s: {i: n for n, part in of[s].items() for i in part.tolist()} for s in "ab"}
+        assert len(home["a"]) == len(home["b"]) == 20
+        assert all(home["b"][i] == home["a"][i + 5] for i in range(10))
+        assert all(np.array_equal(of["a"][name], alone[name]) for name in splits.SPLITS)
+        entries = {n: [(s, i) for s in (a, b) for i in of[s.name][n]] for n in splits.SPLITS}
+        splits.check_leaks(entries)
+
+
+def test_groups_hold_across_the_configs_of_one_data_set_alone():
+    # "cells/raw" and "cells/copies" share frames; "other" only happens to use the same names.
+    sets = [
+        source("cells/raw", groups=[f"frame_{i}" for i in range(20)]),
+        source("cells/copies", groups=[f"frame_{i}" for i in range(20)]),
+        source("other", groups=[f"frame_{i}" for i in range(20)]),
+    ]
+    parts = splits.split_sources(sets, [np.ones(20, bool)] * 3, FRACTIONS, 0)
+    raw, copies, other = ([sorted(part[n].tolist()) for n in splits.SPLITS] for part in parts)
+    assert raw == copies != other
+
+
+def test_check_leaks():
+    s = source(hashes=random_hashes(20, 0))
+    splits.check_leaks({"train": [(s, 0), (s, 1)], "test": [(s, 2)]})
+    s.hashes[2] = s.hashes[1] ^ np.array([0, 7, 0, 0], np.uint64)
+    with pytest.raises(records.DataError) as error:
+        splits.check_leaks({"train": [(s, 0), (s, 1)], "test": [(s, 2)]})
+    message = "drawn cell_01 (train) and drawn cell_02 (test) are near duplicates (3 bits apart)"
+    assert message in str(error.value)
+    splits.check_leaks({"train": [(s, 1), (s, 2)], "test": [(s, 3)]})
+    # Groups are looked at where there are no hashes too, and across configs of one data set.
+    one, two = source("x/a"), source("x/b")
+    with pytest.raises(records.DataError, match="x: group 'cell_04' stands in both train and test"):
+        splits.check_leaks({"train": [(one, 4)], "test": [(two, 4)]})
+    splits.check_leaks({"train": [(one, 4)], "test": [(source("y"), 4)]})
+
+
+def test_near_duplicates_of():
+    known, other = (
+        source("a", hashes=random_hashes(20, 0)),
+        source("b", hashes=random_hashes(20, 1)),
+    )
+    other.hashes[3] = known.hashes[7]
+    other.hashes[5] = other.hashes[4]  # a pair among the others is not one of the known
+    entries = [(other, i) for i in (5, 4, 3, 9)]
+    assert splits.near_duplicates_of([(known, i) for i in range(20)], entries) == {2}
+    assert splits.near_duplicates_of([(known, i) for i in range(7)], entries) == set()
+    assert splits.near_duplicates_of([], entries) == set()
+
+
+def test_empty_split():
+    with pytest.raises(records.DataError) as error:
+        split_ids(source(labels=(0, 0)))
+    assert str(error.value) == (
+        "drawn: the validation split is empty: 2 of 2 records can be used and "
+        "config.data.fractions is (0.56, 0.14, 0.3). Add images, set the share of validation to "
+        "0, or leave the data set out of config.data.datasets."
+    )
+    usable = np.arange(20) < 1
+    with pytest.raises(records.DataError, match="1 of 20 records can be used"):
+        split_ids(source(), usable=usable)
+    with pytest.raises(records.DataError, match="train split is empty: 0 of 20"):
+        split_ids(source(), usable=np.zeros(20, bool))
+
+
+def test_check_disjoint():
+    splits.check_disjoint({"train": [("a", "1"), ("a", "1")], "test": [("b", "1"), ("a", "2")]})
+    with pytest.raises(records.DataError) as error:
+        splits.check_disjoint({"train": [("a", "1"), ("a", "2")], "test": [("a", "2")]})
+    assert "a: group '2' stands in both train and test" in str(error.value)

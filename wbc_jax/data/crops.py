@@ -1,0 +1,54 @@
+"""Where to cut a cell out of its frame."""
+
+import math
+
+from wbc_jax.data import records
+
+
+def square_crop_box(
+    box: tuple[int, int, int, int], height: int, width: int, margin: float
+) -> tuple[int, int, int, int]:
+    """The square to cut out around a cell's box.
+
+    The square's side is the box's longer side plus the margin at both ends, and its middle is the
+    box's (half a pixel up and left where the two cannot meet). At the frame's edge it is shifted
+    into the frame, so that it stays square and nothing is padded; the cell is then off its middle.
+    A square larger than the frame gives up its margin down to the frame's shorter side. Only where
+    the box itself is longer than that is the result no square: it then spans the whole frame along
+    the shorter side and the box along the longer one. The result always holds the whole box.
+
+    Args:
+        box: the cell, `(y0, x0, y1, x1)` in whole pixels; `y1` and `x1` are the first row and
+            column beyond it, as in a slice.
+        height, width: the frame's size in pixels.
+        margin: part of the box's longer side to add at each end, rounded up to whole pixels; 0.1
+            gives a square 1.2 times as long as the box.
+
+    Returns:
+        `(y0, x0, y1, x1)` inside the frame: `frame[y0:y1, x0:x1]` is the crop.
+
+    Raises:
+        DataError: an empty box or one that reaches out of the frame, or a margin below zero.
+    """
+    y0, x0, y1, x1, height, width = (int(edge) for edge in (*box, height, width))
+    if not (0 <= y0 < y1 <= height and 0 <= x0 < x1 <= width):
+        raise records.DataError(
+            f"the box (y0, x0, y1, x1) = {(y0, x0, y1, x1)} is empty or reaches out of its frame: "
+            f"allowed are 0 <= y0 < y1 <= {height} and 0 <= x0 < x1 <= {width}"
+        )
+    if not 0 <= margin < math.inf:
+        raise records.DataError(f"the margin is {margin}: allowed is a number from 0 upwards")
+    longer = max(y1 - y0, x1 - x0)
+    # Rounded first, as 0.1 * 30 is a little more than 3.
+    side = longer + 2 * math.ceil(round(margin * longer, 6))
+    side = min(side, max(longer, min(height, width)))
+    top, bottom = _place(y0, y1, side, height)
+    left, right = _place(x0, x1, side, width)
+    return top, left, bottom, right
+
+
+def _place(start: int, end: int, side: int, length: int) -> tuple[int, int]:
+    """The ends of a stretch of `side` around the middle of `[start, end)`, within `[0, length)`."""
+    side = min(side, length)
+    first = min(max((start + end - side) // 2, 0), length - side)
+    return first, first + side
