@@ -1,6 +1,7 @@
 """wbc_jax.data.pipeline: resizing by hand, and batches that are a function of (seed, step)."""
 
 import collections
+import dataclasses
 import itertools
 
 import numpy as np
@@ -200,7 +201,8 @@ def test_load_splits_sizes_and_members(monkeypatch):
         "all": 24,
     }
     assert {part.image_size for part in found.values()} == {16}
-    assert set(pipeline.load_splits(data, 24, names=["b"])["all"].datasets) == {"b"}
+    whole = pipeline.load_whole("a", data, 24)
+    assert set(whole.ids) == {i for name, i in usable if name == "a"} and whole.mask_size == 24
 
 
 # Training batches.
@@ -304,3 +306,71 @@ def test_eval_batches(n, lengths):
 
 def test_eval_batches_of_nothing():
     assert list(pipeline.eval_batches(examples(0), 4)) == []
+
+
+# Mixtures.
+
+
+def two_sets(**fields):
+    a = source(6, "a")
+    b = dataclasses.replace(source(2, "b"), labels=np.array([1, -1]))
+    entries = [(a, i) for i in range(6)] + [(b, i) for i in range(2)]
+    data = config_lib.Data(datasets=("a", "b"), **fields)
+    found = pipeline.Examples(entries, 8, 8)
+    return found, pipeline.mixture(found, data)
+
+
+def test_natural_mixture_is_one_part():
+    found, parts = two_sets()
+    assert [(p.name, p.indices.tolist(), p.share) for p in parts] == [("all", list(range(8)), 1)]
+    plain = pipeline.train_dataset(found, **SEVEN_STEPS)
+    mixed = pipeline.train_dataset(found, **SEVEN_STEPS, parts=parts)
+    assert all(same(plain[s], mixed[s]) for s in range(7))
+
+
+@pytest.mark.parametrize(
+    "fields, shares",
+    [
+        ({"mixture": "balanced"}, {"a": 0.5, "b": 0.5}),
+        ({"mixture": "custom", "weights": (3.0, 1.0)}, {"a": 0.75, "b": 0.25}),
+        (
+            {"class_mixture": "balanced"},  # a has 6 of 8 images, half of each of two types
+            {"a basophil": 0.375, "a eosinophil": 0.375, "b unknown": 0.125, "b eosinophil": 0.125},
+        ),
+        (
+            {"mixture": "custom", "weights": (1.0, 3.0), "class_mixture": "balanced"},
+            {"a basophil": 0.125, "a eosinophil": 0.125, "b unknown": 0.375, "b eosinophil": 0.375},
+        ),
+    ],
+)
+def test_mixture_is_drawn_at_its_shares(fields, shares):
+    found, parts = two_sets(**fields)
+    assert {p.name: p.share for p in parts} == pytest.approx(shares)
+    dataset = pipeline.train_dataset(found, batch_size=8, steps=20, seed=1, parts=parts)
+    drawn = np.concatenate([dataset[s]["index"] for s in range(20)])
+    for part in parts:
+        inside = np.isin(drawn, part.indices)
+        assert abs(inside.mean() - part.share) < 0.02
+        # Within a part nothing comes a second time before everything came once.
+        order = drawn[inside]
+        for start in range(0, len(order) - len(part.indices) + 1, len(part.indices)):
+            assert sorted(order[start : start + len(part.indices)]) == part.indices.tolist()
+
+
+def test_mixture_counts_how_often_an_example_came_before():
+    found, parts = two_sets(mixture="balanced")
+    dataset = pipeline.train_dataset(found, batch_size=4, steps=12, seed=0, parts=parts)
+    seen = collections.Counter()
+    for s in range(12):
+        batch = dataset[s]
+        for index, epoch in zip(batch["index"].tolist(), batch["epoch"].tolist()):
+            assert epoch == seen[index]
+            seen[index] += 1
+    # The rest of the run is the same wherever it begins, and whoever reads which part of it.
+    late = next(pipeline.train_batches(dataset, 9, 1))
+    assert same(late, dataset[9])
+    halves = [
+        pipeline.train_dataset(found, 4, 12, 0, process, 2, parts)[5]["index"].tolist()
+        for process in range(2)
+    ]
+    assert sorted(halves[0] + halves[1]) == sorted(dataset[5]["index"].tolist())

@@ -30,16 +30,26 @@ def source(name="drawn", labels=(0, 1) * 10, groups=None, hashes=None):
     )
 
 
+def protocol(fractions=FRACTIONS, seed=0, **fields):
+    return config_lib.Data(fractions=fractions, split_seed=seed, **fields)
+
+
+def pieces(fractions):
+    return splits.pieces(protocol(fractions), "any")
+
+
 def split_ids(s, fractions=FRACTIONS, seed=0, usable=None):
     usable = np.ones(len(s), bool) if usable is None else usable
-    (parts,) = splits.split_sources([s], [usable], fractions, seed)
+    (parts,) = splits.split_sources([s], [usable], protocol(fractions, seed))
     return {name: [s.ids[i] for i in part] for name, part in parts.items()}
 
 
 def test_golden_split():
     # Pinned: if this changes, published scores are no longer about the same test images.
     ids = [f"cell_{i:02d}" for i in range(20)]
-    parts = splits.stratified(ids, ids, [i % 2 for i in range(20)], (0.5, 0.2, 0.3), 0, "golden")
+    parts = splits.stratified(
+        ids, ids, [i % 2 for i in range(20)], pieces((0.5, 0.2, 0.3)), 0, "golden"
+    )
     found = {name: [int(ids[i][-2:]) for i in part] for name, part in parts.items()}
     assert found == {
         "train": [3, 4, 7, 8, 11, 13, 14, 16, 18, 19],
@@ -54,7 +64,7 @@ def test_stratified_within_one_record_of_the_share(seed):
     labels = np.repeat([-1, 0, 1, 2, 3, 4], [3, 50, 7, 21, 1, 101])
     np.random.default_rng(seed).shuffle(labels)
     s = source(labels=labels)
-    (parts,) = splits.split_sources([s], [np.ones(len(s), bool)], FRACTIONS, seed)
+    (parts,) = splits.split_sources([s], [np.ones(len(s), bool)], protocol(FRACTIONS, seed))
     together = np.concatenate(list(parts.values()))
     assert sorted(together) == list(range(len(s)))
     for label, count in collections.Counter(labels.tolist()).items():
@@ -67,7 +77,7 @@ def test_groups_are_never_taken_apart(seed):
     rng = np.random.default_rng(seed)
     groups = [f"frame_{g}" for g in rng.integers(0, 40, 160)]
     s = source(labels=rng.integers(0, 5, 160), groups=groups)
-    (parts,) = splits.split_sources([s], [np.ones(160, bool)], FRACTIONS, seed)
+    (parts,) = splits.split_sources([s], [np.ones(160, bool)], protocol(FRACTIONS, seed))
     homes = [{groups[i] for i in part} for part in parts.values()]
     assert sum(map(len, homes)) == len(set(groups)) == len(set.union(*homes))
     splits.check_disjoint(
@@ -80,10 +90,10 @@ def test_a_group_counts_for_its_most_frequent_type():
     # each is alone in its stratum, so that its middle, 1/2, falls to training.
     ids = [f"{i}" for i in range(7)]
     groups, labels = ["a"] * 3 + ["b"] * 4, [1, 0, 1, 2, 0, 0, 2]
-    parts = splits.stratified(ids, groups, labels, FRACTIONS, 0, "x")
+    parts = splits.stratified(ids, groups, labels, pieces(FRACTIONS), 0, "x")
     assert parts["train"].tolist() == list(range(7))
     # Were "b" of type 1 too, the two would share a stratum and one of them would go elsewhere.
-    parts = splits.stratified(ids, groups, [1, 0, 1, 1, 1, 1, 2], (0.5, 0.0, 0.5), 0, "x")
+    parts = splits.stratified(ids, groups, [1, 0, 1, 1, 1, 1, 2], pieces((0.5, 0.0, 0.5)), 0, "x")
     assert sorted(map(len, parts.values())) in ([0, 3, 4],)
 
 
@@ -91,7 +101,7 @@ def test_a_group_counts_for_its_most_frequent_type():
 def test_input_order_does_not_matter(seed):
     s = source(labels=[i % 3 for i in range(40)], groups=[f"g{i // 2}" for i in range(40)])
     order = np.random.default_rng(seed).permutation(40)
-    arguments = (FRACTIONS, seed, s.name)
+    arguments = (pieces(FRACTIONS), seed, s.name)
     parts = splits.stratified(s.ids, s.groups, s.labels, *arguments)
     shuffled = [tuple(values[i] for i in order) for values in (s.ids, s.groups, s.labels)]
     again = splits.stratified(*shuffled, *arguments)
@@ -164,9 +174,9 @@ def test_a_duplicate_elsewhere_follows_the_set_whose_name_comes_first():
     hashes[:10] = a.hashes[5:15]
     b = source("b", labels=[i % 3 for i in range(20)], hashes=hashes)
     everything = np.ones(20, bool)
-    (alone,) = splits.split_sources([a], [everything], FRACTIONS, 0)
+    (alone,) = splits.split_sources([a], [everything], protocol(FRACTIONS, 0))
     for order in ([a, b], [b, a]):
-        parts = splits.split_sources(order, [everything] * 2, FRACTIONS, 0)
+        parts = splits.split_sources(order, [everything] * 2, protocol(FRACTIONS, 0))
         of = {s.name: part for s, part in zip(order, parts)}
         home = {s: {i: n for n, part in of[s].items() for i in part.tolist()} for s in "ab"}
         assert len(home["a"]) == len(home["b"]) == 20
@@ -183,7 +193,7 @@ def test_groups_hold_across_the_configs_of_one_data_set_alone():
         source("cells/copies", groups=[f"frame_{i}" for i in range(20)]),
         source("other", groups=[f"frame_{i}" for i in range(20)]),
     ]
-    parts = splits.split_sources(sets, [np.ones(20, bool)] * 3, FRACTIONS, 0)
+    parts = splits.split_sources(sets, [np.ones(20, bool)] * 3, protocol())
     raw, copies, other = ([sorted(part[n].tolist()) for n in splits.SPLITS] for part in parts)
     assert raw == copies != other
 
@@ -221,9 +231,9 @@ def test_empty_split():
     with pytest.raises(records.DataError) as error:
         split_ids(source(labels=(0, 0)))
     assert str(error.value) == (
-        "drawn: the validation split is empty: 2 of 2 records can be used and "
-        "config.data.fractions is (0.56, 0.14, 0.3). Add images, set the share of validation to "
-        "0, or leave the data set out of config.data.datasets."
+        "drawn: the validation split is empty: 2 of 2 records can be used. Add images, set the "
+        "share of validation in config.data.fractions to 0, or leave the data set out of "
+        "config.data.datasets."
     )
     usable = np.arange(20) < 1
     with pytest.raises(records.DataError, match="1 of 20 records can be used"):
@@ -237,3 +247,32 @@ def test_check_disjoint():
     with pytest.raises(records.DataError) as error:
         splits.check_disjoint({"train": [("a", "1"), ("a", "2")], "test": [("a", "2")]})
     assert "a: group '2' stands in both train and test" in str(error.value)
+
+
+def test_k_folds_take_turns():
+    s = source(labels=[i % 2 for i in range(50)], groups=[f"g{i // 2}" for i in range(50)])
+    parts = [
+        splits.split_sources([s], [np.ones(50, bool)], protocol(protocol="k_fold", fold=k))[0]
+        for k in range(5)
+    ]
+    # Each record is tested once, validates once, and trains in the other three folds.
+    for name, times in (("test", 1), ("validation", 1), ("train", 3)):
+        counts = collections.Counter(i for part in parts for i in part[name].tolist())
+        assert counts == dict.fromkeys(range(50), times)
+    for k in range(5):
+        assert parts[k]["validation"].tolist() == parts[(k + 1) % 5]["test"].tolist()
+        homes = [{s.groups[i] for i in part} for part in parts[k].values()]
+        assert sum(map(len, homes)) == 25
+
+
+def test_leave_one_out_tests_on_the_whole_of_one_set():
+    a, b = source("a", hashes=random_hashes(20, 1)), source("b", hashes=random_hashes(20, 2))
+    b.hashes[:3] = a.hashes[:3]  # cells of the set left out that another set holds too
+    data = protocol(protocol="leave_one_out", left_out="b", datasets=("a", "b"))
+    of_a, of_b = splits.split_sources([a, b], [np.ones(20, bool)] * 2, data)
+    assert of_b["test"].tolist() == list(range(20))
+    assert not len(of_b["train"]) and not len(of_b["validation"]) and not len(of_a["test"])
+    used = np.concatenate([of_a["train"], of_a["validation"]])
+    assert sorted(used) == list(range(3, 20))
+    # 0.56 : 0.14 is four to one, in each of two types.
+    assert abs(len(of_a["validation"]) - 17 / 5) < 2

@@ -102,10 +102,22 @@ def usable(source: sources.Source, data: config_lib.Data) -> np.ndarray:
     return kept
 
 
-def load_splits(
-    data: config_lib.Data, mask_size: int, names: Sequence[str] = ()
-) -> dict[str, Examples]:
-    """Opens and splits the data sets of a config (or those in `names`).
+def load_whole(name: str, data: config_lib.Data, mask_size: int) -> Examples:
+    """Opens all usable records of one data set, which need not be in the config.
+
+    Raises:
+        DataError: the records are missing, or none of them can be used.
+    """
+    source = sources.load(name, data)
+    kept = np.flatnonzero(usable(source, data))
+    if not len(kept):
+        raise sources.records.DataError(f"{name}: none of its {len(source)} records has a mask.")
+    entries = [(source, int(i)) for i in kept]
+    return Examples(entries, data.image_size, mask_size, data.cache_megabytes)
+
+
+def load_splits(data: config_lib.Data, mask_size: int) -> dict[str, Examples]:
+    """Opens and splits the data sets of a config.
 
     Returns:
         {`train`, `validation`, `test`, and `all`: Examples}. Training masks have the network's
@@ -114,10 +126,10 @@ def load_splits(
     Raises:
         DataError: records missing, a split empty or a group in two splits.
     """
-    sets = [sources.load(name, data) for name in names or data.datasets]
+    sets = [sources.load(name, data) for name in data.datasets]
     kept = [usable(source, data) for source in sets]
     entries = {name: [] for name in (*splits.SPLITS, "all")}
-    parts = splits.split_sources(sets, kept, data.fractions, data.split_seed)
+    parts = splits.split_sources(sets, kept, data)
     for source, mask, part in zip(sets, kept, parts):
         for split, indices in part.items():
             entries[split] += [(source, int(i)) for i in indices]

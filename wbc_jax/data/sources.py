@@ -7,6 +7,7 @@ import importlib
 import json
 import os
 import pkgutil
+import types
 from collections.abc import Sequence
 from typing import Any
 
@@ -74,8 +75,11 @@ def names() -> list[str]:
     return found
 
 
-def builder(name: str, data_dir: str) -> tfds.core.DatasetBuilder:
-    """Returns the TFDS builder of `name` or `name/config`.
+def builder(name: str, data: config_lib.Data) -> tfds.core.DatasetBuilder:
+    """Returns the TFDS builder of `name` or `name/config`, with `data.data_dir`.
+
+    The data set `folder` (the user's own images) has a config for each `data.manual_dir`, so that
+    the records of two folders never meet.
 
     Raises:
         ConfigError: no builder or builder config has that name; lists those there are.
@@ -87,8 +91,12 @@ def builder(name: str, data_dir: str) -> tfds.core.DatasetBuilder:
         cls = _builder_class(base)
         variants = [c.name for c in cls.BUILDER_CONFIGS]
         if not variant or variant in variants:
-            folder = epath.Path(data_dir).expanduser()
-            return cls(data_dir=os.fspath(folder), config=variant or None)
+            chosen: Any = variant or None
+            own, manual = getattr(_module(base), "folder_config", None), manual_dir(data)
+            if own and manual:
+                chosen = own(manual)
+            folder = epath.Path(data.data_dir).expanduser()
+            return cls(data_dir=os.fspath(folder), config=chosen)
     raise config_lib.ConfigError(
         f"there is no data set {name!r}; there are {', '.join(names())}. Set config.data.datasets "
         "to some of these."
@@ -101,9 +109,26 @@ def manual_dir(data: config_lib.Data) -> str:
     return os.fspath(epath.Path(chosen).expanduser()) if chosen else ""
 
 
+def check_distinct(names: Sequence[str], data: config_lib.Data) -> None:
+    """Checks that no two names mean the same records (`pbc` and `pbc/five`).
+
+    Raises:
+        ConfigError: two do, or there is no data set of a name.
+    """
+    seen: dict[str, str] = {}
+    for name in names:
+        folder = os.fspath(builder(name, data).data_dir)
+        if folder in seen:
+            raise config_lib.ConfigError(
+                f"{seen[folder]!r} and {name!r} are the same data set; name it once in "
+                "config.data.datasets or config.evaluate.external."
+            )
+        seen[folder] = name
+
+
 def is_prepared(name: str, data: config_lib.Data) -> bool:
     """Returns whether the records of `name` lie in `data.data_dir`."""
-    return builder(name, data.data_dir).is_prepared()
+    return builder(name, data).is_prepared()
 
 
 def prepare(name: str, data: config_lib.Data) -> list[tuple[str, str]]:
@@ -116,10 +141,13 @@ def prepare(name: str, data: config_lib.Data) -> list[tuple[str, str]]:
         DataError: files are missing or bad; says which, and what to do.
         ConfigError: no such data set.
     """
-    made = builder(name, data.data_dir)
-    if made.is_prepared():
-        return []
+    made = builder(name, data)
     folder = manual_dir(data)
+    if made.is_prepared():
+        check = getattr(_module(name.partition("/")[0]), "check_same_folder", None)
+        if check and folder:
+            check(made, folder)
+        return []
     print(f"{name}: writing records to {made.data_dir}", flush=True)
     with contextlib.ExitStack() as stack:
         bad = stack.enter_context(records.on_bad_file(data.on_bad_file))
@@ -136,7 +164,7 @@ def load(name: str, data: config_lib.Data) -> Source:
     Raises:
         DataError: the records are not there, or hold an id twice.
     """
-    made = builder(name, data.data_dir)
+    made = builder(name, data)
     if not made.is_prepared():
         raise records.DataError(
             f"{name}: no records in {made.data_dir}; write them with --mode=prepare."
@@ -171,9 +199,11 @@ def load(name: str, data: config_lib.Data) -> Source:
 def _index(folder: epath.Path, encoded: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
     """Returns the records' columns and perceptual hashes, kept beside the records once made."""
     path = folder / INDEX
-    if path.exists():
-        return json.loads(path.read_text())
     columns: dict[str, list[Any]] = {key: [] for key in (*_COLUMNS, "hash")}
+    with contextlib.suppress(OSError, ValueError):  # absent or damaged: made anew
+        stored = json.loads(path.read_text())
+        if isinstance(stored, dict) and stored.keys() == columns.keys():
+            return stored
     for position in range(len(encoded)):
         record = encoded[position]
         for key in _COLUMNS:
@@ -199,6 +229,9 @@ _COLUMNS = (
 )
 
 
+def _module(base: str) -> types.ModuleType:
+    return importlib.import_module(f"wbc_jax.tfds_builders.{base}.{base}_dataset_builder")
+
+
 def _builder_class(base: str) -> type[tfds.core.GeneratorBasedBuilder]:
-    module = importlib.import_module(f"wbc_jax.tfds_builders.{base}.{base}_dataset_builder")
-    return module.Builder
+    return _module(base).Builder

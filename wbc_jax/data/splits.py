@@ -12,16 +12,35 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from wbc_jax import config as config_lib
 from wbc_jax.data import duplicates, records, sources
 
 SPLITS = ("train", "validation", "test")
+
+
+Pieces = Sequence[tuple[float, str]]
+"""(upper end, split) in ascending order: how the stretch from 0 to 1 is shared out."""
+
+
+def pieces(data: config_lib.Data, dataset: str) -> Pieces:
+    """Returns how the protocol of `data` shares out a data set's records."""
+    train, validation, _ = data.fractions
+    if data.protocol == "k_fold":
+        test = data.fold
+        others = {test: "test", (test + 1) % data.folds: "validation"}
+        return [((k + 1) / data.folds, others.get(k, "train")) for k in range(data.folds)]
+    if data.protocol == "leave_one_out":
+        if dataset == data.left_out:
+            return [(1.0, "test")]
+        return [(train / (train + validation), "train"), (1.0, "validation")]
+    return [(train, "train"), (train + validation, "validation"), (1.0, "test")]
 
 
 def stratified(
     ids: Sequence[str],
     groups: Sequence[str],
     labels: Sequence[int],
-    fractions: Sequence[float],
+    shares: Pieces,
     seed: int,
     dataset: str,
 ) -> dict[str, np.ndarray]:
@@ -31,14 +50,14 @@ def stratified(
         ids: unique ids; they only order the records inside a split.
         groups: records of one group stay together.
         labels: the strata; a group belongs to its most frequent label (the lowest of equals).
-        fractions: shares of train, validation and test, summing to 1.
+        shares: from `pieces`.
         seed: another seed draws another split.
         dataset: mixed into the hash, so that data sets are split independently.
 
     Returns:
         {`train`, `validation`, `test`: int64 indices, in the order of the ids}. Within a stratum
-        the groups are taken in the order of their hashes, and each goes to the split whose share
-        its middle record falls into.
+        the groups are laid end to end in the order of their hashes, and each goes to the split
+        of the piece that its middle record falls into.
     """
     members = collections.defaultdict(list)
     for index, group in enumerate(groups):
@@ -48,7 +67,7 @@ def stratified(
         counts = collections.Counter(int(labels[i]) for i in indices)
         label = min(counts, key=lambda value: (-counts[value], value))
         strata[label].append(group)
-    bounds = np.cumsum(fractions)
+    ends = [end for end, _ in shares]
     chosen = {name: [] for name in SPLITS}
     for label in sorted(strata):
         ordered = sorted(strata[label], key=lambda group: _hash(seed, dataset, group))
@@ -56,9 +75,9 @@ def stratified(
         before = 0
         for group in ordered:
             middle = (before + len(members[group]) / 2) / total
-            # The last share takes what rounding leaves.
-            which = min(int(np.searchsorted(bounds, middle, side="right")), len(SPLITS) - 1)
-            chosen[SPLITS[which]] += members[group]
+            # The last piece takes what rounding leaves.
+            which = min(int(np.searchsorted(ends, middle, side="right")), len(ends) - 1)
+            chosen[shares[which][1]] += members[group]
             before += len(members[group])
     return {
         name: np.asarray(sorted(indices, key=lambda i: ids[i]), np.int64)
@@ -67,21 +86,18 @@ def stratified(
 
 
 def split_sources(
-    sets: Sequence[sources.Source],
-    usable: Sequence[np.ndarray],
-    fractions: Sequence[float],
-    seed: int,
+    sets: Sequence[sources.Source], usable: Sequence[np.ndarray], data: config_lib.Data
 ) -> list[dict[str, np.ndarray]]:
     """Splits several data sets, each by itself, keeping duplicates in one split.
 
     Groups that a near duplicate ties together are one group, also across data sets: there the set
-    whose name comes first decides, and the others' records follow.
+    whose name comes first decides, and the others' records follow. Under `leave_one_out` the set
+    left out decides, and duplicates of its records are left out of the others.
 
     Args:
         sets: the data sets.
         usable: bool `[N]` of each; the other records are in no split.
-        fractions: shares of train, validation and test.
-        seed: another seed draws another split.
+        data: protocol, its settings and the seed of the draw.
 
     Returns:
         {split: int64 indices} of each data set.
@@ -91,31 +107,33 @@ def split_sources(
     """
     kept = [np.flatnonzero(mask) for mask in usable]
     members = cluster(sets, kept)
+    apart = data.left_out if data.protocol == "leave_one_out" else None
     decided: dict[int, str] = {}
     found: dict[int, dict[str, np.ndarray]] = {}
-    for which in sorted(range(len(sets)), key=lambda i: sets[i].name):
+    for which in sorted(range(len(sets)), key=lambda i: (sets[i].name != apart, sets[i].name)):
         source, indices, owners = sets[which], kept[which], members[which]
         # Named after its first group in this set, a cluster hashes alike whatever else is loaded.
         names: dict[int, str] = {}
         for owner, group in sorted(zip(owners, (source.groups[i] for i in indices))):
             names.setdefault(owner, group)
         free = np.asarray([owner not in decided for owner in owners], bool)
+        shares = pieces(data, source.name)
         parts = stratified(
             [source.ids[i] for i in indices[free]],
             [names[owner] for owner, f in zip(owners, free) if f],
             source.labels[indices[free]],
-            fractions,
-            seed,
+            shares,
+            data.split_seed,
             source.name,
         )
         split = {name: indices[free][part] for name, part in parts.items()}
-        for name in SPLITS:
+        for name in {name for _, name in shares}:
             follow = [i for i, o in zip(indices, owners) if decided.get(o) == name]
             split[name] = np.concatenate([split[name], np.asarray(follow, np.int64)])
-        position = {int(i): owner for i, owner in zip(indices, owners)}
+        owner_of = {int(i): owner for i, owner in zip(indices, owners)}
         for name, part in split.items():
-            decided |= {position[int(i)]: name for i in part}
-        _check_not_empty(source, split, fractions, len(indices))
+            decided |= {owner_of[int(i)]: name for i in part}
+        _check_not_empty(source, split, shares, len(indices))
         found[which] = split
     return [found[i] for i in range(len(sets))]
 
@@ -141,14 +159,17 @@ def cluster(sets: Sequence[sources.Source], kept: Sequence[np.ndarray]) -> list[
 
 
 def _check_not_empty(
-    source: sources.Source, split: dict[str, np.ndarray], fractions: Sequence[float], kept: int
+    source: sources.Source, split: dict[str, np.ndarray], shares: Pieces, kept: int
 ) -> None:
-    for name, share in zip(SPLITS, fractions):
-        if share > 0 and not len(split[name]):
+    begins = [0.0, *(end for end, _ in shares)]
+    wanted = {name for begin, (end, name) in zip(begins, shares) if end > begin}
+    for name in SPLITS:
+        if name in wanted and not len(split[name]):
             raise records.DataError(
                 f"{source.name}: the {name} split is empty: {kept} of {len(source)} records can be "
-                f"used and config.data.fractions is {tuple(fractions)}. Add images, set the share "
-                f"of {name} to 0, or leave the data set out of config.data.datasets."
+                "used. Add images, set the share "
+                f"of {name} in config.data.fractions to 0, or leave the data set out of "
+                "config.data.datasets."
             )
 
 

@@ -1,0 +1,53 @@
+"""wbc_jax.data.records.read_exclusions: the records that a builder leaves out."""
+
+import pathlib
+
+import pytest
+
+from wbc_jax import tfds_builders
+from wbc_jax.data import records
+
+
+def test_reads_ids_and_reasons(tmp_path):
+    text = 'id,reason\r\n a_1 , "blurred, and cut off"\r\n\r\nb_2,empty frame\r\n'
+    (tmp_path / "exclusions.csv").write_bytes(b"\xef\xbb\xbf" + text.replace(', "', ',"').encode())
+    assert records.read_exclusions(tmp_path) == {
+        "a_1": "blurred, and cut off",
+        "b_2": "empty frame",
+    }
+
+
+def test_none_without_a_file_or_lines(tmp_path):
+    assert records.read_exclusions(tmp_path) == {}
+    (tmp_path / "exclusions.csv").write_text("id,reason\n")
+    assert records.read_exclusions(tmp_path) == {}
+
+
+@pytest.mark.parametrize(
+    "text, reason",
+    [
+        ("", "empty"),
+        ("a_1,blurred\n", "the header is 'a_1,blurred': allowed is 'id,reason'"),
+        ("id\na_1\n", "the header is 'id'"),
+        ("id,reason\na_1,\n", "line 2: 'a_1,'"),
+        ("id,reason\na_1, \n", "line 2: 'a_1, '"),
+        ("id,reason\n,blurred\n", "line 2: ',blurred'"),
+        ("id,reason\na_1,blurred,cut off\n", "line 2: 'a_1,blurred,cut off'"),
+        ("id,reason\na_1,blurred\nb,cut\na_1,blurred\n", "line 4: 'a_1' is listed twice"),
+    ],
+)
+def test_bad_lines(tmp_path, text, reason):
+    file = tmp_path / "exclusions.csv"
+    file.write_text(text)
+    with pytest.raises(records.DataError, match=reason) as caught:
+        records.read_exclusions(tmp_path)
+    assert str(file) in str(caught.value)
+
+
+def test_the_lists_of_all_builders_are_read():
+    [top] = tfds_builders.__path__
+    for file in sorted(pathlib.Path(top).glob("*/exclusions.csv")):
+        records.read_exclusions(file.parent)  # is well-formed
+        assert "read_exclusions" in file.with_name(
+            f"{file.parent.name}_dataset_builder.py"
+        ).read_text(encoding="utf-8")

@@ -1,0 +1,486 @@
+"""folder: images, masks and labels as users may have them."""
+
+import hashlib
+import json
+import os
+import pathlib
+import struct
+import zlib
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+from PIL import Image
+
+from wbc_jax.data import records
+from wbc_jax.tfds_builders.folder import folder_dataset_builder as module
+
+SKIP = {"image": tfds.decode.SkipDecoding(), "mask": tfds.decode.SkipDecoding()}
+PIXELS = np.random.default_rng(0).integers(0, 256, (12, 10, 3), np.uint8)
+MASK = np.zeros((12, 10), np.uint8)
+MASK[2:10, 2:8], MASK[4:7, 4:7], MASK[0] = 1, 2, 255
+
+
+@pytest.fixture
+def root(tmp_path):
+    (tmp_path / "mine" / "images").mkdir(parents=True)
+    return tmp_path / "mine"
+
+
+def save(file, pixels=PIXELS, **options):
+    file.parent.mkdir(parents=True, exist_ok=True)
+    image = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
+    image.save(file, **options)
+
+
+def build(manual_dir, data_dir, own=True):
+    config = module.folder_config(manual_dir) if own else None
+    builder = module.Builder(config=config, data_dir=data_dir)
+    builder.download_and_prepare(
+        file_format="array_record",
+        download_config=tfds.download.DownloadConfig(manual_dir=manual_dir),
+    )
+    return builder
+
+
+def read(builder):
+    source = builder.as_data_source(split="all", decoders=SKIP)
+    rows = [source[i] for i in range(len(source))]
+    return {row["id"].decode(): row for row in rows}
+
+
+def digests(builder):
+    files = sorted(pathlib.Path(builder.data_path).iterdir())
+    return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+
+
+def raises(root, tmp_path, reason):
+    with pytest.raises(records.DataError, match=reason) as caught:
+        build(root, tmp_path / "out")
+    return str(caught.value)
+
+
+def test_images_alone(root, tmp_path):
+    save(root / "images" / "a.png")
+    save(root / "images" / "b.JPG")
+    save(root / "images" / "c.bmp")
+    save(root / "images" / "d.tiff")
+    for name in (".hidden", "Thumbs.db"):
+        (root / "images" / name).write_text("")
+    built = build(root, tmp_path / "out")
+    found = read(built)
+    assert list(sorted(found)) == ["a", "b", "c", "d"]
+    assert found["a"]["image"] == (root / "images" / "a.png").read_bytes()
+    assert found["b"]["image"] == (root / "images" / "b.JPG").read_bytes()
+    for id, row in found.items():
+        if id != "b":
+            assert np.array_equal(records.decode_image(row["image"]), PIXELS)
+        assert (row["has_mask"], row["label"], row["label_source"]) == (False, -1, b"")
+        assert (row["group"].decode(), row["source"]) == (id, b"folder")
+        assert np.isnan(row["um_per_px"])
+    metadata = dict(built.info.metadata)
+    assert len(metadata.pop("fingerprint")) == 64
+    assert metadata == {
+        "folder": str(root),
+        "images_without_mask": 4,
+        "unlabelled_images": 4,
+        "left_out_files": 0,
+    }
+
+
+def test_class_folders_and_masks(root, tmp_path):
+    save(root / "images" / "Neutrophil" / "deep" / "a.png")
+    save(root / "images" / "BASOPHIL" / "a.png")
+    save(root / "images" / "a.png")
+    save(root / "masks" / "Neutrophil" / "deep" / "a.PNG", MASK)
+    save(root / "masks" / "a.png", MASK)
+    built = build(root, tmp_path / "out")
+    found = read(built)
+    assert {id: (r["label"], r["label_source"], r["has_mask"]) for id, r in found.items()} == {
+        "Neutrophil/deep/a": (4, b"class folder", True),
+        "BASOPHIL/a": (0, b"class folder", False),
+        "a": (-1, b"", True),
+    }
+    assert np.array_equal(records.decode_mask(found["a"]["mask"]), MASK)
+    assert (built.info.metadata["images_without_mask"]) == 1
+
+
+def test_labels(root, tmp_path):
+    for name in (
+        "slide.1.png",
+        "p1/b.jpg",
+        "neutrophil/c.png",
+        "d.png",
+        "e.png",
+        "neutrophil/f.png",
+    ):
+        save(root / "images" / name)
+    (root / "labels.csv").write_text(
+        "\ufeffgroups, Label ,name,um_per_px\n"
+        "patient 7,Monocyte,slide.1.png,0.1\n"
+        ",BASOPHIL,p1\\b,\n"
+        "x,neutrophil,neutrophil/c,\n"
+        ",unknown,d.png,2e-1\n"
+        "g,,neutrophil/f.png,\n",
+        encoding="utf-8",
+    )
+    built = build(root, tmp_path / "out")
+    found = read(built)
+    keys = ("label", "group", "label_source")
+    assert {id: tuple(row[key] for key in keys) for id, row in found.items()} == {
+        "slide.1": (3, b"patient 7", b"labels.csv"),
+        "p1/b": (0, b"p1/b", b"labels.csv"),
+        "neutrophil/c": (4, b"x", b"labels.csv"),
+        "d": (-1, b"d", b""),
+        "e": (-1, b"e", b""),
+        "neutrophil/f": (4, b"g", b"class folder"),
+    }
+    assert found["slide.1"]["um_per_px"] == np.float32(0.1)
+    assert found["d"]["um_per_px"] == np.float32(0.2) and np.isnan(found["e"]["um_per_px"])
+    assert built.info.metadata["unlabelled_images"] == 2
+
+
+NAMES = ["a b", "O'Neill", 'say "hi"', "Zellkörper", "白血球", "a,b;c", "%20", "#1", "[x]*?"]
+
+
+def test_odd_names(root, tmp_path):
+    for name in NAMES:
+        save(root / "images" / f"{name}.png")
+        save(root / "masks" / f"{name}.png", MASK)
+    rows = ['"' + name.replace('"', '""') + '.png",lymphocyte' for name in NAMES]
+    (root / "labels.csv").write_text("\n".join(["name,label", *rows]), encoding="utf-8")
+    found = read(build(root, tmp_path / "out"))
+    assert sorted(found) == sorted(NAMES)
+    assert all(row["label"] == 2 and row["has_mask"] for row in found.values())
+
+
+def test_accents_taken_apart(root, tmp_path):
+    save(root / "images" / "Zellko\u0308rper.png")
+    save(root / "masks" / "Zellk\u00f6rper.png", MASK)
+    (root / "labels.csv").write_text("name,label\nZellk\u00f6rper,basophil\n", encoding="utf-8")
+    row = read(build(root, tmp_path / "out"))["Zellk\u00f6rper"]
+    assert row["has_mask"] and row["label"] == 0
+
+
+def test_mask_values(root, tmp_path):
+    save(root / "images" / "a.png")
+    save(
+        root / "masks" / "a.png", np.choose(np.minimum(MASK, 3), [0, 128, 255, 7]).astype(np.uint8)
+    )
+    (root / "mask_values.json").write_text(
+        '{"0": "background", "128": "cytoplasm", "255": "nucleus", "7": "ignore"}'
+    )
+    row = read(build(root, tmp_path / "out"))["a"]
+    assert np.array_equal(records.decode_mask(row["mask"]), MASK)
+
+
+@pytest.mark.parametrize(
+    "text, reason",
+    [
+        ("{", "is no JSON text"),
+        ("[]", "what it holds is not known: allowed are values from 0 to 255"),
+        ("{}", "what it holds is not known"),
+        ("3", "what it holds is not known"),
+        (
+            '{"0": "kernel"}',
+            "'0': 'kernel' is not known: .* background, cytoplasm, nucleus, ignore",
+        ),
+        ('{"0": ["nucleus"]}', "is not known"),
+        ('{"256": "nucleus"}', "'256': 'nucleus' is not known"),
+        ('{"-1": "nucleus"}', "'-1': 'nucleus' is not known"),
+        ('{"0": "nucleus", "00": "ignore"}', "'00': 'ignore' is not known: .* each once"),
+        ('{"0": "nucleus", "0": "ignore"}', "'0': 'ignore' is not known"),
+    ],
+)
+def test_bad_mask_values(root, tmp_path, text, reason):
+    save(root / "images" / "a.png")
+    (root / "mask_values.json").write_text(text)
+    assert str(root / "mask_values.json") in raises(root, tmp_path, reason)
+
+
+def test_masks_of_0_and_255_alone(root, tmp_path):
+    save(root / "images" / "a.png")
+    save(root / "masks" / "a.png", np.where(MASK > 0, 255, 0).astype(np.uint8))
+    said = raises(root, tmp_path, r"no mask holds cytoplasm \(1\) or nucleus \(2\)")
+    assert str(root / "mask_values.json") in said
+    (root / "mask_values.json").write_text('{"0": "background", "255": "ignore"}')
+    mask = records.decode_mask(read(build(root, tmp_path / "out"))["a"]["mask"])
+    assert np.array_equal(mask, np.where(MASK > 0, 255, 0))
+
+
+def png_of_size(width, height):
+    chunks = (
+        (b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)),
+        (b"IDAT", zlib.compress(bytes(100))),
+        (b"IEND", b""),
+    )
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+        for name, data in chunks
+    )
+
+
+def truncated(file):
+    save(file)
+    file.write_bytes(file.read_bytes()[:-30])
+
+
+def animation(file, format):
+    frames = [Image.fromarray(PIXELS), Image.fromarray(255 - PIXELS)]
+    frames[0].save(file, format=format, save_all=True, append_images=frames[1:])
+
+
+# Name: (the file, how it is drawn, what the message says besides the file).
+BAD_IMAGES = {
+    "zero bytes": ("x.png", lambda f: f.write_bytes(b""), "0 bytes"),
+    "text": ("x.png", lambda f: f.write_text("hello"), "is not an image"),
+    "truncated JPEG": ("x.jpg", truncated, "truncated or damaged"),
+    "bomb": ("x.png", lambda f: f.write_bytes(png_of_size(60_000, 60_000)), "allowed are 100,000"),
+    "large": ("x.png", lambda f: f.write_bytes(png_of_size(10_001, 10_000)), "allowed are 100,000"),
+    "animated TIFF": ("x.tif", lambda f: animation(f, "TIFF"), "holds 2 pages: allowed is one"),
+    "animated GIF": ("x.gif", lambda f: animation(f, "GIF"), r"allowed are \.png, \.jpg"),
+    "GIF in disguise": ("x.png", lambda f: animation(f, "GIF"), "is not an image that can be read"),
+    "other file": ("notes.txt", lambda f: f.write_text("hello"), r"allowed are \.png, \.jpg"),
+    "float": (
+        "x.tif",
+        lambda f: save(f, np.zeros((4, 4), np.float32)),
+        "floating-point samples, whose range is not known",
+    ),
+    "link to nowhere": ("x.png", lambda f: f.symlink_to("absent.png"), "cannot be read"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_IMAGES)
+def test_bad_images(root, tmp_path, kind):
+    name, draw, reason = BAD_IMAGES[kind]
+    save(root / "images" / "good.png")
+    draw(root / "images" / name)
+    said = raises(root, tmp_path, reason)
+    assert str(root / "images" / name) in said and "1 bad file;" in said
+    with records.on_bad_file("skip") as collector:
+        built = build(root, tmp_path / "out")
+    assert sorted(read(built)) == ["good"]
+    assert len(collector.files) == built.info.metadata["left_out_files"] == 1
+
+
+GREY = PIXELS[..., 0]
+
+
+# Name: (the file, what is drawn, the pixels that are read).
+KINDS = {
+    "grey": ("x.png", Image.fromarray(GREY), np.dstack([GREY] * 3)),
+    "alpha": (
+        "x.png",
+        Image.fromarray(np.dstack([PIXELS, np.arange(120, dtype=np.uint8).reshape(12, 10)])),
+        PIXELS,
+    ),
+    "16-bit": (
+        "x.png",
+        Image.fromarray(GREY.astype(np.uint16) * 256 + 7),
+        np.dstack([GREY] * 3),
+    ),
+    "palette": (
+        "x.png",
+        Image.fromarray(PIXELS).quantize(8),
+        np.asarray(Image.fromarray(PIXELS).quantize(8).convert("RGB")),
+    ),
+    "CMYK": (
+        "x.tif",
+        Image.fromarray(PIXELS).convert("CMYK"),
+        np.asarray(Image.fromarray(PIXELS).convert("CMYK").convert("RGB")),
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_kinds_of_images(root, tmp_path, kind):
+    name, image, expected = KINDS[kind]
+    save(root / "images" / name, image)
+    row = read(build(root, tmp_path / "out"))["x"]
+    assert np.array_equal(records.decode_image(row["image"]), expected)
+
+
+# Name: (the mask's file, what is drawn, what the message says besides the file).
+BAD_MASKS = {
+    "values": ("a.png", np.where(MASK == 2, 99, MASK).astype(np.uint8), r"99 \(9 pixels\) .*json"),
+    "size": ("a.png", MASK.T.copy(), "12 x 10 pixels .* its image 10 x 12"),
+    "16-bit": ("a.png", MASK.astype(np.uint16), "16-bit samples"),
+    "colours": ("a.png", PIXELS, "three different channels"),
+    "palette": ("a.png", Image.fromarray(PIXELS).quantize(8), "palette"),
+    "no image": ("b.png", MASK, "has no image"),
+    "JPEG": ("a.jpg", MASK, r"allowed are \.png"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_MASKS)
+def test_bad_masks(root, tmp_path, kind):
+    name, mask, reason = BAD_MASKS[kind]
+    save(root / "images" / "a.png")
+    save(root / "masks" / name, mask)
+    said = raises(root, tmp_path, reason)
+    assert str(root / "masks" / name) in said and "1 bad file;" in said
+
+
+def test_values_that_the_file_does_not_name(root, tmp_path):
+    save(root / "images" / "a.png")
+    save(root / "masks" / "a.png", MASK)
+    (root / "mask_values.json").write_text('{"0": "background", "1": "nucleus"}')
+    said = raises(root, tmp_path, r"2 \(9 pixels\), 255 .* allowed by mask_values.json are 0, 1;")
+    assert str(root / "masks" / "a.png") in said
+
+
+@pytest.mark.parametrize(
+    "text, reason",
+    [
+        ("name\na\n", "the header is 'name', without 'label': allowed are the columns name and"),
+        ("image,type\na,basophil\n", "without 'name' and 'label'"),
+        ("name,label,um_per_pixel\n", "the header is 'name,label,um_per_pixel': allowed"),
+        ("name,label,group,groups\n", "each once"),
+        ("name,label\na,blast\n", "line 2: 'a,blast': the label 'blast' is not known"),
+        ('name,label\na,"NEUTROPHIL, LYMPHOCYTE"\n', "two types in a cell"),
+        ("name,label\na,neutrophil/monocyte\n", "two types in a cell"),
+        ("name,label\na,basophil\na.png,basophil\n", "line 3: .*names the image again"),
+        ("name,label\nb,basophil\n", r"there is no image 'b' \(\.png, .* in .*images"),
+        ("name,label\na.jpg,basophil\n", "there is no image 'a.jpg'"),
+        ("name,label\na\n", "line 2: 'a' has 1 cells, not 2"),
+        ("name,label,um_per_px\na,basophil,0\n", "um_per_px is no number above zero"),
+        ("name,label,um_per_px\na,basophil,wide\n", "um_per_px is no number above zero"),
+        ("name,label,um_per_px\na,basophil,nan\n", "um_per_px is no number above zero"),
+        ("name,label\na,neutrophil\nb,x\nc,y\n", "2 lines are wrong: .* one of basophil, eos"),
+        ("", "empty"),
+    ],
+)
+def test_bad_labels(root, tmp_path, text, reason):
+    save(root / "images" / "a.png")
+    (root / "labels.csv").write_text(text)
+    assert str(root / "labels.csv") in raises(root, tmp_path, reason)
+
+
+def test_unknown_class_folder(root, tmp_path):
+    save(root / "images" / "neutrophil" / "a.png")
+    save(root / "images" / "neutrophils" / "b.png")
+    said = raises(root, tmp_path, r"neutrophils \(1 images\)")
+    assert "allowed are basophil, eosinophil, lymphocyte, monocyte, neutrophil" in said
+    assert str(root / "images" / "neutrophils") in said
+    (root / "labels.csv").write_text("name,label\n")
+    assert len(read(build(root, tmp_path / "out"))) == 2
+
+
+def test_class_folder_that_contradicts_the_labels(root, tmp_path):
+    save(root / "images" / "neutrophil" / "a.png")
+    (root / "labels.csv").write_text("name,label\nneutrophil/a,basophil\n")
+    raises(root, tmp_path, "neutrophil/a: labels.csv says basophil")
+
+
+def test_two_files_of_one_id(root, tmp_path):
+    for name in ("a.png", "a.jpg", "b.png"):
+        save(root / "images" / name)
+    save(root / "masks" / "a.png", MASK)
+    (root / "labels.csv").write_text("name,label\na.png,basophil\n")
+    said = raises(root, tmp_path, "has the id 'a', as has .*a.jpg: allowed is one file")
+    assert str(root / "images" / "a.png") in said and "1 bad file;" in said
+    with records.on_bad_file("skip"):
+        assert sorted(read(build(root, tmp_path / "out"))) == ["b"]
+
+
+def test_name_that_is_not_utf8(root, tmp_path):
+    save(root / "images" / "a.png")
+    try:
+        os.link(root / "images" / "a.png", os.fsencode(root / "images") + b"/\xff.png")
+    except OSError:
+        pytest.skip("the file system takes UTF-8 names only")
+    raises(root, tmp_path, "is not UTF-8: rename the file")
+
+
+def test_links_that_lead_upwards(root, tmp_path):
+    save(root / "images" / "neutrophil" / "a.png")
+    (root / "images" / "neutrophil" / "loop").symlink_to(root / "images")
+    assert sorted(read(build(root, tmp_path / "out"))) == ["neutrophil/a"]
+
+
+def test_no_folder_of_images(tmp_path):
+    (tmp_path / "mine").mkdir()
+    said = raises(tmp_path / "mine", tmp_path, "has no folder 'images': expected is:")
+    assert str(tmp_path / "mine") in said and "labels.csv" in said and "masks/" in said
+
+
+def test_no_images(root, tmp_path):
+    assert str(root / "images") in raises(root, tmp_path, "holds no image: allowed are files")
+
+
+def test_in_a_folder_of_manual_dir(root, tmp_path):
+    save(root / "images" / "a.png")
+    (tmp_path / "manual").mkdir()
+    root.rename(tmp_path / "manual" / "folder")
+    assert sorted(read(build(tmp_path / "manual", tmp_path / "out"))) == ["a"]
+
+
+# Several folders, and files that change.
+
+
+def test_two_folders_lie_apart(tmp_path):
+    built = []
+    for name in ("one", "two"):
+        folder = tmp_path / name / "My Zellen"
+        save(folder / "images" / f"{name}.png")
+        built.append(build(folder, tmp_path / "out"))
+    assert [list(read(builder)) for builder in built] == [["one"], ["two"]]
+    for builder in built:
+        name = pathlib.Path(builder.data_path).parent.name
+        assert name.startswith("my_zellen-") and len(name) == len("my_zellen-") + 12
+    again = module.Builder(config=module.folder_config(folder), data_dir=tmp_path / "out")
+    assert again.is_prepared() and list(read(again)) == ["two"]
+
+
+def test_config_goes_by_the_folder_not_by_its_spelling(tmp_path, monkeypatch):
+    (tmp_path / "x").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "x")
+    monkeypatch.chdir(tmp_path)
+    names = {module.folder_config(p).name for p in ("x", "./x/", "link", tmp_path / "x", "x/../x")}
+    assert len(names) == 1
+    assert module.folder_config(tmp_path).name not in names
+    assert module.folder_config("/").name.startswith("folder-")
+
+
+def test_another_folder_without_its_own_config(tmp_path):
+    for name in ("one", "two"):
+        save(tmp_path / name / "images" / f"{name}.png")
+    first = build(tmp_path / "one", tmp_path / "out", own=False)
+    build(tmp_path / "one", tmp_path / "out", own=False)
+    module.check_same_folder(first, tmp_path / "one")
+    with pytest.raises(records.DataError, match=r"another folder, .*one: choose another data_dir"):
+        module.check_same_folder(first, tmp_path / "two")
+    with pytest.raises(records.DataError, match="another folder"):
+        build(tmp_path / "two", tmp_path / "out", own=False)
+
+
+CHANGES = {
+    "image added": lambda root: save(root / "images" / "b.png"),
+    "image removed": lambda root: (root / "images" / "a.png").unlink(),
+    "mask redrawn": lambda root: save(root / "masks" / "a.png", np.maximum(MASK, 1)),
+    "label changed": lambda root: (root / "labels.csv").write_text("name,label\na,monocyte\n"),
+    "values": lambda root: (root / "mask_values.json").write_text(json.dumps({"0": "ignore"})),
+}
+
+
+@pytest.mark.parametrize("kind", CHANGES)
+def test_files_that_have_changed(root, tmp_path, kind):
+    save(root / "images" / "a.png")
+    save(root / "masks" / "a.png", MASK)
+    (root / "labels.csv").write_text("name,label\na,basophil\n")
+    built = build(root, tmp_path / "out")
+    module.check_same_folder(built, root)
+    CHANGES[kind](root)
+    reopened = module.Builder(config=module.folder_config(root), data_dir=tmp_path / "out")
+    with pytest.raises(records.DataError, match=r"have changed since .*: delete that directory"):
+        module.check_same_folder(reopened, root)
+    with pytest.raises(records.DataError, match="have changed since"):
+        build(root, tmp_path / "out")
+
+
+def test_rebuilt_byte_for_byte(root, tmp_path):
+    for name in ("a", "b", "neutrophil/c"):
+        save(root / "images" / f"{name}.png")
+    first = digests(build(root, tmp_path / "one"))
+    assert first == digests(build(root, tmp_path / "two"))
+    assert "folder-train.array_record-00000-of-00001" in first

@@ -1,0 +1,235 @@
+"""raabin_wbc: small files of the layouts of the authors and of Kaggle."""
+
+import hashlib
+import pathlib
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+from PIL import Image
+
+from wbc_jax.data import records
+from wbc_jax.tfds_builders.raabin_wbc import raabin_wbc_dataset_builder as module
+
+SKIP = {"image": tfds.decode.SkipDecoding(), "mask": tfds.decode.SkipDecoding()}
+
+# Split, folder of the type, stem. One frame (95-5-4-1_7) has a cell in Train and one in TestA.
+FILES = (
+    ("Train", "Basophil", "20190526_165423_0"),
+    ("Train", "Eosinophil", "95-5-4-1_45_1"),
+    ("Train", "Lymphocyte", "95-5-4-1_6_1"),
+    ("Train", "Lymphocyte", "95-5-4-1_6_2"),
+    ("Train", "Monocyte", "95-5-4-1_7_1"),
+    ("Train", "Neutrophil", "cell"),
+    ("TestA", "Neutrophil", "95-5-4-1_7_2"),
+    ("TestB", "Lymphocyte", "95-9-1-1_1_1"),
+    ("TestB", "Neutrophil", "95-9-1-1_1_2"),
+)
+EXPECTED = {
+    "train": {
+        "train_20190526_165423_0": (0, b"20190526_165423"),
+        "train_95-5-4-1_45_1": (1, b"95-5-4-1_45"),
+        "train_95-5-4-1_6_1": (2, b"95-5-4-1_6"),
+        "train_95-5-4-1_6_2": (2, b"95-5-4-1_6"),
+        "train_95-5-4-1_7_1": (3, b"95-5-4-1_7"),
+        "train_cell": (4, b"cell"),
+    },
+    "test_a": {"test_a_95-5-4-1_7_2": (4, b"95-5-4-1_7")},
+    "test_b": {
+        "test_b_95-9-1-1_1_1": (2, b"95-9-1-1_1"),
+        "test_b_95-9-1-1_1_2": (4, b"95-9-1-1_1"),
+    },
+}
+
+
+def draw(path, seed):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = np.random.default_rng(seed).integers(0, 256, (15, 14, 3), np.uint8)
+    Image.fromarray(image).save(path)
+
+
+@pytest.fixture
+def layout(tmp_path):
+    root = tmp_path / "manual" / "raabin_wbc"
+    for seed, (split, cell_type, stem) in enumerate(FILES):
+        draw(root / split / cell_type / f"{stem}.jpg", seed)
+    (root / "Train" / "Basophil" / "Thumbs.db").write_bytes(b"passed over")
+    return root
+
+
+def build(manual_dir, data_dir, config="crops"):
+    builder = module.Builder(config=config, data_dir=data_dir)
+    builder.download_and_prepare(
+        file_format="array_record",
+        download_config=tfds.download.DownloadConfig(manual_dir=manual_dir),
+    )
+    return builder
+
+
+def read(builder, split):
+    source = builder.as_data_source(split=split, decoders=SKIP)
+    rows = [source[i] for i in range(len(source))]
+    return {row["id"].decode(): row for row in rows}
+
+
+def digests(builder):
+    files = sorted(pathlib.Path(builder.data_path).iterdir())
+    return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+
+
+def check(built):
+    assert set(built.info.splits) == set(EXPECTED)
+    for split, expected in EXPECTED.items():
+        found = read(built, split)
+        assert {id: (row["label"], row["group"]) for id, row in found.items()} == expected
+
+
+def test_crops_is_the_default():
+    assert next(iter(module.Builder.builder_configs)) == "crops"
+
+
+def test_records(layout, tmp_path):
+    built = build(layout.parent, tmp_path / "out")
+    check(built)
+    for id, row in read(built, "all").items():
+        stem = id.removeprefix("train_").removeprefix("test_a_").removeprefix("test_b_")
+        [file] = layout.glob(f"*/*/{stem}.jpg")
+        assert row["image"] == file.read_bytes()
+        assert (row["source"], row["label_source"], row["subtype"]) == (
+            b"raabin_wbc",
+            b"authors",
+            b"",
+        )
+        assert (row["has_mask"], row["height"], row["width"]) == (False, 15, 14)
+        assert np.isnan(row["um_per_px"])
+    counts = {"frames_in_several_splits": 1, "excluded_records": 0, "left_out_files": 0}
+    assert built.info.metadata == counts
+    again = module.Builder(config="crops", data_dir=tmp_path / "out")
+    assert dict(again.info.metadata.items()) == counts
+
+
+def test_layout_of_kaggle(layout, tmp_path):
+    root = layout.rename(layout.with_name("white-blood-cells-dataset"))
+    (root / "TestA").rename(root / "Test-A")
+    (root / "TestB").rename(root / "Test-B")
+    check(build(layout.parent, tmp_path / "out", "kaggle"))
+
+
+@pytest.mark.parametrize("names", [("train", "testA", "TESTB"), ("TRAIN", "Test A", "test_b")])
+def test_spellings(layout, tmp_path, names):
+    for old, new in zip(("Train", "TestA", "TestB"), names):
+        (layout / old).rename(layout / new)
+    (layout / names[0] / "Basophil").rename(layout / names[0] / "BASOPHIL")
+    check(build(layout.parent, tmp_path / "out"))
+
+
+def test_a_part_of_the_splits(layout, tmp_path):
+    (layout / "TestB").rename(tmp_path / "TestB")
+    built = build(layout.parent, tmp_path / "out")
+    assert set(built.info.splits) == {"train", "test_a"}
+    assert read(built, "train").keys() == EXPECTED["train"].keys()
+
+
+@pytest.mark.parametrize("config", ["crops", "kaggle"])
+def test_manual_dir_may_be_the_folder(layout, tmp_path, config):
+    check(build(layout, tmp_path / "out", config))
+
+
+def test_excluded_records(layout, tmp_path, monkeypatch):
+    (layout / "TestB/Neutrophil/95-9-1-1_1_2.jpg").write_bytes(b"")  # is not even opened
+    excluded = {
+        "test_b_95-9-1-1_1_2": "the file is empty",
+        "train_cell": "damaged",
+        "test_a_cell": "elsewhere",
+    }
+    monkeypatch.setattr(records, "read_exclusions", lambda folder: excluded)
+    built = build(layout.parent, tmp_path / "out")
+    assert "train_cell" not in read(built, "train")
+    assert list(read(built, "test_b")) == ["test_b_95-9-1-1_1_1"]
+    assert built.info.metadata["excluded_records"] == 2
+
+
+def test_rebuilt_byte_for_byte(layout, tmp_path):
+    first = digests(build(layout.parent, tmp_path / "one"))
+    assert first == digests(build(layout.parent, tmp_path / "two"))
+    assert "raabin_wbc-test_a.array_record-00000-of-00001" in first
+
+
+NAME = "TestB/Neutrophil/95-9-1-1_1_2.jpg"
+
+# Name: (what is done to the layout, the file that the message names, what else it says, the ids
+# that are left out).
+BAD = {
+    "truncated": (
+        lambda r: (r / NAME).write_bytes((r / NAME).read_bytes()[:-20]),
+        NAME,
+        "truncated or damaged",
+        {"test_b_95-9-1-1_1_2"},
+    ),
+    "empty": (lambda r: (r / NAME).write_bytes(b""), NAME, "empty", {"test_b_95-9-1-1_1_2"}),
+    "two types": (
+        lambda r: (r / NAME).rename(r / "TestB/Neutrophil/95-9-1-1_1_1.jpg"),
+        "TestB/Neutrophil/95-9-1-1_1_1.jpg",
+        "has the name of .*Lymphocyte/95-9-1-1_1_1.jpg: allowed is one type a cell",
+        {"test_b_95-9-1-1_1_1", "test_b_95-9-1-1_1_2"},
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_bad_files(layout, tmp_path, kind):
+    harm, file, reason, ids = BAD[kind]
+    draw(layout / "TestB/Neutrophil/95-9-1-1_2_1.jpg", 50)
+    harm(layout)
+    with pytest.raises(records.DataError, match=reason) as caught:
+        build(layout.parent, tmp_path / "out")
+    assert str(layout / file) in str(caught.value)
+    assert "bad file" in str(caught.value)
+
+    with records.on_bad_file("skip") as collector:
+        built = build(layout.parent, tmp_path / "out")
+    kept = (EXPECTED["test_b"].keys() | {"test_b_95-9-1-1_2_1"}) - ids
+    assert read(built, "test_b").keys() == kept
+    assert read(built, "train").keys() == EXPECTED["train"].keys()
+    assert len(collector.files) == built.info.metadata["left_out_files"] == len(ids)
+
+
+def empty(folder):
+    for file in sorted(folder.rglob("*.jpg")):
+        file.unlink()
+
+
+@pytest.mark.parametrize(
+    "harm, reason",
+    [
+        (
+            lambda r: (r / "Train/Basophil").rename(r / "Train/Blast"),
+            "Train/Blast: 'Blast' is no cell type: allowed are basophil, eosinophil",
+        ),
+        (lambda r: empty(r / "TestA"), "TestA: holds no image: allowed are .jpg"),
+        (lambda r: draw(r / "Test-A/Monocyte/a.jpg", 0), "holds both 'Test-A' and 'TestA'"),
+        (
+            lambda r: [f.rename(f.with_name(f"old {f.name}")) for f in sorted(r.iterdir())],
+            "holds none of Train, Test-A, Test-B",
+        ),
+    ],
+)
+def test_bad_folders(layout, tmp_path, harm, reason):
+    harm(layout)
+    with pytest.raises(records.DataError, match=reason) as caught:
+        build(layout.parent, tmp_path / "out")
+    assert str(layout) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "config, page, folder",
+    [
+        ("crops", "raabindata.com", "raabin_wbc"),
+        ("kaggle", "masoudnickparvar", "white-blood-cells-dataset"),
+    ],
+)
+def test_says_where_to_put_it(tmp_path, config, page, folder):
+    with pytest.raises(records.DataError, match="not in") as caught:
+        build(tmp_path / "nowhere", tmp_path / "out", config)
+    assert page in str(caught.value)
+    assert str(tmp_path / "nowhere" / folder) in str(caught.value)

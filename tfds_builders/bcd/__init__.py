@@ -1,0 +1,1 @@
+"""Blood Cell Detection dataset: frames with boxes around the cells."""

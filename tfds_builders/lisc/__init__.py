@@ -1,0 +1,1 @@
+"""LISC: frames of blood smears with cells drawn by an expert."""

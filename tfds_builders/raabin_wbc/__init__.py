@@ -1,0 +1,1 @@
+"""Raabin-WBC: cropped white blood cells of five types."""
