@@ -69,7 +69,10 @@ class Checkpoints:
         step = self.latest_step(which)
         if step is None:
             raise CheckpointError(f"{self._folder / which} holds no checkpoint; train first.")
-        target = jax.tree.map(ocp.utils.to_shape_dtype_struct, _as_dict(like))
+        target = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding),
+            _as_dict(like),
+        )
         try:
             found = self._managers[which].restore(
                 step,

@@ -29,8 +29,17 @@ class Data:
     """Folder with the data sets as their authors publish them; empty: `$WBC_JAX_DATA`, if set."""
     image_size: int = 96
     """Side in pixels to which images are resized for the network."""
+    protocol: str = "fractions"
+    """`fractions`: every data set is split by `fractions`. `k_fold`: test is fold `fold` of
+    `folds`, validation the next one. `leave_one_out`: test is the whole of `left_out`, and the
+    others are split into train and validation at the ratio of their fractions."""
     fractions: tuple[float, float, float] = (0.56, 0.14, 0.30)
-    """Shares of train, validation and test (paper B's 56/14/30), per data set and cell type."""
+    """Shares of train, validation and test, per data set and cell type: (0.56, 0.14, 0.30) is
+    paper B's protocol, (0.70, 0.15, 0.15) paper A's."""
+    folds: int = 5
+    fold: int = 0
+    left_out: str = ""
+    """The one of `datasets` that `leave_one_out` tests on."""
     split_seed: int = 0
     """Another number draws another split."""
     cell_only_masks: bool = False
@@ -169,6 +178,7 @@ class Config:
 CHOICES = {
     "task": ("segmentation",),
     "data.on_bad_file": ("error", "skip"),
+    "data.protocol": ("fractions", "k_fold", "leave_one_out"),
     "data.mixture": ("natural", "balanced", "custom"),
     "data.class_mixture": ("natural", "balanced"),
     "augment.fill": ("reflect", "zero"),
@@ -182,6 +192,8 @@ CHOICES = {
 RANGES: dict[str, tuple[float, float]] = {
     "data.image_size": (8, 4096),
     "data.split_seed": (0, 2**31 - 1),
+    "data.folds": (3, 1000),
+    "data.fold": (0, 999),
     "data.threads": (1, 256),
     "data.cache_megabytes": (0, math.inf),
     "augment.rotation_degrees": (0, 180),
@@ -266,6 +278,18 @@ def validate(config: Config) -> Config:
     if not config.data.datasets:
         raise ConfigError(
             "config.data.datasets is empty; name at least one, such as wbc_synthetic."
+        )
+    if config.data.fold >= config.data.folds:
+        raise ConfigError(
+            f"config.data.fold is {config.data.fold}; the {config.data.folds} folds are numbered"
+            f" 0 to {config.data.folds - 1}."
+        )
+    if config.data.protocol == "leave_one_out" and (
+        config.data.left_out not in config.data.datasets or len(config.data.datasets) < 2
+    ):
+        raise ConfigError(
+            f"config.data.left_out is {config.data.left_out!r}; leave_one_out needs one of at least"
+            f" two config.data.datasets, here {', '.join(config.data.datasets)}."
         )
     weights = config.data.weights
     if config.data.mixture == "custom":

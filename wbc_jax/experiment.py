@@ -47,8 +47,10 @@ def prepare(config: config_lib.Config, workdir: epath.Path | None = None) -> Non
         DataError: files missing or bad.
         ConfigError: there is no data set of a name in `data.datasets` or `evaluate.external`.
     """
-    for name in config.evaluate.external:
-        sources.builder(name, config.data.data_dir)  # a misspelt name shows before training
+    # A misspelt name shows before training.
+    sources.check_distinct(
+        dict.fromkeys(config.data.datasets + config.evaluate.external), config.data
+    )
     skipped = []
     for name in config.data.datasets:
         skipped += [
@@ -214,7 +216,7 @@ def _external(
             continue
         try:
             sources.prepare(name, config.data)
-            whole = pipeline.load_splits(config.data, config.evaluate.size, (name,))["all"]
+            whole = pipeline.load_whole(name, config.data, config.evaluate.size)
         except records.DataError as error:
             reason = str(error).splitlines()[0]
             skipped[name] = reason
@@ -223,6 +225,9 @@ def _external(
         if leaks:
             print(f"{name}: {len(leaks)} near duplicates of training images are left out.")
             whole.entries = [e for i, e in enumerate(whole.entries) if i not in leaks]
+        if not len(whole):
+            skipped[name] = "all of its images are near duplicates of training images"
+            continue
         counts = evaluate.confusions(predict, whole, config.evaluate.batch_size)
         found |= evaluate.results(counts, whole, config.evaluate.bootstrap)
     return found, skipped

@@ -9,6 +9,7 @@ import cv2
 import jax
 import numpy as np
 from etils import epath
+from flax import nnx
 
 from wbc_jax import checkpoint, metrics, models, sharding, steps
 from wbc_jax import config as config_lib
@@ -147,13 +148,28 @@ def load(path: epath.PathLike) -> Model:
             "such as runs/unet."
         )
     config = config_lib.from_json(stored.read_bytes(), str(stored))
-    network, weights = steps.split_network(models.build(config.model, config.train.seed))
-    mesh = sharding.make_mesh(1)
+    network, like = _empty_state(config)
     with checkpoint.Checkpoints(folder) as checkpoints:
-        state, position = checkpoints.restore(
-            checkpoint.BEST, steps.init_state(config, weights, mesh)
-        )
+        state, position = checkpoints.restore(checkpoint.BEST, like)
     return Model(config, network, state.weights(), int(state.step), position["seconds"])
+
+
+def _empty_state(config: config_lib.Config) -> tuple[steps.Network, steps.TrainState]:
+    """Returns the network and the shapes of its state: drawing weights only to replace them would
+    take most of the time of loading."""
+
+    def build() -> nnx.Module:
+        return models.build(config.model, config.train.seed)
+
+    network, weights = steps.split_network(nnx.eval_shape(build))
+    if jax.tree.leaves(network.other):  # dropout's streams are needed as they are
+        network, weights = steps.split_network(build())
+    mesh = sharding.make_mesh(1)
+    shapes = jax.eval_shape(lambda w: steps.init_state(config, w, mesh), weights)
+    where = sharding.replicated(mesh)
+    return network, jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where), shapes
+    )
 
 
 def _prediction(logits: np.ndarray, size: tuple[int, int]) -> Prediction:

@@ -19,13 +19,18 @@ _MODE = flags.DEFINE_enum("mode", "train", MODES, "What to do.")
 
 
 def main(argv: list[str]) -> None:
-    from wbc_jax import checkpoint, experiment, train
-    from wbc_jax.data import records
-
     if argv[1:]:
         sys.exit(f"error: {argv[1]!r} is no flag; fields are set with --config.FIELD=VALUE")
     if _CONFIG.value is None:
         sys.exit("error: name an experiment, such as --config=configs/unet.py")
+    try:
+        config = config_lib.validate(_CONFIG.value)
+    except config_lib.ConfigError as error:
+        sys.exit(f"error: {error}")
+    # JAX, Orbax and TFDS take seconds to import: what is wrong so far is told before.
+    from wbc_jax import checkpoint, experiment, train
+    from wbc_jax.data import records
+
     stem = pathlib.Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
     workdir = epath.Path(_WORKDIR.value or f"runs/{stem}").expanduser()
     do = {
@@ -35,7 +40,7 @@ def main(argv: list[str]) -> None:
     }
     expected = (config_lib.ConfigError, records.DataError, checkpoint.CheckpointError)
     try:
-        do[_MODE.value](config_lib.validate(_CONFIG.value), workdir)
+        do[_MODE.value](config, workdir)
     except train.Interrupted as stop:
         print(stop, file=sys.stderr)
         sys.exit(stop.exit_code)

@@ -36,10 +36,11 @@ class InputError(ValueError):
     """The inputs name nothing that can be predicted."""
 
 
-def find_images(inputs: Sequence[str]) -> list[str]:
+def find_images(inputs: Sequence[str], out: epath.PathLike = "") -> list[str]:
     """Returns the image files named by files, folders (searched through) and globs, each once.
 
     A file named outright is taken whatever its suffix; in folders and globs only `SUFFIXES` count.
+    What lies in `out`, the results of an earlier call, is passed over in folders.
 
     Raises:
         InputError: an input does not exist, or there is no image in all of them.
@@ -49,7 +50,7 @@ def find_images(inputs: Sequence[str]) -> list[str]:
         path = epath.Path(name).expanduser()
         if path.is_dir():
             for folder, folders, names in os.walk(path):
-                folders.sort()
+                folders[:] = sorted(f for f in folders if not _same(os.path.join(folder, f), out))
                 chosen = sorted(n for n in names if n.lower().endswith(SUFFIXES))
                 found |= dict.fromkeys(os.path.join(folder, n) for n in chosen)
         elif path.exists():
@@ -65,6 +66,10 @@ def find_images(inputs: Sequence[str]) -> list[str]:
             f"no image in {', '.join(inputs)}; looked for files ending in {', '.join(SUFFIXES)}."
         )
     return list(found)
+
+
+def _same(folder: str, other: epath.PathLike) -> bool:
+    return bool(other) and os.path.realpath(folder) == os.path.realpath(other)
 
 
 def output_names(paths: Iterable[str]) -> list[str]:
@@ -158,7 +163,7 @@ def main(argv: Sequence[str]) -> None:
             "are files, folders or globs and RUN is the --workdir of a training, such as runs/unet"
         )
     try:
-        paths = find_images(argv[1:])
+        paths = find_images(argv[1:], _OUT.value)
         bad = predict_files(inference.load(_MODEL.value), paths, _OUT.value)
     except (InputError, checkpoint.CheckpointError, config_lib.ConfigError, OSError) as error:
         sys.exit(f"error: {error}")

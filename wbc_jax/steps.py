@@ -126,7 +126,7 @@ def make_train_step(
         confusion = metrics.confusion_matrices(masks, logits.argmax(-1), logits.shape[-1]).sum(0)
         report = {
             "loss": loss,
-            "gradient_norm": optax.global_norm(grads),
+            "gradient_norm": optax.tree.norm(grads),
             "confusion": confusion,
         }
         return TrainState(state.step + 1, params, stats, opt_state, average), report

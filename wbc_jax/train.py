@@ -214,9 +214,11 @@ def _record(position: Position, pending, training: pipeline.Examples, workdir: e
     if not (math.isfinite(loss) and math.isfinite(norm)):
         ids = training.ids
         names = ", ".join(ids[i] for i in index)
+        folder = workdir / "checkpoints" / checkpoint.LAST
+        kept = any(folder.iterdir()) if folder.exists() else False
+        saved = f"The last good checkpoint stays in {folder}." if kept else "None was saved yet."
         raise NonFiniteLossError(
-            f"step {step}: the loss is {loss} and the gradient's norm {norm}. The last good "
-            f"checkpoint stays in {workdir / 'checkpoints'}. Lower "
+            f"step {step}: the loss is {loss} and the gradient's norm {norm}. {saved} Lower "
             f"config.optimizer.learning_rate, or look at the images of this batch: {names}."
         )
     position.window["loss"].append(loss)
@@ -245,6 +247,12 @@ def _look(config, predict, state, validation, writer, position, save) -> float:
     total = counts.sum(0)
     score = evaluate.validation_score(counts, validation.datasets)
     iou = metrics.iou(total)
+    # Without a validation split (share 0) there is no score, and the last look is the best.
+    better = position.best is None or score > position.best or math.isnan(score)
+    if better:
+        position.best, position.best_step, position.looks_since_best = score, position.step, 0
+    else:
+        position.looks_since_best += 1
     writer.write(
         "validation",
         position.step,
@@ -254,14 +262,13 @@ def _look(config, predict, state, validation, writer, position, save) -> float:
             "global_accuracy": float(metrics.global_accuracy(total)),
             "iou_cytoplasm": float(iou[1]),
             "iou_nucleus": float(iou[2]),
+            "best_score": position.best,
+            "best_step": position.best_step,
+            "looks_since_best": position.looks_since_best,
         },
     )
-    # Without a validation split (share 0) there is no score, and the last look is the best.
-    if position.best is None or score > position.best or math.isnan(score):
-        position.best, position.best_step, position.looks_since_best = score, position.step, 0
+    if better:
         save(checkpoint.BEST)
-    else:
-        position.looks_since_best += 1
     return score
 
 

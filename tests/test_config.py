@@ -1,0 +1,203 @@
+"""Bad values die early, with the field's name, what was found and what is allowed."""
+
+import dataclasses
+import json
+
+import pytest
+
+from wbc_jax import config as config_lib
+
+
+def _set(config, name, value):
+    *sections, field = name.split(".")
+    for section in sections:
+        config = getattr(config, section)
+    setattr(config, field, value)
+
+
+INVALID = [
+    *((name, "no such", "'segmentation'" if name == "task" else "") for name in config_lib.CHOICES),
+    *((name, low - 1, f"at least {low:g}") for name, (low, _) in config_lib.RANGES.items()),
+    *(
+        (name, high + 1, f"at most {high:g}")
+        for name, (_, high) in config_lib.RANGES.items()
+        if high != float("inf")
+    ),
+    ("optimizer.learning_rate", 0, "above 0"),
+    ("optimizer.learning_rate", float("nan"), "at least 0"),
+    ("optimizer.learning_rate", float("inf"), "finite"),
+    ("augment.zoom", float("nan"), "at least 0"),
+    ("data.fractions", (0.5, 0.5), "three shares"),
+    ("data.fractions", (0.5, 0.2, 0.2), "sum to 1"),
+    ("data.fractions", (1.2, -0.4, 0.2), "not negative"),
+    ("data.fractions", (0.5, float("nan"), 0.5), "sum to 1"),
+    ("data.fractions", (0.0, 0.5, 0.5), "share of train must be above 0"),
+    ("data.fractions", ("a", "b", "c"), "of type float"),
+    ("data.datasets", (), "name at least one"),
+    ("data.datasets", (" , ",), "name at least one"),
+    ("data.datasets", ("a", "b", "a"), "each once"),
+    ("data.datasets", "wbc_synthetic", "of type tuple"),
+    ("data.datasets", (3,), "of type str"),
+    ("evaluate.external", ("a,a",), "each once"),
+    ("train.steps", "100", "of type int"),
+    ("train.steps", 100.5, "of type int"),
+    ("train.steps", True, "of type int"),
+    ("augment.flip", 1, "of type bool"),
+    ("augment.zoom", None, "of type float"),
+    ("data.data_dir", None, "of type str"),
+    ("model", None, "wbc_jax.config.Model"),
+]
+
+
+@pytest.mark.parametrize("name, value, allowed", INVALID)
+def test_invalid_values(name, value, allowed):
+    config = config_lib.Config()
+    _set(config, name, value)
+    with pytest.raises(config_lib.ConfigError) as caught:
+        config_lib.validate(config)
+    text = str(caught.value)
+    assert text.startswith(f"config.{name}")
+    assert allowed in text
+    if name in config_lib.CHOICES:
+        assert all(repr(choice) in text for choice in config_lib.CHOICES[name])
+    if isinstance(value, str | int | float) or value is None:
+        assert f"config.{name} is {value!r}" in text  # a float field shows 3 as 3.0
+
+
+def test_no_loss_at_all():
+    config = config_lib.Config(loss=config_lib.Loss(cross_entropy=0.0, dice=0.0))
+    with pytest.raises(config_lib.ConfigError, match=r"config\.loss .*set cross_entropy or dice"):
+        config_lib.validate(config)
+
+
+@pytest.mark.parametrize(
+    "fields, expected",
+    [
+        ({"fold": 5}, "config.data.fold is 5; the 5 folds are numbered 0 to 4"),
+        (
+            {"protocol": "leave_one_out", "datasets": ("a", "b"), "left_out": "c"},
+            "config.data.left_out is 'c'; leave_one_out needs one of at least two",
+        ),
+        (
+            {"protocol": "leave_one_out", "datasets": ("a",), "left_out": "a"},
+            "config.data.left_out is 'a'; leave_one_out needs one of at least two",
+        ),
+        ({"weights": (1.0,)}, "config.data.mixture is 'natural'; set it to 'custom'"),
+        ({"mixture": "custom"}, "config.data.weights is (); the mixture 'custom' needs one"),
+        ({"mixture": "custom", "weights": (0.0,)}, "finite number above 0 for each of the 1"),
+        ({"mixture": "custom", "weights": (float("nan"),)}, "config.data.weights is (nan,)"),
+        ({"mixture": "custom", "weights": (1.0, 1.0)}, "for each of the 1 data sets"),
+    ],
+)
+def test_fields_that_must_fit_each_other(fields, expected):
+    config = config_lib.Config(data=config_lib.Data(**fields))
+    with pytest.raises(config_lib.ConfigError) as caught:
+        config_lib.validate(config)
+    assert expected in str(caught.value)
+
+
+def test_defaults_and_bounds_are_valid():
+    for end in (0, 1):
+        config = config_lib.Config()
+        assert config_lib.validate(config) is config
+        for name, bounds in config_lib.RANGES.items():
+            kind = type(config_lib.flatten(config)[name])
+            if bounds[end] != float("inf") and name != "optimizer.learning_rate":
+                _set(config, name, kind(bounds[end]))
+        config.loss.dice = 1.0
+        config_lib.validate(config)
+
+
+def test_every_number_has_a_range_and_every_range_a_field():
+    flat = config_lib.flatten(config_lib.Config())
+    numbers = {k for k, v in flat.items() if isinstance(v, int | float) and v is not bool(v)}
+    assert numbers == set(config_lib.RANGES)
+    assert set(config_lib.CHOICES) <= set(flat)
+
+
+def test_misspelt_fields_are_refused():
+    with pytest.raises(AttributeError):
+        config_lib.Config().data.image_sze = 3
+
+
+def test_comma_separated_data_sets():
+    config = config_lib.Config()
+    config.data.datasets = ("a/b, c", "d,")
+    config.evaluate.external = ["e,f"]
+    config_lib.validate(config)
+    assert config.data.datasets == ("a/b", "c", "d")
+    assert config.evaluate.external == ("e", "f")
+
+
+def test_whole_numbers_and_lists_of_a_config_file_are_taken():
+    config = config_lib.Config()
+    config.augment.zoom = 1
+    config.data.fractions = [1, 0, 0]
+    config_lib.validate(config)
+    assert repr(config.augment.zoom) == "1.0"
+    assert config.data.fractions == (1.0, 0.0, 0.0)
+
+
+def test_json_round_trip():
+    config = config_lib.Config(
+        data=config_lib.Data(datasets=("a", "b/c"), fractions=(0.5, 0.25, 0.25), data_dir="ü"),
+        augment=config_lib.Augment(flip=False, zoom=0.1),
+        optimizer=config_lib.Optimizer(learning_rate=1 / 3),
+        evaluate=config_lib.Evaluate(external=("d",)),
+    )
+    again = config_lib.from_json(config_lib.to_json(config))
+    assert again == config
+    assert isinstance(again.data.datasets, tuple)
+    assert json.loads(config_lib.to_json(config))["optimizer"]["learning_rate"] == 1 / 3
+
+
+def test_fields_that_json_lacks_have_their_defaults():
+    config = config_lib.from_json('{"train": {"steps": 7}, "optimizer": {"learning_rate": 1}}')
+    assert config == config_lib.Config(
+        train=config_lib.Train(steps=7), optimizer=config_lib.Optimizer(learning_rate=1.0)
+    )
+
+
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        ("{", "there.json is not JSON"),
+        ("", "there.json is not JSON"),
+        (b"\xff\x00\x81{", "there.json is not JSON"),
+        ("[]", "there.json: config is []; it must be an object"),
+        ('{"stepps": 3}', "there.json: config has no field 'stepps'; it has task, data, augment"),
+        ('{"train": {"stepps": 3}}', "config.train has no field 'stepps'; it has batch_size"),
+        ('{"train": 3}', "there.json: config.train is 3; it must be an object"),
+        ('{"train": {"steps": "3"}}', "config.train.steps is '3'; it must be of type int"),
+        ('{"train": {"steps": 3.0}}', "config.train.steps is 3.0; it must be of type int"),
+        ('{"train": {"steps": true}}', "config.train.steps is True; it must be of type int"),
+        ('{"train": {"steps": null}}', "config.train.steps is None; it must be of type int"),
+        ('{"train": {"steps": 0}}', "config.train.steps is 0; it must be at least 1"),
+        ('{"augment": {"zoom": false}}', "config.augment.zoom is False; it must be of type float"),
+        ('{"augment": {"flip": 1}}', "config.augment.flip is 1; it must be of type bool"),
+        ('{"data": {"datasets": "a"}}', "config.data.datasets is 'a'; it must be of type tuple"),
+        ('{"data": {"datasets": [1]}}', "config.data.datasets[0] is 1; it must be of type str"),
+        ('{"data": {"fractions": [1, "x", 0]}}', "config.data.fractions[1] is 'x'; it must be"),
+    ],
+)
+def test_damaged_json(text, expected):
+    with pytest.raises(config_lib.ConfigError) as caught:
+        config_lib.from_json(text, "there.json")
+    assert expected in str(caught.value)
+
+
+def test_differences():
+    old, new = config_lib.Config(), config_lib.Config()
+    assert config_lib.differences(old, new) == []
+    new = dataclasses.replace(
+        new,
+        model=config_lib.Model(features=8),
+        evaluate=config_lib.Evaluate(flips=True),
+    )
+    assert config_lib.differences(old, new) == [
+        "config.model.features: 16 there, 8 here",
+        "config.evaluate.flips: False there, True here",
+    ]
+    assert config_lib.differences(old, new, ("evaluate.flips",)) == [
+        "config.model.features: 16 there, 8 here"
+    ]

@@ -1,0 +1,234 @@
+"""Scores of sets of images against numbers worked out by hand and SciPy's."""
+
+import math
+import types
+
+import numpy as np
+import pytest
+import scipy.stats
+
+from wbc_jax import evaluate, vocabulary
+
+# Rows truth, columns prediction: background, cytoplasm, nucleus.
+A = [[8, 1, 1], [0, 4, 0], [0, 2, 4]]
+B = [[5, 0, 0], [0, 3, 1], [0, 0, 3]]
+NO_NUCLEUS = [[9, 0, 0], [0, 6, 1], [0, 0, 0]]  # flagged for its truth
+NO_CYTOPLASM = [[4, 0, 0], [0, 0, 2], [0, 0, 3]]  # flagged for its prediction
+COUNTS = np.array([A, B])
+
+
+def _examples(datasets, labels):
+    ids = [f"i{n}" for n in range(len(labels))]
+    return types.SimpleNamespace(datasets=datasets, ids=ids, labels=np.asarray(labels))
+
+
+def _assert_same(one, two):
+    np.testing.assert_equal(one, two)  # NaN equals NaN
+
+
+def _random(seed, n):
+    rng = np.random.default_rng(seed)
+    counts = rng.integers(1, 20, (n, 3, 3))
+    return counts + np.eye(3, dtype=int) * rng.integers(20, 80, (n, 1, 1))
+
+
+def test_summarize_by_hand():
+    # A + B = [[13, 1, 1], [0, 7, 1], [0, 2, 7]], 32 pixels.
+    found = evaluate.summarize(COUNTS)
+    assert found["images"] == 2
+    assert found["confusion"] == [[13, 1, 1], [0, 7, 1], [0, 2, 7]]
+    assert found["global_accuracy"] == pytest.approx(27 / 32)
+    assert found["mean_accuracy"] == pytest.approx((13 / 15 + 7 / 8 + 7 / 9) / 3)
+    iou = {"background": 13 / 15, "cytoplasm": 7 / 11, "nucleus": 7 / 11}
+    assert found["iou"] == pytest.approx(iou)
+    assert found["mean_iou"] == pytest.approx((13 / 15 + 14 / 11) / 3)
+    weighted = (15 * 13 / 15 + 8 * 7 / 11 + 9 * 7 / 11) / 32
+    assert found["weighted_iou"] == pytest.approx(weighted)
+    dice = {"background": 26 / 28, "cytoplasm": 14 / 18, "nucleus": 14 / 18}
+    assert found["dice"] == pytest.approx(dice)
+    # N/C: true 6/4 and 3/4, found 5/7 and 4/3; the median of two is their mean.
+    errors = ((6 / 4 - 5 / 7) / (6 / 4), (4 / 3 - 3 / 4) / (3 / 4))
+    assert found["nc"]["median_relative_error"] == pytest.approx(sum(errors) / 2)
+    assert (found["nc"]["images"], found["nc"]["flagged"]) == (2, 0)
+    assert math.isnan(found["nc"]["spearman"])  # of two images it says nothing
+    assert "intervals" not in found
+
+
+def test_a_class_that_is_nowhere_counts_in_no_mean():
+    found = evaluate.summarize(np.array([[[6, 2, 0], [0, 2, 0], [0, 0, 0]]]))
+    assert math.isnan(found["iou"]["nucleus"]) and math.isnan(found["dice"]["nucleus"])
+    assert found["mean_iou"] == pytest.approx((6 / 8 + 2 / 4) / 2)
+    assert found["mean_accuracy"] == pytest.approx((6 / 8 + 1) / 2)
+
+
+def test_perfect_predictions():
+    counts = np.array([np.diag([5, 3, 2]), np.diag([1, 4, 9]), np.diag([1, 5, 5])])
+    found = evaluate.summarize(counts, bootstrap=20)
+    assert found["mean_iou"] == found["global_accuracy"] == 1
+    assert found["nc"] == {
+        "images": 3,
+        "median_relative_error": 0,
+        "spearman": pytest.approx(1),
+        "flagged": 0,
+    }
+    assert all(ends == [1, 1] for name, ends in found["intervals"].items() if name[:3] != "nc_")
+    assert found["intervals"]["nc_median_relative_error"] == [0, 0]
+
+
+def test_flagged_images_count_in_no_ratio():
+    counts = np.concatenate([_random(0, 9), [NO_NUCLEUS, NO_CYTOPLASM]])
+    truth, predicted = counts.sum(2)[:9], counts.sum(1)[:9]
+    x, y = truth[:, 2] / truth[:, 1], predicted[:, 2] / predicted[:, 1]
+    found = evaluate.summarize(counts)["nc"]
+    assert (found["images"], found["flagged"]) == (9, 2)
+    assert found["median_relative_error"] == pytest.approx(np.median(abs(y - x) / x))
+    assert found["spearman"] == pytest.approx(scipy.stats.spearmanr(x, y).statistic)
+    np.testing.assert_allclose(evaluate.nc_errors(counts), abs(y - x) / x)
+
+
+def test_only_flagged_images():
+    found = evaluate.summarize(np.array([NO_NUCLEUS, NO_CYTOPLASM]), bootstrap=10)
+    assert (found["nc"]["images"], found["nc"]["flagged"]) == (0, 2)
+    assert math.isnan(found["nc"]["median_relative_error"])
+    assert all(map(math.isnan, found["intervals"]["nc_median_relative_error"]))
+
+
+def test_intervals_agree_with_scipy():
+    counts = _random(1, 25)
+    found = evaluate.summarize(counts, bootstrap=4000)
+
+    def oracle(statistic, n):
+        result = scipy.stats.bootstrap(
+            (np.arange(n),),
+            statistic,
+            vectorized=False,
+            n_resamples=4000,
+            method="percentile",
+            rng=np.random.default_rng(5),
+        )
+        return result.confidence_interval
+
+    def accuracy(which):
+        total = counts[which].sum(0)
+        return np.trace(total) / total.sum()
+
+    def nucleus(which):
+        total = counts[which].sum(0)
+        return total[2, 2] / (total[2].sum() + total[:, 2].sum() - total[2, 2])
+
+    errors = evaluate.nc_errors(counts)
+    for name, statistic, point in (
+        ("global_accuracy", accuracy, found["global_accuracy"]),
+        ("iou_nucleus", nucleus, found["iou"]["nucleus"]),
+        (
+            "nc_median_relative_error",
+            lambda which: np.median(errors[which]),
+            found["nc"]["median_relative_error"],
+        ),
+    ):
+        low, high = found["intervals"][name]
+        expected = oracle(statistic, 25)
+        # Two draws of 4000 resamples: their ends differ by a few per cent of the width.
+        width = expected.high - expected.low
+        assert low == pytest.approx(expected.low, abs=0.08 * width), name
+        assert high == pytest.approx(expected.high, abs=0.08 * width), name
+        assert low < point < high
+
+
+def test_intervals_contain_every_point_and_are_reproducible():
+    counts = _random(2, 30)
+    found = evaluate.summarize(counts, bootstrap=300, seed=3)
+    points = {name: found[name] for name in ("global_accuracy", "mean_accuracy", "mean_iou")}
+    points |= {f"{m}_{c}": found[m][c] for m in ("iou", "dice") for c in vocabulary.MASK_CLASSES}
+    for name, point in points.items():
+        low, high = found["intervals"][name]
+        assert low < point < high
+    assert evaluate.summarize(counts, bootstrap=300, seed=3) == found
+    assert evaluate.summarize(counts, bootstrap=300, seed=4) != found
+    assert "intervals" not in evaluate.summarize(counts[:1], bootstrap=300)
+
+
+def test_validation_score_weighs_data_sets_alike():
+    counts = np.array([A, A, A, B])
+    of_a = (8 / 10 + 4 / 7 + 4 / 7) / 3
+    of_b = (1 + 3 / 4 + 3 / 4) / 3
+    found = evaluate.validation_score(counts, ["large", "large", "large", "small"])
+    assert found == pytest.approx((of_a + of_b) / 2)
+    assert evaluate.validation_score(counts[:3], ["x"] * 3) == pytest.approx(of_a)
+    assert math.isnan(evaluate.validation_score(counts[:0], []))
+
+
+def test_rows():
+    found = evaluate.rows(
+        np.array([A, NO_NUCLEUS, NO_CYTOPLASM]), _examples(["d", "d", "e"], [4, -1, 0])
+    )
+    assert all(tuple(row) == evaluate.ROW_COLUMNS for row in found)
+    assert found[0] == {
+        "dataset": "d",
+        "id": "i0",
+        "label": 4,
+        "global_accuracy": pytest.approx(16 / 20),
+        "mean_iou": pytest.approx((8 / 10 + 4 / 7 + 4 / 7) / 3),
+        "iou_background": pytest.approx(8 / 10),
+        "iou_cytoplasm": pytest.approx(4 / 7),
+        "iou_nucleus": pytest.approx(4 / 7),
+        "dice_cytoplasm": pytest.approx(8 / 11),
+        "dice_nucleus": pytest.approx(8 / 11),
+        "truth_nucleus_px": 6,
+        "truth_cytoplasm_px": 4,
+        "nucleus_px": 5,
+        "cytoplasm_px": 7,
+        "truth_nc_ratio": 1.5,
+        "nc_ratio": pytest.approx(5 / 7),
+        "nc_relative_error": pytest.approx((1.5 - 5 / 7) / 1.5),
+        "flag": "",
+    }
+    # No nucleus in the truth: the prediction's ratio is ordinary, but there is no error to give.
+    assert math.isnan(found[1]["truth_nc_ratio"]) and found[1]["nc_ratio"] == pytest.approx(1 / 6)
+    assert math.isnan(found[1]["nc_relative_error"]) and found[1]["flag"] == ""
+    assert found[2]["nc_ratio"] == math.inf and found[2]["truth_nc_ratio"] == 1.5
+    assert math.isnan(found[2]["nc_relative_error"]) and found[2]["flag"] == "no_cytoplasm"
+    assert (found[2]["dataset"], found[2]["id"], found[2]["label"]) == ("e", "i2", 0)
+
+
+def test_results_by_data_set_and_type():
+    counts = _random(3, 6)
+    found = evaluate.results(
+        counts, _examples(["b", "b", "a", "a", "a", "b"], [0, 4, 0, 0, -1, 4]), bootstrap=0
+    )
+    assert list(found) == ["b", "a", "all"]
+    for name, which in (("b", [0, 1, 5]), ("a", [2, 3, 4]), ("all", range(6))):
+        of_set = {k: v for k, v in found[name].items() if k != "by_type"}
+        _assert_same(of_set, evaluate.summarize(counts[list(which)]))
+    assert list(found["b"]["by_type"]) == ["basophil", "neutrophil"]
+    _assert_same(found["b"]["by_type"]["neutrophil"], evaluate.summarize(counts[[1, 5]]))
+    assert list(found["a"]["by_type"]) == ["unknown", "basophil"]
+    _assert_same(found["a"]["by_type"]["basophil"], evaluate.summarize(counts[[2, 3]]))
+    _assert_same(found["all"]["by_type"]["basophil"], evaluate.summarize(counts[[0, 2, 3]]))
+    assert found["all"]["confusion"] == counts.sum(0).tolist()
+    alone = evaluate.results(counts[:2], _examples(["b", "b"], [0, 0]), bootstrap=0)
+    assert list(alone) == ["b"]
+
+
+def test_confusions_leave_out_the_filling():
+    truth = np.random.default_rng(0).integers(0, 3, (5, 4, 4)).astype(np.uint8)
+    truth[0, 0] = vocabulary.IGNORE
+
+    class Examples(list):
+        pass
+
+    examples = Examples(
+        {"image": np.full((4, 4, 3), i, np.uint8), "mask": mask} for i, mask in enumerate(truth)
+    )
+    seen = []
+
+    def predict(images):
+        seen.append(images.shape)
+        return (images[..., 0] % 3).astype(np.uint8)  # image i is class i % 3 all over
+
+    counts = evaluate.confusions(predict, examples, 2)
+    assert seen == [(2, 4, 4, 3)] * 3
+    expected = np.zeros((5, 3, 3), int)
+    for i, mask in enumerate(truth):
+        expected[i, :, i % 3] = [(mask == c).sum() for c in range(3)]
+    np.testing.assert_array_equal(counts, expected)

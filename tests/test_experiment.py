@@ -1,0 +1,112 @@
+"""What goes into a report: the splits, the data sets never seen, the floor."""
+
+import json
+
+import numpy as np
+import pytest
+import runs
+from etils import epath
+
+from wbc_jax import baselines, evaluate, experiment
+from wbc_jax import config as config_lib
+from wbc_jax.data import pipeline, records
+
+
+def test_external_data_sets_that_are_absent_are_listed_with_the_reason(run):
+    report = json.loads((run.workdir / "report" / "metrics.json").read_text())
+    # The one trained on is left out: its images are no news.
+    assert report["external"] == {}
+    assert list(report["skipped"]) == ["raabin_gt"]
+    reason = report["skipped"]["raabin_gt"]
+    assert reason.startswith("raabin_gt is not in ") and "raabindata.com" in reason
+    assert "nothing_here" in reason and "\n" not in reason
+
+
+def test_external_data_sets_that_are_there_are_scored_whole(data_dir):
+    config = runs.config(data_dir, data__datasets=("raabin_gt",))
+    nothing = pipeline.Examples([], runs.SIZE, runs.SIZE)
+    found, skipped = experiment._external(
+        config, baselines.otsu, {"train": nothing, "validation": nothing}
+    )
+    assert skipped == {}
+    whole = pipeline.load_splits(runs.config(data_dir).data, runs.SIZE)["all"]
+    assert len(whole) == 60
+    counts = evaluate.confusions(baselines.otsu, whole, 8)
+    assert found.keys() == {runs.DATASET}
+    np.testing.assert_equal(found, evaluate.results(counts, whole, 50))
+
+
+def test_external_images_that_training_saw_are_left_out(data_dir, capsys):
+    config = runs.config(data_dir, data__datasets=("raabin_gt",))
+    # As if the trained data set held, under another name, some of the same images.
+    examples = pipeline.load_splits(runs.config(data_dir).data, runs.SIZE)
+    seen = {"train": examples["train"], "validation": examples["validation"]}
+    found, _ = experiment._external(config, baselines.otsu, seen)
+    images = found[runs.DATASET]["images"]
+    assert 0 < images <= 60 - len(seen["train"]) - len(seen["validation"]) == 20
+    assert f"{60 - images} near duplicates of training images" in capsys.readouterr().out
+
+
+def test_a_misspelt_external_data_set_ends_the_run_before_training(data_dir, tmp_path):
+    config = runs.config(data_dir, evaluate__external=("raabin",))
+    with pytest.raises(
+        config_lib.ConfigError, match=r"no data set 'raabin'; there are .*raabin_gt"
+    ):
+        experiment.run(config, epath.Path(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_missing_data_end_the_run_before_training(data_dir, tmp_path):
+    config = runs.config(data_dir, data__datasets=("raabin_gt",))
+    with pytest.raises(records.DataError, match="raabin_gt is not in"):
+        experiment.run(config, epath.Path(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_split_table(run):
+    examples = pipeline.load_splits(run.config.data, runs.SIZE)
+    head, line = experiment.split_table(examples).splitlines()
+    assert head.split() == ["data", "set", "train", "validation", "test"]
+    numbers = [len(examples[name]) for name in ("train", "validation", "test")]
+    assert line.split() == [runs.DATASET, *map(str, numbers)]
+    assert sum(numbers) == 60
+
+
+def test_the_report_says_what_was_scored(run, model):
+    report = json.loads((run.workdir / "report" / "metrics.json").read_text())
+    test = pipeline.load_splits(run.config.data, runs.SIZE)["test"]
+    found = report["results"][runs.DATASET]
+    assert found["images"] == len(test) == 20
+    # The report's numbers are those of the model's masks, counted here.
+    masks = np.stack([model.predict(test[i]["image"]).mask for i in range(20)])
+    truth = np.stack([test[i]["mask"] for i in range(20)])
+    confusion = [[((truth == t) & (masks == p)).sum() for p in range(3)] for t in range(3)]
+    assert np.abs(np.subtract(found["confusion"], confusion)).max() <= 2
+    assert found["global_accuracy"] == pytest.approx((truth == masks).mean(), abs=1e-3)
+    floor = np.stack([baselines.otsu(test.resized(32, 32)[i]["image"][None])[0] for i in range(20)])
+    baseline = report["baseline"][runs.DATASET]
+    assert baseline["global_accuracy"] == pytest.approx((truth == floor).mean())
+    assert sum(part["images"] for part in found["by_type"].values()) == 20
+    assert (report["task"], report["model"], report["split"]) == ("segmentation", "unet", "test")
+    assert (report["eval_size"], report["flips"]) == (32, False)
+    assert report["parameters"] == model.parameters and report["step"] == model.step
+    assert report["train_seconds"] == pytest.approx(model.train_seconds)
+    assert (run.workdir / "report" / "index.html").stat().st_size > 10_000
+
+
+def test_evaluating_without_a_run(data_dir, tmp_path):
+    from wbc_jax import checkpoint
+
+    with pytest.raises(checkpoint.CheckpointError, match=r"holds no run .*; train first"):
+        experiment.evaluate_run(runs.config(data_dir), epath.Path(tmp_path / "run"))
+
+
+def test_files_left_out_are_listed(data_dir, tmp_path, monkeypatch, capsys):
+    left_out = [("/in/a.jpg", "empty"), ("/in/b.jpg", "truncated")]
+    monkeypatch.setattr(experiment.sources, "prepare", lambda name, data: left_out)
+    experiment.prepare(runs.least(data_dir), epath.Path(tmp_path))
+    assert (tmp_path / "skipped_files.csv").read_text() == (
+        "dataset,path,reason\n"
+        "wbc_synthetic/small,/in/a.jpg,empty\nwbc_synthetic/small,/in/b.jpg,truncated\n"
+    )
+    assert "2 bad files were left out" in capsys.readouterr().out

@@ -1,0 +1,71 @@
+"""Commands that cannot run say why in a line, not in a traceback."""
+
+import pytest
+import runs
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, data_dir):
+    folder = tmp_path_factory.mktemp("main")
+    runs.config_file(runs.least(data_dir), folder / "tiny.py")
+    return folder
+
+
+def _error(folder, *arguments):
+    done = runs.command("wbc_jax.main", *arguments, cwd=folder)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    # Nothing was begun, so that the mended command finds a free folder.
+    assert not (folder / "runs").exists()
+    lines = done.stderr.strip().splitlines()
+    assert [line for line in lines if line.startswith("error: ")] == lines[-1:], done.stderr
+    return lines[-1]
+
+
+@pytest.mark.parametrize(
+    "argument, expected",
+    [
+        ("--config.train.stepz=3", ("stepz", "wbc_jax/config.py")),
+        ("--config.train.steps=many", ("--config.train.steps=many", "invalid literal")),
+        ("--config.augment.flip=perhaps", ("--config.augment.flip=perhaps", "oolean")),
+        ("--mode=trian", ("--mode=trian", "train|evaluate|prepare")),
+        ("--stepz=3", ("flag 'stepz'",)),
+        ("--config=configs/none.py", ("no config file 'configs/none.py'",)),
+        ("--config=.", ("no config file '.'",)),
+        ("train.steps=3", ("'train.steps=3' is no flag", "--config.FIELD=VALUE")),
+        ("--config.train.steps=0", ("config.train.steps is 0; it must be at least 1",)),
+        ("--config.data.datasets=raabin", ("no data set 'raabin'", "raabin_gt", "wbc_synthetic")),
+        ("--mode=evaluate", ("runs/tiny holds no run", "train first")),
+    ],
+)
+def test_errors(folder, argument, expected):
+    text = _error(folder, "--config=tiny.py", argument)
+    for part in expected:
+        assert part in text
+
+
+def test_no_config(folder):
+    assert "--config=configs/unet.py" in _error(folder)
+
+
+def test_missing_data_folder(folder):
+    # Replaces the file's data sets, where --config.data.datasets would add to them.
+    made = runs.least(folder, data__datasets=("raabin_gt",), data__manual_dir="/nowhere/at/all")
+    runs.config_file(made, folder / "real.py")
+    text = _error(folder, "--config=real.py")
+    for part in ("raabin_gt", "https://raabindata.com", "/nowhere/at/all/raabin_gt/images"):
+        assert part in text
+
+
+def test_prepare_prints_the_splits(folder, data_dir):
+    done = runs.command("wbc_jax.main", "--config=tiny.py", "--mode=prepare", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1].split() == [runs.DATASET, "35", "5", "20"]
+    assert not (folder / "runs").exists()
+    assert "INFO" not in done.stderr and "\nI1" not in done.stderr
+
+
+def test_a_config_of_the_package_is_found_from_anywhere(folder):
+    # It is read, and only then is the bad value found.
+    text = _error(folder, "--config=configs/unet.py", "--config.model.depth=99")
+    assert text == "error: config.model.depth is 99; it must be at least 1 and at most 8."

@@ -1,0 +1,138 @@
+"""The training loop: it learns, keeps the best, stops when it should and says why."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+import runs
+from etils import epath
+
+import wbc_jax
+from wbc_jax import checkpoint, experiment, metric_writer, models, sharding, steps, train
+from wbc_jax.data import pipeline
+
+
+def _lines(workdir, kind):
+    return [line for line in metric_writer.read(workdir) if line["kind"] == kind]
+
+
+def test_training_lowers_the_loss(run):
+    losses = [line["loss"] for line in _lines(run.workdir, "train")]
+    assert len(losses) == 48
+    assert np.mean(losses[-5:]) < 0.5 * np.mean(losses[:5])
+    scores = [line["score"] for line in _lines(run.workdir, "validation")]
+    assert max(scores) > 0.5
+
+
+def test_log_has_a_line_at_each_interval_with_its_schedule_and_epoch(run):
+    lines = _lines(run.workdir, "train")
+    assert [line["step"] for line in lines] == list(range(5, 241, 5))
+    images = len(pipeline.load_splits(run.config.data, runs.SIZE)["train"])
+    for line in lines:
+        assert line["epoch"] == pytest.approx(line["step"] * 8 / images)
+        # Warm-up over 5 steps, then half a cosine over the other 235; the rate of the step done.
+        done = line["step"] - 1
+        rate = done / 5 if done < 5 else (1 + np.cos(np.pi * (done - 5) / 235)) / 2
+        assert line["learning_rate"] == pytest.approx(1e-2 * rate, rel=1e-4, abs=1e-8)
+
+
+def test_best_checkpoint_is_that_of_the_best_validation_score(run):
+    scores = {line["step"]: line["score"] for line in _lines(run.workdir, "validation")}
+    assert list(scores) == list(range(40, 241, 40))
+    step = max(scores, key=scores.get)  # the first of equals
+    state, position = runs.state(run.workdir, checkpoint.BEST, run.config)
+    assert int(state.step) == position["step"] == position["best_step"] == step
+    assert position["best"] == scores[step]
+    last, position = runs.state(run.workdir, checkpoint.LAST, run.config)
+    assert int(last.step) == 240 and position["best_step"] == step
+    report = json.loads((run.workdir / "report" / "metrics.json").read_text())
+    assert report["step"] == step
+
+
+def test_early_stopping_ends_training_and_is_recorded(data_dir, tmp_path, capsys):
+    # A rate below float32's resolution changes no parameter, so that no look is better.
+    config = runs.least(
+        data_dir,
+        optimizer__learning_rate=1e-30,
+        optimizer__weight_decay=0.0,
+        train__steps=50,
+        train__patience=2,
+    )
+    examples = pipeline.load_splits(config.data, runs.SIZE)
+    workdir = epath.Path(tmp_path / "run")
+    position = train.train(config, workdir, examples)
+    assert (position.step, position.best_step, position.looks_since_best) == (3, 1, 2)
+    assert position.stopped
+    assert "no better for 2 looks: stopping" in capsys.readouterr().out
+    _, saved = runs.state(workdir, checkpoint.LAST, config)
+    assert saved["stopped"] and saved["step"] == 3
+    # Stopped is stopped: the same command trains no further.
+    assert train.train(config, workdir, examples).step == 3
+    assert "Training is complete (step 3)." in capsys.readouterr().out
+    assert len(_lines(workdir, "validation")) == 3
+
+
+def test_non_finite_loss_stops_and_leaves_the_last_good_checkpoint(data_dir, tmp_path):
+    config = runs.least(
+        data_dir,
+        optimizer__learning_rate=1e30,
+        optimizer__gradient_clip=0.0,
+        optimizer__warmup_steps=0,
+    )
+    examples = pipeline.load_splits(config.data, runs.SIZE)
+    workdir = epath.Path(tmp_path / "run")
+    experiment.claim(config, workdir)
+    with pytest.raises(train.NonFiniteLossError) as caught:
+        train.train(config, workdir, examples)
+    text = str(caught.value)
+    step = int(re.match(r"step (\d+): the loss is \S+ and the gradient's norm \S+\.", text)[1])
+    assert step == 2
+    dataset = pipeline.train_dataset(examples["train"], 4, 6, 0)
+    ids = [examples["train"].ids[i] for i in dataset[step - 1]["index"]]
+    assert text.endswith(f"look at the images of this batch: {', '.join(ids)}.")
+    assert "Lower config.optimizer.learning_rate" in text
+    assert str(workdir / "checkpoints") in text
+    # Step 1 was finite and stays; no line tells of the step that was not.
+    assert wbc_jax.load(workdir).step == 1
+    assert {line["step"] for line in metric_writer.read(workdir)} == {1}
+
+
+def test_average_is_that_of_a_numpy_recomputation(data_dir):
+    decay = 0.15  # between the first step's 1/10 and the second's 2/11
+    config = runs.least(data_dir, model__norm="batch", optimizer__ema_decay=decay)
+    examples = pipeline.load_splits(config.data, runs.SIZE)["train"]
+    mesh = sharding.make_mesh(4)
+    network, weights = steps.split_network(models.build(config.model, 0))
+    state = steps.init_state(config, weights, mesh)
+    step = steps.make_train_step(config, network, mesh)
+    expected = [np.asarray(x, np.float64) for x in _leaves(state.params, state.stats)]
+    dataset = pipeline.train_dataset(examples, 4, 6, 0)
+    for s in range(4):
+        state, _ = step(state, sharding.put_batch(dataset[s], mesh))
+        keep = min(decay, (1 + s) / (10 + s))
+        new = [np.asarray(x, np.float64) for x in _leaves(state.params, state.stats)]
+        expected = [keep * old + (1 - keep) * x for old, x in zip(expected, new)]
+        assert int(state.step) == s + 1
+    found = _leaves(state.average["params"], state.average["stats"])
+    for x, y in zip(found, expected):
+        np.testing.assert_allclose(np.asarray(x), y, rtol=1e-5, atol=1e-7)
+    # It lags behind, and it is what evaluation uses.
+    assert any(np.abs(np.asarray(x) - y).max() > 1e-5 for x, y in zip(found, new))
+    assert state.weights() is state.average
+
+
+def _leaves(params, stats):
+    import jax
+
+    return jax.tree.leaves({"params": params, "stats": stats})
+
+
+def test_without_a_validation_split_the_last_look_is_the_best(data_dir, tmp_path):
+    config = runs.least(data_dir, train__steps=3, data__fractions=(0.7, 0.0, 0.3))
+    workdir = epath.Path(tmp_path / "run")
+    examples = pipeline.load_splits(config.data, runs.SIZE)
+    assert len(examples["validation"]) == 0
+    train.train(config, workdir, examples)
+    state, _ = runs.state(workdir, checkpoint.BEST, config)
+    assert int(state.step) == 3
