@@ -17,7 +17,7 @@ from wbc_jax.report import figures
 from wbc_jax.report import html as report
 
 EVIL = """<script>alert("x")</script>'"&"""
-VOID = {"meta", "link", "img", "source", "br", "hr", "input"}
+VOID = {"meta", "link", "img", "source", "wbr", "br", "hr", "input"}
 
 
 class Page(html.parser.HTMLParser):

@@ -10,17 +10,17 @@ import collections
 import io
 import json
 import math
-import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import cv2
 import jinja2
+import markupsafe
 import numpy as np
 from etils import epath
 from PIL import Image
 
-from wbc_jax import vocabulary
+from wbc_jax import files, vocabulary
 from wbc_jax.report import figures, tables
 from wbc_jax.report.figures import Example
 
@@ -63,15 +63,7 @@ def write(
     page = render(
         title=title, summary=summary, rows=rows, history=history, examples=examples, config=config
     )
-    path = epath.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.parent / f".{path.name}.{uuid.uuid4().hex}.part"
-    try:
-        part.write_text(page, encoding="utf-8")
-        part.replace(path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
+    files.write_text(path, page)
 
 
 def render(
@@ -96,7 +88,11 @@ def render(
         interval=tables.interval, percent=tables.percent, columns=tables.COLUMNS, dash=tables.DASH
     )
     environment.filters.update(
-        decimal=tables.decimal, percent=tables.percent, count=tables.count, plural=_plural
+        decimal=tables.decimal,
+        percent=tables.percent,
+        count=tables.count,
+        plural=_plural,
+        breakable=_breakable,
     )
     results = summary.get("results") or {}
     external = summary.get("external") or {}
@@ -222,6 +218,11 @@ def _confusions(results: Mapping[str, Any], external: Mapping[str, Any]) -> list
 def _flags(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, int]]:
     """Flags of the images and how often each occurs, the most frequent first."""
     return collections.Counter(str(row["flag"]) for row in rows if row.get("flag")).most_common()
+
+
+def _breakable(name: str) -> markupsafe.Markup:
+    """A name that a line may break after a slash, where a reader would."""
+    return markupsafe.Markup("/<wbr>").join(name.split("/"))
 
 
 def _uri(png: bytes) -> str:
