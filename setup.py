@@ -33,7 +33,7 @@ setuptools.setup(
     packages=packages(),
     package_dir={"wbc_jax": "wbc_jax", **MAPPED},
     package_data={
-        "wbc_jax": ["report/templates/*", "weights/*"],
+        "wbc_jax": ["report/templates/*", "papers/*.csv"],
         "wbc_jax.tfds_builders": ["*/*.md", "*/*.bib", "*/*.txt", "*/*.tsv", "*/*.csv"],
     },
     install_requires=[

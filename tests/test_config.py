@@ -89,8 +89,22 @@ def test_no_loss_at_all():
         ({"mixture": "custom", "weights": (1.0, 1.0)}, "for each of the 1 data sets"),
     ],
 )
-def test_fields_that_must_fit_each_other(fields, expected):
+def test_data_fields_that_must_fit_each_other(fields, expected):
     config = config_lib.Config(data=config_lib.Data(**fields))
+    with pytest.raises(config_lib.ConfigError) as caught:
+        config_lib.validate(config)
+    assert expected in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "fields, expected",
+    [
+        ({"name": "segnet", "dropout": 0.5}, "config.model.dropout is 0.5, but segnet has none"),
+        ({"name": "segnet", "layout": "vgg16", "depth": 6}, "config.model.depth is 6"),
+    ],
+)
+def test_model_fields_that_must_fit_each_other(fields, expected):
+    config = config_lib.Config(model=config_lib.Model(**fields))
     with pytest.raises(config_lib.ConfigError) as caught:
         config_lib.validate(config)
     assert expected in str(caught.value)

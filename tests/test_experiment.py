@@ -110,3 +110,24 @@ def test_files_left_out_are_listed(data_dir, tmp_path, monkeypatch, capsys):
         "wbc_synthetic/small,/in/a.jpg,empty\nwbc_synthetic/small,/in/b.jpg,truncated\n"
     )
     assert "2 bad files were left out" in capsys.readouterr().out
+
+
+def test_prepare_draws_the_gallery_and_counts_the_splits(data_dir, tmp_path, capsys):
+    workdir = epath.Path(tmp_path)
+    experiment.prepare_only(runs.config(data_dir), workdir)
+    printed = capsys.readouterr().out
+    # Twelve cells of each of five types at 56/14/30: 7, 1 and 4.
+    assert printed.splitlines()[1].split() == [runs.DATASET, "35", "5", "20"]
+    assert "Table 3" not in printed  # drawn cells are never set beside a paper's
+    page = (workdir / "gallery.html").read_text()
+    assert "synthetic_00000" in page and "lymphocyte" in page
+
+
+@pytest.mark.data
+def test_prepare_sets_real_counts_beside_the_papers(real_data, tmp_path, capsys):
+    config = config_lib.Config()
+    config.data.datasets = ("segmentation_wbc/cellavision",)
+    config.data.manual_dir, config.data.data_dir = str(real_data), str(tmp_path / "records")
+    experiment.prepare_only(config_lib.validate(config), epath.Path(tmp_path))
+    printed = capsys.readouterr().out
+    assert "Table 3" in printed and "14,563" in printed

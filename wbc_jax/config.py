@@ -94,14 +94,17 @@ class Model:
     """Which network."""
 
     name: str = "unet"
+    """`unet`, `segnet`, or paper B's 22-layer `encoder_decoder`, whose widths are fixed."""
     features: int = 16
-    """Channels of the first level; they double at each level."""
+    """Channels of the first level; in a U-Net they double at each level."""
     depth: int = 4
     """Levels below the first: the image is halved this many times."""
+    layout: str = "matlab"
+    """SegNet's stages: `matlab` (two convolutions, all of `features` channels) or `vgg16`."""
     norm: str = "batch"
     """`batch`, `group` or `none`."""
     dropout: float = 0.0
-    """Dropout after the last encoder level and the bridge (MATLAB's `unetLayers` has 0.5)."""
+    """U-Net: after the last encoder level and the bridge (MATLAB's `unetLayers` has 0.5)."""
 
 
 @dataclasses.dataclass(slots=True)
@@ -182,7 +185,8 @@ CHOICES = {
     "data.mixture": ("natural", "balanced", "custom"),
     "data.class_mixture": ("natural", "balanced"),
     "augment.fill": ("reflect", "zero"),
-    "model.name": ("unet",),
+    "model.name": ("unet", "segnet", "encoder_decoder"),
+    "model.layout": ("matlab", "vgg16"),
     "model.norm": ("batch", "group", "none"),
     "optimizer.name": ("adamw",),
     "optimizer.schedule": ("cosine", "constant"),
@@ -290,6 +294,16 @@ def validate(config: Config) -> Config:
         raise ConfigError(
             f"config.data.left_out is {config.data.left_out!r}; leave_one_out needs one of at least"
             f" two config.data.datasets, here {', '.join(config.data.datasets)}."
+        )
+    if config.model.name == "segnet" and config.model.layout == "vgg16" and config.model.depth > 5:
+        raise ConfigError(
+            f"config.model.depth is {config.model.depth}; the layout 'vgg16' has 5 stages, so at"
+            " most 5."
+        )
+    if config.model.dropout and config.model.name != "unet":
+        raise ConfigError(
+            f"config.model.dropout is {config.model.dropout!r}, but {config.model.name} has none;"
+            " set it to 0."
         )
     weights = config.data.weights
     if config.data.mixture == "custom":

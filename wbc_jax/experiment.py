@@ -21,7 +21,8 @@ from wbc_jax import (
 )
 from wbc_jax import config as config_lib
 from wbc_jax.data import pipeline, records, sources, splits
-from wbc_jax.report import figures, html, tables
+from wbc_jax.papers import counts as paper_counts
+from wbc_jax.report import figures, gallery, html, tables
 
 # Fields that change no weight: another value may look at a run that was trained with the first.
 FREE_FIELDS = (
@@ -64,9 +65,25 @@ def prepare(config: config_lib.Config, workdir: epath.Path | None = None) -> Non
 
 
 def prepare_only(config: config_lib.Config, workdir: epath.Path) -> None:
-    """Prepares, and prints how many records each split holds."""
+    """Prepares, draws `<workdir>/gallery.html` and prints how many records each split holds."""
     prepare(config, workdir)
-    print(split_table(pipeline.load_splits(config.data, config.evaluate.size)), flush=True)
+    # Before the split, which refuses data that the page may explain.
+    page = workdir / "gallery.html"
+    gallery.write(page, [sources.load(name, config.data) for name in config.data.datasets])
+    examples = pipeline.load_splits(config.data, config.evaluate.size)
+    print(split_table(examples))
+    # Drawn cells never stand beside a paper's.
+    labels = {
+        name: [
+            int(label)
+            for label, dataset in zip(examples[name].labels, examples[name].datasets)
+            if not dataset.startswith("wbc_synthetic")
+        ]
+        for name in splits.SPLITS
+    }
+    if any(labels.values()):
+        print("\n" + paper_counts.compare(paper_counts.by_type(labels)))
+    print(f"\nGallery of the masks: {page}", flush=True)
 
 
 def run(config: config_lib.Config, workdir: epath.Path) -> None:

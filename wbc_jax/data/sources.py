@@ -7,12 +7,14 @@ import importlib
 import json
 import os
 import pkgutil
+import sys
 import types
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
+from absl import logging
 from etils import epath
 
 from wbc_jax import config as config_lib
@@ -128,7 +130,7 @@ def check_distinct(names: Sequence[str], data: config_lib.Data) -> None:
 
 def is_prepared(name: str, data: config_lib.Data) -> bool:
     """Returns whether the records of `name` lie in `data.data_dir`."""
-    return builder(name, data).is_prepared()
+    return _has_records(builder(name, data))
 
 
 def prepare(name: str, data: config_lib.Data) -> list[tuple[str, str]]:
@@ -143,12 +145,14 @@ def prepare(name: str, data: config_lib.Data) -> list[tuple[str, str]]:
     """
     made = builder(name, data)
     folder = manual_dir(data)
-    if made.is_prepared():
+    if _has_records(made):
         check = getattr(_module(name.partition("/")[0]), "check_same_folder", None)
         if check and folder:
             check(made, folder)
         return []
     print(f"{name}: writing records to {made.data_dir}", flush=True)
+    if not sys.stderr.isatty():
+        tfds.disable_progress_bar()  # in a log its bars are hundreds of lines
     with contextlib.ExitStack() as stack:
         bad = stack.enter_context(records.on_bad_file(data.on_bad_file))
         made.download_and_prepare(
@@ -165,7 +169,7 @@ def load(name: str, data: config_lib.Data) -> Source:
         DataError: the records are not there, or hold an id twice.
     """
     made = builder(name, data)
-    if not made.is_prepared():
+    if not _has_records(made):
         raise records.DataError(
             f"{name}: no records in {made.data_dir}; write them with --mode=prepare."
         )
@@ -227,6 +231,15 @@ _COLUMNS = (
     "has_mask",
     "um_per_px",
 )
+
+
+def _has_records(made: tfds.core.DatasetBuilder) -> bool:
+    before = logging.get_verbosity()
+    logging.set_verbosity(min(before, logging.ERROR))  # TFDS warns of what is yet to be made
+    try:
+        return made.is_prepared()
+    finally:
+        logging.set_verbosity(before)
 
 
 def _module(base: str) -> types.ModuleType:

@@ -116,3 +116,131 @@ def pad_to_multiple(x: jax.Array, multiple: int) -> jax.Array:
     if not bottom and not right:
         return x
     return jnp.pad(x, ((0, 0), (0, bottom), (0, right), (0, 0)), mode="edge")
+
+
+def avg_pool(x: jax.Array) -> jax.Array:
+    """2 × 2 average pool of stride 2: `[B, H, W, C]` to `[B, ⌊H/2⌋, ⌊W/2⌋, C]`.
+
+    An odd last row or column is left out, as PyTorch's `AvgPool2d(2)` and MATLAB's
+    `averagePooling2dLayer(2, Stride=2)` do.
+    """
+    return _windows(x).mean((2, 4))
+
+
+def max_pool_with_indices(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """2 × 2 max-pool of stride 2 that tells where each maximum was, for `max_unpool`.
+
+    An odd last row or column is left out. Of equal maxima the first in reading order counts, in
+    value, index and gradient, as PyTorch's `MaxPool2d(2, return_indices=True)` has it. Selected
+    with masks instead of gathered, so that neither direction needs a scatter.
+
+    Args:
+        x: `[B, H, W, C]`.
+
+    Returns:
+        The maxima, and uint8 positions in the window (0 … 3 in reading order), both
+        `[B, ⌊H/2⌋, ⌊W/2⌋, C]`.
+    """
+    windows = _windows(x)
+    fixed = jax.lax.stop_gradient(windows)
+    best, at = fixed[:, :, 0, :, 0], jnp.uint8(0)
+    for position, (row, column) in enumerate(((0, 1), (1, 0), (1, 1)), start=1):
+        other = fixed[:, :, row, :, column]
+        better = (other > best) | jnp.isnan(other)
+        best, at = jnp.where(better, other, best), jnp.where(better, jnp.uint8(position), at)
+    return jnp.where(_chosen(at), windows, 0).sum((2, 4)), at
+
+
+def max_unpool(x: jax.Array, indices: jax.Array, size: tuple[int, int]) -> jax.Array:
+    """Puts each value back where `max_pool_with_indices` found its maximum, zeros elsewhere.
+
+    Equals PyTorch's `MaxUnpool2d(2)` with `output_size`, and MATLAB's `maxUnpooling2dLayer`.
+
+    Args:
+        x: `[B, H, W, C]`.
+        indices: uint8, of the same shape.
+        size: height and width of what was pooled: 2H or 2H + 1, and 2W or 2W + 1.
+
+    Returns:
+        `[B, *size, C]`.
+
+    Raises:
+        ValueError: `size` does not pool to H × W.
+    """
+    batch, height, width, channels = x.shape
+    if (size[0] // 2, size[1] // 2) != (height, width):
+        raise ValueError(
+            f"max_unpool: {size[0]} × {size[1]} pools to {size[0] // 2} × {size[1] // 2}, "
+            f"not to the {height} × {width} given"
+        )
+    spread = jnp.where(_chosen(indices), x[:, :, None, :, None], 0)
+    spread = spread.reshape(batch, 2 * height, 2 * width, channels)
+    return jnp.pad(spread, ((0, 0), (0, size[0] % 2), (0, size[1] % 2), (0, 0)))
+
+
+def _windows(x: jax.Array) -> jax.Array:
+    """Views `[B, H, W, C]` as 2 × 2 windows, `[B, ⌊H/2⌋, 2, ⌊W/2⌋, 2, C]`."""
+    batch, height, width, channels = x.shape
+    height, width = height // 2, width // 2
+    return x[:, : 2 * height, : 2 * width].reshape(batch, height, 2, width, 2, channels)
+
+
+def _chosen(indices: jax.Array) -> jax.Array:
+    """The mask of the windows' pixels that `indices` name, laid out as `_windows`."""
+    positions = jnp.arange(4, dtype=jnp.uint8).reshape(2, 1, 2, 1)
+    return indices[:, :, None, :, None] == positions
+
+
+class TransposedConv(nnx.Module):
+    """3 × 3 transposed convolution of stride 2 that doubles the size exactly.
+
+    Equals PyTorch's `ConvTranspose2d(C_in, C_out, 3, stride=2, padding=1, output_padding=1)`: of
+    the full 2H + 1 rows and columns the first is cropped. An output pixel in an even row sees one
+    row of the kernel, one in an odd row two, likewise for columns: four convolutions of 1 × 1,
+    1 × 2, 2 × 1 and 2 × 2, whose outputs interleave, are the same sum without the zeros that XLA's
+    own transposed convolution multiplies (and whose gradient is an order slower on CPU).
+
+    Attributes:
+        kernel: `[3, 3, C_in, C_out]`; input (y, x) times `kernel[i, j]` is added to output pixel
+            (2y + i - 1, 2x + j - 1). PyTorch's weight is `[C_in, C_out, i, j]`.
+        bias: `[C_out]`.
+    """
+
+    def __init__(self, in_features: int, out_features: int, *, rngs: nnx.Rngs):
+        # He's 2 / fan-in, where an output pixel sees 9/4 of the kernel's positions on average.
+        init = nnx.initializers.variance_scaling(4 * 2.0, "fan_in", "truncated_normal")
+        self.kernel = nnx.Param(init(rngs.params(), (3, 3, in_features, out_features)))
+        self.bias = nnx.Param(jnp.zeros(out_features))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps `[B, H, W, C_in]` to `[B, 2H, 2W, C_out]`."""
+        batch, height, width, _ = x.shape
+        kernel = self.kernel[...]
+        even, odd = (slice(1, 2), 0), (slice(None, None, -2), 1)  # taps, and padding at the end
+        parts = [
+            jax.lax.conv_general_dilated(
+                x,
+                kernel[rows][:, columns],
+                window_strides=(1, 1),
+                padding=((0, bottom), (0, right)),
+                dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            )
+            for rows, bottom in (even, odd)
+            for columns, right in (even, odd)
+        ]
+        y = jnp.stack(parts, axis=3).reshape(batch, height, width, 2, 2, -1)
+        y = y.transpose(0, 1, 3, 2, 4, 5).reshape(batch, 2 * height, 2 * width, -1)
+        return y + self.bias[...]
+
+
+class ConvBlock(nnx.Module):
+    """A 3 × 3 convolution, normalisation and ReLU."""
+
+    def __init__(self, in_features: int, out_features: int, kind: str, *, rngs: nnx.Rngs):
+        self.conv = conv(in_features, out_features, 3, rngs=rngs)
+        self.norm = norm(kind, out_features, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps `[B, H, W, C_in]` to `[B, H, W, C_out]`."""
+        x = self.conv(x)
+        return nnx.relu(self.norm(x) if self.norm else x)

@@ -76,14 +76,7 @@ def render(
     config: dict[str, Any],
 ) -> str:
     """The page's text; arguments and errors as of `write`."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("wbc_jax.report", "templates"),
-        # Always: the default decides by a file's ending and would not know `.html.j2`.
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = make_environment()
     environment.globals.update(
         interval=tables.interval, percent=tables.percent, columns=tables.COLUMNS, dash=tables.DASH
     )
@@ -91,7 +84,7 @@ def render(
         decimal=tables.decimal,
         percent=tables.percent,
         count=tables.count,
-        plural=_plural,
+        plural=plural,
         breakable=_breakable,
     )
     results = summary.get("results") or {}
@@ -124,7 +117,19 @@ def render(
     )
 
 
-def _plural(number: int, one: str, many: str = "") -> str:
+def make_environment() -> jinja2.Environment:
+    """Returns the template engine of every page: it escapes text, and a misspelt name raises."""
+    return jinja2.Environment(
+        loader=jinja2.PackageLoader("wbc_jax.report", "templates"),
+        # Always: the default decides by a file's ending and would not know `.html.j2`.
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+def plural(number: int, one: str, many: str = "") -> str:
     return f"{tables.count(number)} {one if number == 1 else many or one + 's'}"
 
 
@@ -137,7 +142,7 @@ def _lead(
     row = tables.result_rows(results)[-1]
     sets = [name for name in results if name != tables.ALL]
     where = f"data set {sets[0]}" if len(sets) == 1 else f"{len(sets)} data sets"
-    amount = _plural(row["images"], f"{split} image") if row["images"] else f"the {split} images"
+    amount = plural(row["images"], f"{split} image") if row["images"] else f"the {split} images"
 
     def within(key: str, form) -> str:
         found = tables.interval(row[f"{key}_low"], row[f"{key}_high"], form)
@@ -225,15 +230,15 @@ def _breakable(name: str) -> markupsafe.Markup:
     return markupsafe.Markup("/<wbr>").join(name.split("/"))
 
 
-def _uri(png: bytes) -> str:
+def uri(png: bytes) -> str:
     return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
 
 
 def _both(draw, data) -> dict[str, str]:
     """A figure for light and for dark pages, as data URIs."""
     return {
-        "light": _uri(figures.png(draw(data))),
-        "dark": _uri(figures.png(draw(data, dark=True))),
+        "light": uri(figures.png(draw(data))),
+        "dark": uri(figures.png(draw(data, dark=True))),
     }
 
 
@@ -251,7 +256,7 @@ def _tile(image: np.ndarray, mask: np.ndarray | None) -> str:
     picture = Image.fromarray(tile).quantize(256, dither=Image.Dither.NONE)
     buffer = io.BytesIO()
     picture.save(buffer, format="PNG", optimize=True)
-    return _uri(buffer.getvalue())
+    return uri(buffer.getvalue())
 
 
 def _example_groups(examples: Sequence[Example]) -> list[tuple[str, list[dict[str, Any]]]]:
@@ -278,10 +283,12 @@ def _shown(example: Example) -> dict[str, Any]:
     name = f"{kind} {example.id}"
     pictures = [("image", _tile(example.image, None), f"Image of {name}")]
     if example.truth is not None:
-        uri = _tile(example.image, example.truth)
-        pictures.append(("truth", uri, f"{name} with the true outlines of cell and nucleus"))
-    uri = _tile(example.image, example.prediction)
-    pictures.append(("prediction", uri, f"{name} with the predicted outlines of cell and nucleus"))
+        picture = _tile(example.image, example.truth)
+        pictures.append(("truth", picture, f"{name} with the true outlines of cell and nucleus"))
+    picture = _tile(example.image, example.prediction)
+    pictures.append(
+        ("prediction", picture, f"{name} with the predicted outlines of cell and nucleus")
+    )
     return {
         "id": example.id,
         "dataset": example.dataset,

@@ -1,0 +1,68 @@
+"""wbc_jax.models.unet equals an independent PyTorch build of the same layers."""
+
+import parity
+import pytest
+from parity import tnn, torch
+
+from wbc_jax.models import unet
+
+
+class TorchUNet(tnn.Module):
+    def __init__(self, classes, features, depth, norm):
+        super().__init__()
+        widths = [features * 2**level for level in range(depth + 1)]
+        self.down = tnn.ModuleList(
+            self.block(a, b, norm) for a, b in zip([3, *widths[:-1]], widths)
+        )
+        self.up, self.decode = tnn.ModuleList(), tnn.ModuleList()
+        for width in widths[-2::-1]:
+            self.up.append(tnn.ConvTranspose2d(2 * width, width, 2, 2))
+            self.decode.append(self.block(2 * width, width, norm))
+        self.head = tnn.Conv2d(features, classes, 1)
+
+    def block(self, before, after, norm):
+        layers = []
+        for inputs in (before, after):
+            layers += [
+                tnn.Conv2d(inputs, after, 3, padding=1),
+                parity.norm(norm, after),
+                tnn.ReLU(),
+            ]
+        return tnn.Sequential(*layers)
+
+    def forward(self, x):
+        height, width = x.shape[2:]
+        step = 2 ** len(self.up)
+        x = tnn.functional.pad(x, (0, -width % step, 0, -height % step), mode="replicate")
+        skips = []
+        for level, block in enumerate(self.down):
+            x = block(x)
+            if level < len(self.up):
+                skips.append(x)
+                x = tnn.functional.max_pool2d(x, 2)
+        for up, block in zip(self.up, self.decode):
+            x = block(torch.cat([skips.pop(), up(x)], 1))
+        return self.head(x)[:, :, :height, :width].permute(0, 2, 3, 1)
+
+
+def pair_blocks(ours, theirs):
+    for block, sequence in zip(ours, theirs, strict=True):
+        yield block.conv1, sequence[0]
+        yield block.conv2, sequence[3]
+        if block.norm1 is not None:
+            yield block.norm1, sequence[1]
+            yield block.norm2, sequence[4]
+
+
+@pytest.mark.parametrize("norm", ["batch", "group", "none"])
+def test_outputs_and_gradients_equal_pytorch(norm):
+    model = parity.abstract(unet.UNet, 3, 4, 2, norm)
+    theirs = parity.randomize(TorchUNet(3, 4, 2, norm))
+    pairs = [
+        *pair_blocks(model.encoder, theirs.down),
+        *pair_blocks(model.decoder, theirs.decode),
+        *zip(model.up, theirs.up, strict=True),
+        (model.head, theirs.head),
+    ]
+    # 13 and 10 are no multiples of 4: the padding is compared as well.
+    parity.check(model, pairs, theirs, (2, 13, 10, 3))

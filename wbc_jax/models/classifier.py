@@ -1,0 +1,91 @@
+"""Paper B's network for the type of a cell."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from wbc_jax.models import layers
+
+SLOPE = 0.01
+"""Of the leaky ReLU: MATLAB's default."""
+
+
+class Block(nnx.Module):
+    """A 5 × 5 convolution, normalisation, leaky ReLU and a 2 × 2 average pool."""
+
+    def __init__(self, in_features: int, out_features: int, norm: str, *, rngs: nnx.Rngs):
+        self.conv = layers.conv(in_features, out_features, 5, rngs=rngs)
+        self.norm = layers.norm(norm, out_features, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps `[B, H, W, C_in]` to `[B, ⌊H/2⌋, ⌊W/2⌋, C_out]`."""
+        x = self.conv(x)
+        x = nnx.leaky_relu(self.norm(x) if self.norm else x, SLOPE)
+        return layers.avg_pool(x)
+
+
+class Classifier(nnx.Module):
+    """Blocks of convolution and average pool, then one fully connected layer.
+
+    Paper B prints no widths, only seven repetitions of the block, 36 layers, 17.5 M parameters and
+    736 MFLOPs at 360 × 360 × 3 for 5 classes. The defaults, seven blocks of 16 … 1024 channels,
+    give 17,499,781 parameters, but 32 layers (input, softmax and classification among them) and
+    2.52 G multiply-adds. Eight blocks of 8 … 1024 (`features=8, blocks=8`: one block, then seven
+    repetitions) give 36 layers, 17,487,045 parameters and 721 M multiply-adds; with about seven
+    operations for each number that normalisation, activation and pool handle, 736 M.
+
+    Args:
+        num_classes: logits.
+        image_size: height and width of the images, px; the fully connected layer depends on it.
+            Paper B: 360.
+        features: channels of the first block, doubled at each further one.
+        blocks: how many.
+        norm: `batch` (paper B), `group` or `none`.
+        in_channels: channels of the image.
+        rngs: `params` for the initial weights.
+
+    Raises:
+        ValueError: the images are too small to be halved `blocks` times.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        image_size: int,
+        features: int = 16,
+        blocks: int = 7,
+        norm: str = "batch",
+        in_channels: int = 3,
+        *,
+        rngs: nnx.Rngs,
+    ):
+        left = image_size // 2**blocks
+        if not left:
+            raise ValueError(
+                f"Classifier: images of {image_size} × {image_size} px cannot be halved {blocks} "
+                f"times; at least {2**blocks} px are needed, or fewer blocks"
+            )
+        self.image_size = image_size
+        widths = [features * 2**level for level in range(blocks)]
+        self.blocks = nnx.List(
+            Block(before, after, norm, rngs=rngs)
+            for before, after in zip([in_channels, *widths], widths)
+        )
+        self.head = nnx.Linear(left * left * widths[-1], num_classes, rngs=rngs)
+
+    def __call__(self, images: jax.Array) -> jax.Array:
+        """Returns logits, float32 `[B, num_classes]`, for `[B, image_size, image_size, C]`.
+
+        Raises:
+            ValueError: the images have another size than the network was built for.
+        """
+        height, width = images.shape[1:3]
+        if (height, width) != (self.image_size, self.image_size):
+            raise ValueError(
+                f"Classifier: built for {self.image_size} × {self.image_size} px, given "
+                f"{height} × {width} px; resize the images or build it for their size"
+            )
+        x = images
+        for block in self.blocks:
+            x = block(x)
+        return self.head(x.reshape(len(x), -1)).astype(jnp.float32)

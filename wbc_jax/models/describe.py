@@ -1,0 +1,209 @@
+"""What a network consists of: layers, output shapes, parameters, FLOPs; beside the papers'.
+
+`nnx.tabulate` runs the network on arrays, returns text only, counts what XLA leaves after its
+simplifications and sees no pools or activations; so here the network is traced instead.
+"""
+
+import contextlib
+import dataclasses
+import functools
+import itertools
+import math
+import re
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+from unittest import mock
+
+import jax
+import jax.extend
+import jax.numpy as jnp
+from flax import nnx
+
+from wbc_jax.models import layers as layers_lib
+
+PAPERS = {
+    "unet": "paper A draws 64 … 1024 channels (31.0 M parameters follow) and prints no figures",
+    "encoder_decoder": "paper B prints 22 layers, 58.5 K parameters, 7.311 BFLOPs at 360 × 360",
+    "classifier": "paper B prints 36 layers, 17.5 M parameters, 736 MFLOPs at 360 × 360",
+}
+"""What the papers say of their networks, by the names that a config uses."""
+
+_FUNCTIONS = (
+    (nnx, "relu"),
+    (nnx, "leaky_relu"),
+    (layers_lib, "max_pool"),
+    (layers_lib, "max_pool_with_indices"),
+    (layers_lib, "max_unpool"),
+    (layers_lib, "avg_pool"),
+)
+_MARK = re.compile(r"layer#(\d+)")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Layer:
+    """One call in a network's forward pass.
+
+    Attributes:
+        name: path in the network (`encoder.0.conv1`); for a function, its name and a number.
+        kind: the module's class or the function's name.
+        shape: of the output.
+        parameters: learnt numbers. Running statistics are not among them.
+        flops: two for each multiply-add of convolutions and matrix products, products with padding
+            included. Biases, normalisation, activations and pools count nothing.
+    """
+
+    name: str
+    kind: str
+    shape: tuple[int, ...]
+    parameters: int
+    flops: int
+
+
+def describe(model: nnx.Module, input_shape: Sequence[int]) -> list[Layer]:
+    """Returns the layers of `model` in the order in which they are called.
+
+    The forward pass (of prediction: no dropout, running statistics) is traced, nothing computed,
+    so that a network of any size takes seconds. Layers are the modules that hold no others, and
+    the activations and pools of `nnx` and `wbc_jax.models.layers`. Not for several threads at once:
+    the calls are replaced while they are recorded.
+
+    Args:
+        model: maps images to an array; left as it was.
+        input_shape: `[B, H, W, C]`.
+
+    Raises:
+        ValueError: from the network, where it does not take that shape.
+    """
+    graph, state = nnx.split(model)
+    found: list[Layer] = []
+
+    def forward(state: nnx.State, images: jax.Array) -> jax.Array:
+        merged = nnx.merge(graph, state)
+        merged.set_attributes(
+            deterministic=True, use_running_average=True, raise_if_not_found=False
+        )
+        with _recorded(merged, found):
+            return merged(images)
+
+    images = jax.ShapeDtypeStruct(tuple(input_shape), jnp.float32)
+    jaxpr = jax.make_jaxpr(forward)(state, images).jaxpr
+    flops = [0] * (len(found) + 1)  # the last one: outside all layers
+    _count(jaxpr, len(found), 1, flops)
+    described = [dataclasses.replace(layer, flops=n) for layer, n in zip(found, flops)]
+    if flops[-1]:
+        shape = tuple(jaxpr.outvars[0].aval.shape)
+        described.append(Layer("(outside layers)", type(model).__name__, shape, 0, flops[-1]))
+    return described
+
+
+def table(layers: Sequence[Layer], paper: str | None = None) -> str:
+    """Returns `layers` as text: one line each, then the totals.
+
+    Args:
+        layers: from `describe`.
+        paper: network of `PAPERS` whose printed figures are added, if there are any.
+    """
+    rows = [("layer", "kind", "output", "parameters", "FLOPs")]
+    for layer in layers:
+        shape = " × ".join(map(str, layer.shape))
+        flops = f"{layer.flops:,}" if layer.flops else ""
+        parameters = f"{layer.parameters:,}" if layer.parameters else ""
+        rows.append((layer.name, layer.kind, shape, parameters, flops))
+    parameters, flops = sum(x.parameters for x in layers), sum(x.flops for x in layers)
+    rows.append((f"{len(layers)} layers", "", "", f"{parameters:,}", f"{flops:,}"))
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    lines = []
+    for row in rows:
+        cells = [text.ljust(n) for text, n in zip(row[:3], widths)]
+        cells += [text.rjust(n) for text, n in zip(row[3:], widths[3:])]
+        lines.append("  ".join(cells).rstrip())
+    rule = "-" * (sum(widths) + 2 * (len(widths) - 1))
+    lines[1:1] = [rule]
+    lines[-1:-1] = [rule]
+    lines.append(
+        f"{parameters:,} parameters; {flops / 1e9:.3f} GFLOPs = {flops / 2e9:.3f} G multiply-adds "
+        "of convolutions and matrix products"
+    )
+    if paper in PAPERS:
+        lines.append(f"For comparison: {PAPERS[paper]}.")
+    return "\n".join(lines)
+
+
+@contextlib.contextmanager
+def _recorded(model: nnx.Module, found: list[Layer]) -> Iterator[None]:
+    """Adds to `found` each layer that is called meanwhile, and marks its operations."""
+    modules = {id(module): (path, module) for path, module in nnx.iter_modules(model)}
+    leaves = {i: x for i, x in modules.items() if sum(1 for _ in nnx.iter_modules(x[1])) == 1}
+    numbers: dict[str, Iterator[int]] = {}
+
+    def record(call: Callable, name: str, kind: str, parameters: int, args: Any, options: Any):
+        place = len(found)
+        found.append(Layer(name, kind, (), parameters, 0))
+        with jax.named_scope(f"layer#{place}"):
+            out = call(*args, **options)
+        shape = tuple(jax.tree.leaves(out)[0].shape)
+        found[place] = Layer(name, kind, shape, parameters, 0)
+        return out
+
+    def method(call: Callable) -> Callable:
+        @functools.wraps(call)
+        def wrapper(module, *args, **options):
+            if id(module) not in leaves:
+                return call(module, *args, **options)
+            path = ".".join(map(str, leaves[id(module)][0]))
+            size = sum(math.prod(x.shape) for x in jax.tree.leaves(nnx.state(module, nnx.Param)))
+            return record(call, path, type(module).__name__, size, (module, *args), options)
+
+        return wrapper
+
+    def function(call: Callable, name: str) -> Callable:
+        @functools.wraps(call)
+        def wrapper(*args, **options):
+            number = next(numbers.setdefault(name, itertools.count(1)))
+            return record(call, f"{name}.{number}", name, 0, args, options)
+
+        return wrapper
+
+    with contextlib.ExitStack() as stack:
+        for kind in {type(module) for _, module in leaves.values()}:
+            if hasattr(kind, "__call__"):  # noqa: B004 (nnx.List has none)
+                stack.enter_context(mock.patch.object(kind, "__call__", method(kind.__call__)))
+        for owner, name in _FUNCTIONS:
+            replaced = function(getattr(owner, name), name)
+            stack.enter_context(mock.patch.object(owner, name, replaced))
+        yield
+
+
+def _count(jaxpr: Any, place: int, times: int, flops: list[int]) -> None:
+    """Adds the FLOPs of `jaxpr`, done `times` times, to those of the layers they belong to.
+
+    Args:
+        jaxpr: what is walked, with all that it calls.
+        place: layer of the operations that carry no mark.
+        times: how often it runs.
+        flops: one number a layer.
+    """
+    for equation in jaxpr.eqns:
+        marks = _MARK.findall(str(equation.source_info.name_stack))
+        here = int(marks[-1]) if marks else place
+        name, options = equation.primitive.name, equation.params
+        if name == "conv_general_dilated":
+            kernel = equation.invars[1].aval.shape
+            out_channels = kernel[options["dimension_numbers"].rhs_spec[0]]
+            taps = math.prod(kernel) // out_channels
+            size = math.prod(equation.outvars[0].aval.shape)
+            # Products with the zeros between the inputs are not counted.
+            flops[here] += times * 2 * size * taps // math.prod(options["lhs_dilation"])
+        elif name == "dot_general":
+            (contracted, _), _ = options["dimension_numbers"]
+            shape = equation.invars[0].aval.shape
+            taps = math.prod(shape[axis] for axis in contracted)
+            flops[here] += times * 2 * math.prod(equation.outvars[0].aval.shape) * taps
+        inner = times * options.get("length", 1) if name == "scan" else times
+        for called in jax.tree.leaves(tuple(options.values()), is_leaf=_is_jaxpr):
+            if _is_jaxpr(called):
+                _count(getattr(called, "jaxpr", called), here, inner, flops)
+
+
+def _is_jaxpr(value: Any) -> bool:
+    return isinstance(value, (jax.extend.core.Jaxpr, jax.extend.core.ClosedJaxpr))

@@ -1,0 +1,74 @@
+"""Paper B's encoder–decoder network for segmentation."""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from wbc_jax.models import layers
+
+CONVS_PER_POOL = 2
+
+
+class EncoderDecoder(nnx.Module):
+    """Paper B's "proposed CNN": convolutions and max-pools down, transposed convolutions up.
+
+    The paper prints neither widths nor kernel sizes, only the kinds of layers, that there are 22,
+    58.5 K parameters and 7.311 BFLOPs at 360 × 360 × 3 for 3 classes. With as many transposed
+    convolutions as pools, 22 layers are four or five convolution blocks and two or one pools, or
+    three and three: input + n · (convolution, normalisation, ReLU) + p pools + p · (transposed
+    convolution, ReLU) + 1 × 1 convolution + softmax + pixel classification, where n + p = 6. The
+    defaults here are n = 4, p = 2, all kernels 3 × 3 and widths chosen to give 58,467 parameters
+    and 7.30 GFLOPs (2 per multiply-add). Other widths fit those two figures as well.
+
+    Args:
+        num_classes: channels of the output.
+        widths: channels of the 3 × 3 convolutions, each followed by normalisation and ReLU; a
+            2 × 2 max-pool comes after every second one.
+        up_widths: channels of the 3 × 3 transposed convolutions of stride 2, each followed by
+            ReLU; as many as there are pools.
+        norm: `batch` (the paper), `group` or `none`, after the convolutions going down.
+        in_channels: channels of the image.
+        rngs: `params` for the initial weights.
+
+    Raises:
+        ValueError: `up_widths` are not half as many as `widths`.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        widths: Sequence[int] = (32, 64, 24, 8),
+        up_widths: Sequence[int] = (64, 32),
+        norm: str = "batch",
+        in_channels: int = 3,
+        *,
+        rngs: nnx.Rngs,
+    ):
+        if len(widths) != CONVS_PER_POOL * len(up_widths) or not widths:
+            raise ValueError(
+                f"EncoderDecoder: {len(widths)} widths and {len(up_widths)} up_widths; there must "
+                f"be {CONVS_PER_POOL} widths for each of the up_widths, and at least one"
+            )
+        self.blocks = nnx.List(
+            layers.ConvBlock(before, after, norm, rngs=rngs)
+            for before, after in zip([in_channels, *widths], widths)
+        )
+        self.up = nnx.List(
+            layers.TransposedConv(before, after, rngs=rngs)
+            for before, after in zip([widths[-1], *up_widths], up_widths)
+        )
+        self.head = layers.conv(up_widths[-1], num_classes, 1, rngs=rngs)
+
+    def __call__(self, images: jax.Array) -> jax.Array:
+        """Returns logits, float32 `[B, H, W, num_classes]`, for `[B, H, W, C]` of any H and W."""
+        height, width = images.shape[1:3]
+        x = layers.pad_to_multiple(images, 2 ** len(self.up))
+        for number, block in enumerate(self.blocks, start=1):
+            x = block(x)
+            if number % CONVS_PER_POOL == 0:
+                x = layers.max_pool(x)
+        for up in self.up:
+            x = nnx.relu(up(x))
+        return self.head(x)[:, :height, :width].astype(jnp.float32)

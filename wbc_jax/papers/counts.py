@@ -1,0 +1,107 @@
+"""How many images of each cell type: ours beside Table 3 of paper B."""
+
+import csv
+import importlib.resources
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from wbc_jax import vocabulary
+
+TABLE_3 = "paper_b_table_3.csv"
+SPLITS = ("train", "validation", "test")
+INDEPENDENT = "independent"
+"""The paper's second test set, which no training image comes from (LISC and BCD)."""
+TOTAL = "total"
+UNKNOWN = "unknown"
+TEXT_TOTAL = 14_563
+"""Images of the mixed data set as paper B's text names them, where Table 3 has 28,128."""
+
+_COLUMNS = (*SPLITS, TOTAL, INDEPENDENT)
+
+
+def table_3() -> list[dict[str, Any]]:
+    """Returns Table 3 of paper B as printed: a row a cell type, then the row `total`.
+
+    Returns:
+        Dicts of `class` (text), `train`, `validation`, `test`, `total`, `independent` (numbers of
+        images) and `note` (text; where the paper contradicts itself).
+    """
+    text = importlib.resources.files("wbc_jax.papers").joinpath(TABLE_3).read_text(encoding="utf-8")
+    return [
+        {key: int(value) if key in _COLUMNS else value for key, value in row.items()}
+        for row in csv.DictReader(text.splitlines())
+    ]
+
+
+def by_type(labels: Mapping[str, Sequence[int]]) -> dict[str, dict[str, int]]:
+    """Counts labels by cell type, as `compare` takes them.
+
+    Args:
+        labels: {split: index in `vocabulary.CELL_TYPES` of each image, -1 unknown}.
+
+    Returns:
+        {cell type: {split: number}}; `unknown` only where some are.
+    """
+    found = {name: dict.fromkeys(labels, 0) for name in (*vocabulary.CELL_TYPES, UNKNOWN)}
+    for split, values in labels.items():
+        for label in values:
+            known = label != vocabulary.UNKNOWN_LABEL
+            found[vocabulary.CELL_TYPES[label] if known else UNKNOWN][split] += 1
+    if not any(found[UNKNOWN].values()):
+        del found[UNKNOWN]
+    return found
+
+
+def compare(counts: dict[str, dict[str, int]]) -> str:
+    """Returns a text table of the images found here beside those of the paper's Table 3.
+
+    Args:
+        counts: {cell type: {split: number}}, as `by_type` gives them; the types may include
+            `unknown`, the splits `independent`. What is missing is shown as a dash.
+
+    Raises:
+        ValueError: there is no cell type or split of a name.
+    """
+    strange = sorted(counts.keys() - {*vocabulary.CELL_TYPES, UNKNOWN})
+    strange += sorted({s for row in counts.values() for s in row} - {*SPLITS, INDEPENDENT})
+    if strange:
+        raise ValueError(
+            f"there is no cell type or split {', '.join(map(repr, strange))}; there are "
+            f"{', '.join((*vocabulary.CELL_TYPES, UNKNOWN))} and "
+            f"{', '.join((*SPLITS, INDEPENDENT))}"
+        )
+    paper = {row["class"]: row for row in table_3()}
+    types = [*vocabulary.CELL_TYPES, *([UNKNOWN] if UNKNOWN in counts else [])]
+    ours = {name: _with_total(counts.get(name, {})) for name in types}
+    ours[TOTAL] = {
+        column: sum(given) if (given := [r[column] for r in ours.values() if column in r]) else None
+        for column in _COLUMNS
+    }
+    lines = [
+        "Images by cell type and split, here beside Table 3 of paper B:",
+        f"{'':<12}" + "".join(f"{column:>18}" for column in _COLUMNS),
+        f"{'cell type':<12}" + f"{'here':>9}{'paper':>9}" * len(_COLUMNS),
+    ]
+    for name, row in ours.items():
+        pairs = [(row.get(column), paper.get(name, {}).get(column)) for column in _COLUMNS]
+        cells = "".join(f"{_number(here):>9}{_number(there):>9}" for here, there in pairs)
+        lines.append(f"{name:<12}{cells}")
+    neutrophils, total = paper["neutrophil"][TOTAL], paper[TOTAL][TOTAL]
+    return "\n".join(
+        [
+            *lines,
+            "The data sets here may be parts of the full ones; their counts need not reach the "
+            "paper's.",
+            f"The paper contradicts itself: its neutrophil row ({neutrophils:,}) equals the total "
+            f"in its text ({TEXT_TOTAL:,}), while its total column sums to {total:,}.",
+        ]
+    )
+
+
+def _with_total(row: Mapping[str, int]) -> dict[str, int]:
+    given = [row[split] for split in SPLITS if split in row]
+    return {**row, TOTAL: sum(given)} if given else dict(row)
+
+
+def _number(value: int | None) -> str:
+    return "–" if value is None else f"{value:,}"
