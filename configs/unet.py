@@ -16,7 +16,7 @@ def get_config() -> config_lib.Config:
     )
     config.optimizer = config_lib.Optimizer(learning_rate=3e-3, warmup_steps=50, ema_decay=0.99)
     config.train.batch_size = 16
-    config.train.steps = 500
+    config.train.steps = 700
     config.train.evaluate_every = 100
     config.evaluate.flips = True
     config.evaluate.external = (

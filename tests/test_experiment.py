@@ -4,9 +4,10 @@ import json
 
 import numpy as np
 import pytest
-import runs
+import tensorflow_datasets as tfds
 from etils import epath
 
+import runs
 from wbc_jax import baselines, evaluate, experiment
 from wbc_jax import config as config_lib
 from wbc_jax.data import pipeline, records
@@ -20,6 +21,20 @@ def test_external_data_sets_that_are_absent_are_listed_with_the_reason(run):
     reason = report["skipped"]["raabin_gt"]
     assert reason.startswith("raabin_gt is not in ") and "raabindata.com" in reason
     assert "nothing_here" in reason and "\n" not in reason
+
+
+def test_external_data_sets_are_never_downloaded(data_dir, monkeypatch):
+    def fetch(*_):
+        raise AssertionError("the network was asked")
+
+    monkeypatch.setattr(tfds.download.DownloadManager, "download", fetch)
+    config = runs.config(data_dir, evaluate__external=("segmentation_wbc/jtsc",))
+    nothing = pipeline.Examples([], runs.SIZE, runs.SIZE)
+    found, skipped = experiment._external(
+        config, baselines.otsu, {"train": nothing, "validation": nothing}
+    )
+    assert found == {}
+    assert skipped["segmentation_wbc/jtsc"].startswith("segmentation_WBC is not in ")
 
 
 def test_external_data_sets_that_are_there_are_scored_whole(data_dir):

@@ -54,6 +54,9 @@ def prepare(config: config_lib.Config, workdir: epath.Path | None = None) -> Non
     )
     skipped = []
     for name in config.data.datasets:
+        if not sources.is_prepared(name, config.data):
+            where = sources.builder(name, config.data).data_dir
+            print(f"{name}: writing records to {where}", flush=True)
         skipped += [
             {"dataset": name, "path": path, "reason": reason}
             for path, reason in sources.prepare(name, config.data)
@@ -232,7 +235,8 @@ def _external(
         if name in config.data.datasets:
             continue
         try:
-            sources.prepare(name, config.data)
+            with records.no_downloads():  # a look aside must not wait for a network
+                sources.prepare(name, config.data)
             whole = pipeline.load_whole(name, config.data, config.evaluate.size)
         except records.DataError as error:
             reason = str(error).splitlines()[0]

@@ -198,6 +198,8 @@ def _find(dl_manager: tfds.download.DownloadManager, config: SegmentationWbcConf
         f"download {URL} and unpack it so that the folder {manual_dir / FOLDERS[0]} holds "
         f"{' and '.join(map(repr, entries))}"
     )
+    if not records.may_download():
+        raise records.DataError(f"segmentation_WBC is not in {manual_dir}: {by_hand}")
     try:
         archive = epath.Path(dl_manager.download(URL))
         root = records.unzip(archive, archive.parent / f"{archive.name}.unzipped")

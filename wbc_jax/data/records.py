@@ -569,6 +569,24 @@ def manual_folder(
     return manual_dir if all((manual_dir / entry).exists() for entry in entries) else None
 
 
+_downloads: contextvars.ContextVar[bool] = contextvars.ContextVar("downloads", default=True)
+
+
+@contextlib.contextmanager
+def no_downloads() -> Iterator[None]:
+    """Inside the block builders use only files that are there, and raise `DataError` otherwise."""
+    token = _downloads.set(False)
+    try:
+        yield
+    finally:
+        _downloads.reset(token)
+
+
+def may_download() -> bool:
+    """Whether a builder may fetch what is missing."""
+    return _downloads.get()
+
+
 def manual_path(dl_manager: tfds.download.DownloadManager) -> epath.Path | None:
     """TFDS's `manual_dir`, whether it exists or not; None if TFDS was given none.
 

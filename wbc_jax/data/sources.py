@@ -150,7 +150,6 @@ def prepare(name: str, data: config_lib.Data) -> list[tuple[str, str]]:
         if check and folder:
             check(made, folder)
         return []
-    print(f"{name}: writing records to {made.data_dir}", flush=True)
     if not sys.stderr.isatty():
         tfds.disable_progress_bar()  # in a log its bars are hundreds of lines
     with contextlib.ExitStack() as stack:
