@@ -100,6 +100,7 @@ def test_data_fields_that_must_fit_each_other(fields, expected):
     "fields, expected",
     [
         ({"name": "segnet", "dropout": 0.5}, "config.model.dropout is 0.5, but segnet has none"),
+        ({"name": "segnet", "depth": 7}, "config.model.depth is 7; a SegNet halves the image"),
         ({"name": "segnet", "layout": "vgg16", "depth": 6}, "config.model.depth is 6"),
     ],
 )

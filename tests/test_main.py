@@ -1,6 +1,10 @@
 """Commands that cannot run say why in a line, not in a traceback."""
 
+import os
+import shutil
+
 import pytest
+
 import runs
 
 
@@ -60,8 +64,10 @@ def test_missing_data_folder(folder):
 def test_prepare_prints_the_splits(folder, data_dir):
     done = runs.command("wbc_jax.main", "--config=tiny.py", "--mode=prepare", cwd=folder)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1].split() == [runs.DATASET, "35", "5", "20"]
-    assert not (folder / "runs").exists()
+    assert [runs.DATASET, "35", "5", "20"] in [line.split() for line in done.stdout.splitlines()]
+    assert done.stdout.splitlines()[-1] == "Gallery of the masks: runs/tiny/gallery.html"
+    assert os.listdir(folder / "runs" / "tiny") == ["gallery.html"]
+    shutil.rmtree(folder / "runs")
     assert "INFO" not in done.stderr and "\nI1" not in done.stderr
 
 

@@ -87,6 +87,18 @@ class Checkpoints:
             ) from error
         return _from_dict(found.state, like), found.position
 
+    def position(self, which: str) -> dict[str, Any]:
+        """Returns the position saved with the newest state.
+
+        Raises:
+            CheckpointError: there is none.
+        """
+        step = self.latest_step(which)
+        if step is None:
+            raise CheckpointError(f"{self._folder / which} holds no checkpoint; train first.")
+        args = ocp.args.Composite(position=ocp.args.JsonRestore())
+        return self._managers[which].restore(step, args=args).position
+
     def wait(self) -> None:
         """Returns when everything is on disk."""
         for manager in self._managers.values():
@@ -102,6 +114,12 @@ class Checkpoints:
 
     def __exit__(self, *_) -> None:
         self.close()
+
+
+def any_saved(workdir: epath.PathLike) -> bool:
+    """Returns whether a run's folder holds a checkpoint."""
+    folders = [epath.Path(workdir) / "checkpoints" / name for name in (BEST, LAST)]
+    return any(p.name.isdigit() for f in folders if f.exists() for p in f.iterdir())
 
 
 def _as_dict(state: steps.TrainState) -> dict[str, Any]:

@@ -300,6 +300,12 @@ def validate(config: Config) -> Config:
             f"config.model.depth is {config.model.depth}; the layout 'vgg16' has 5 stages, so at"
             " most 5."
         )
+    if config.model.name == "segnet" and config.data.image_size < 2**config.model.depth:
+        raise ConfigError(
+            f"config.model.depth is {config.model.depth}; a SegNet halves the image that often,"
+            f" and config.data.image_size is {config.data.image_size}: choose a depth of at most"
+            f" {config.data.image_size.bit_length() - 1}."
+        )
     if config.model.dropout and config.model.name != "unet":
         raise ConfigError(
             f"config.model.dropout is {config.model.dropout!r}, but {config.model.name} has none;"

@@ -1,6 +1,8 @@
 """What the modes of `wbc_jax.main` do: prepare, train, evaluate."""
 
+import hashlib
 import importlib.metadata
+import json
 import os
 import platform
 from typing import Any
@@ -37,6 +39,7 @@ FREE_FIELDS = (
     "evaluate.external",
 )
 SHOWN_PER_GROUP = 6
+SPLITS = "splits.json"
 
 
 def prepare(config: config_lib.Config, workdir: epath.Path | None = None) -> None:
@@ -96,7 +99,9 @@ def run(config: config_lib.Config, workdir: epath.Path) -> None:
     examples = pipeline.load_splits(config.data, config.evaluate.size)
     # Only now: a data set misspelt or missing must not claim the folder for a config that cannot
     # run, which the mended command would then be refused for.
+    check_splits(workdir, examples)
     claim(config, workdir)
+    files.write_json(workdir / SPLITS, fingerprints(examples))
     print(split_table(examples), flush=True)
     train.train(config, workdir, examples)
     evaluate_run(config, workdir, examples)
@@ -113,13 +118,14 @@ def claim(config: config_lib.Config, workdir: epath.Path) -> None:
 
 
 def check_claim(config: config_lib.Config, workdir: epath.Path) -> None:
-    """Checks that `workdir` is free or holds a run of the same training.
+    """Checks that `workdir` is free, holds no checkpoint yet, or holds a run of the same training.
 
     Raises:
         ConfigError: the folder holds another run; lists the fields that differ.
     """
     path = workdir / "config.json"
-    if path.exists():
+    # Before its first checkpoint a run has nothing to lose, and its config may not even work.
+    if path.exists() and checkpoint.any_saved(workdir):
         there = config_lib.from_json(path.read_bytes(), os.fspath(path))
         different = config_lib.differences(there, config, FREE_FIELDS)
         if different:
@@ -128,6 +134,39 @@ def check_claim(config: config_lib.Config, workdir: epath.Path) -> None:
                 + "\n  ".join(different)
                 + "\nName another --workdir, or delete this one to start over."
             )
+
+
+def fingerprints(examples: dict[str, pipeline.Examples]) -> dict[str, str]:
+    """Returns a SHA-256 of each split's records (data set, id and perceptual hash)."""
+    found = {}
+    for name in splits.SPLITS:
+        lines = sorted(
+            f"{s.name}\0{s.ids[i]}\0{'' if s.hashes is None else s.hashes[i].tobytes().hex()}"
+            for s, i in examples[name].entries
+        )
+        found[name] = hashlib.sha256("\n".join(lines).encode()).hexdigest()
+    return found
+
+
+def check_splits(workdir: epath.Path, examples: dict[str, pipeline.Examples]) -> None:
+    """Checks that the records are still split as when the run in `workdir` began.
+
+    Images added or removed move the bounds of the splits: what was trained on would be tested on.
+
+    Raises:
+        ConfigError: a split has changed; names it.
+    """
+    path = workdir / SPLITS
+    if not path.exists() or not checkpoint.any_saved(workdir):
+        return
+    there, here = json.loads(path.read_text()), fingerprints(examples)
+    changed = [name for name in splits.SPLITS if there.get(name) != here[name]]
+    if changed:
+        raise config_lib.ConfigError(
+            f"{workdir} was trained on other records: the {', '.join(changed)} split has changed "
+            "since (images added, removed or replaced). Name another --workdir, or restore the "
+            "data."
+        )
 
 
 def evaluate_run(
@@ -151,8 +190,17 @@ def evaluate_run(
         )
     claim(config, workdir)
     if examples is None:
-        prepare(config)
+        prepare(config, workdir)
         examples = pipeline.load_splits(config.data, config.evaluate.size)
+    check_splits(workdir, examples)
+    with checkpoint.Checkpoints(workdir) as checkpoints:
+        end = train.Position(**checkpoints.position(checkpoint.LAST))
+    if end.step < config.train.steps and not end.stopped:
+        print(
+            f"Training stands at step {end.step} of {config.train.steps}; its best checkpoint so "
+            "far is scored.",
+            flush=True,
+        )
     model = inference.load(workdir)
     step_fn = steps.make_predict_step(model.network, config.evaluate.size, config.evaluate.flips)
 
@@ -178,7 +226,9 @@ def evaluate_run(
         "baseline": evaluate.results(floor_counts, test, bootstrap),
         "external": external,
         "skipped": skipped,
-        "train_seconds": model.train_seconds,
+        "trained_steps": end.step,
+        "stopped_early": end.stopped,
+        "train_seconds": end.seconds,
         "versions": _versions(),
         "hardware": _hardware(),
     }
@@ -202,7 +252,7 @@ def evaluate_run(
     print("\nColour thresholds alone (Otsu), same images:")
     print(tables.results_table(summary["baseline"]))
     if external or skipped:
-        print("\nData sets that training never saw, whole:")
+        print("\nData sets that training never saw:")
         if external:
             print(tables.results_table(external))
         for name, reason in skipped.items():
@@ -227,9 +277,11 @@ def _external(
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """Scores whole data sets that training never saw, where they are present.
 
-    Near duplicates of a training or validation image are left out, and counted on the screen.
+    Records that share a group with a training or validation image (crops of one frame), or are
+    near duplicates of one, are left out; `left_out` counts them.
     """
     seen = examples["train"].entries + examples["validation"].entries
+    seen_groups = {_group(entry) for entry in seen}
     found, skipped = {}, {}
     for name in config.evaluate.external:
         if name in config.data.datasets:
@@ -238,20 +290,28 @@ def _external(
             with records.no_downloads():  # a look aside must not wait for a network
                 sources.prepare(name, config.data)
             whole = pipeline.load_whole(name, config.data, config.evaluate.size)
-        except records.DataError as error:
+        except (records.DataError, OSError) as error:
             reason = str(error).splitlines()[0]
             skipped[name] = reason
             continue
         leaks = splits.near_duplicates_of(seen, whole.entries)
+        leaks |= {i for i, e in enumerate(whole.entries) if _group(e) in seen_groups}
         if leaks:
-            print(f"{name}: {len(leaks)} near duplicates of training images are left out.")
+            print(f"{name}: {len(leaks)} images that training saw are left out.", flush=True)
             whole.entries = [e for i, e in enumerate(whole.entries) if i not in leaks]
         if not len(whole):
-            skipped[name] = "all of its images are near duplicates of training images"
+            skipped[name] = "training saw all of its images, or near duplicates of them"
             continue
         counts = evaluate.confusions(predict, whole, config.evaluate.batch_size)
-        found |= evaluate.results(counts, whole, config.evaluate.bootstrap)
+        scored = evaluate.results(counts, whole, config.evaluate.bootstrap)
+        scored[name]["left_out"] = len(leaks)
+        found |= scored
     return found, skipped
+
+
+def _group(entry: tuple[sources.Source, int]) -> tuple[str, str]:
+    source, index = entry
+    return source.name.partition("/")[0], source.groups[index]
 
 
 def _shown(

@@ -47,7 +47,6 @@ class Model:
         config: the run's.
         network, weights: the network's description and its arrays.
         step: training steps behind the weights.
-        train_seconds: time the run had spent in training by then.
     """
 
     def __init__(
@@ -56,10 +55,9 @@ class Model:
         network: steps.Network,
         weights: dict[str, Any],
         step: int,
-        train_seconds: float = float("nan"),
     ):
         self.config, self.network, self.weights = config, network, weights
-        self.step, self.train_seconds = step, train_seconds
+        self.step = step
         self._logits = jax.jit(steps.make_logits(network, config.evaluate.flips))
         self._lock = threading.Lock()
 
@@ -150,8 +148,8 @@ def load(path: epath.PathLike) -> Model:
     config = config_lib.from_json(stored.read_bytes(), str(stored))
     network, like = _empty_state(config)
     with checkpoint.Checkpoints(folder) as checkpoints:
-        state, position = checkpoints.restore(checkpoint.BEST, like)
-    return Model(config, network, state.weights(), int(state.step), position["seconds"])
+        state, _ = checkpoints.restore(checkpoint.BEST, like)
+    return Model(config, network, state.weights(), int(state.step))
 
 
 def _empty_state(config: config_lib.Config) -> tuple[steps.Network, steps.TrainState]:

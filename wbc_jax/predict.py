@@ -27,6 +27,7 @@ COLUMNS = (
     "nucleus_share",
     "flag",
 )
+RESULTS = ("masks", "overlays")
 BATCH = 16
 _OUT = flags.DEFINE_string("out", None, "Folder for the results.")
 _MODEL = flags.DEFINE_string("model", None, "Folder of the run whose model to use.")
@@ -50,7 +51,10 @@ def find_images(inputs: Sequence[str], out: epath.PathLike = "") -> list[str]:
         path = epath.Path(name).expanduser()
         if path.is_dir():
             for folder, folders, names in os.walk(path):
-                folders[:] = sorted(f for f in folders if not _same(os.path.join(folder, f), out))
+                own = RESULTS if _same(folder, out) else ()
+                folders[:] = sorted(
+                    f for f in folders if f not in own and not _same(os.path.join(folder, f), out)
+                )
                 chosen = sorted(n for n in names if n.lower().endswith(SUFFIXES))
                 found |= dict.fromkeys(os.path.join(folder, n) for n in chosen)
         elif path.exists():

@@ -146,7 +146,8 @@ def train(
                 look_now = (
                     position.step % settings.evaluate_every == 0 or position.step == settings.steps
                 )
-                if log_now or look_now or signals.received:
+                stop = signals.received  # once: another may come between two looks at it
+                if log_now or look_now or stop:
                     _record(position, pending, training, workdir)
                     pending = None
 
@@ -189,14 +190,14 @@ def train(
                     window_started = time.monotonic()
 
                 # ---- A signal: save and leave --------------------------------------------------
-                if signals.received:
+                if stop:
                     save(checkpoint.LAST)
                     checkpoints.wait()
-                    name = signal.Signals(signals.received).name
+                    name = signal.Signals(stop).name
                     raise Interrupted(
                         f"{name} came: saved at step {position.step} of {settings.steps}. Run the "
                         "same command again to go on from there.",
-                        signals.received,
+                        stop,
                     )
         finally:
             progress.close()
@@ -214,9 +215,9 @@ def _record(position: Position, pending, training: pipeline.Examples, workdir: e
     if not (math.isfinite(loss) and math.isfinite(norm)):
         ids = training.ids
         names = ", ".join(ids[i] for i in index)
-        folder = workdir / "checkpoints" / checkpoint.LAST
-        kept = any(folder.iterdir()) if folder.exists() else False
-        saved = f"The last good checkpoint stays in {folder}." if kept else "None was saved yet."
+        saved = "No checkpoint was saved yet."
+        if checkpoint.any_saved(workdir):
+            saved = f"The last good checkpoint stays in {workdir / 'checkpoints'}."
         raise NonFiniteLossError(
             f"step {step}: the loss is {loss} and the gradient's norm {norm}. {saved} Lower "
             f"config.optimizer.learning_rate, or look at the images of this batch: {names}."
