@@ -25,16 +25,19 @@ class Checkpoints:
     """The best and the last checkpoints of a run, under `<workdir>/checkpoints`.
 
     Saving runs in the background and is atomic (Orbax writes to a temporary name and renames).
+
+    Attributes:
+        folder: where they are.
     """
 
     def __init__(self, workdir: epath.PathLike):
         # Orbax refuses relative paths, and only once it writes in the background.
         folder = epath.Path(workdir) / "checkpoints"
         # (`absolute` would put the working folder before gs://.)
-        self._folder = folder if folder.is_absolute() else folder.absolute()
+        self.folder = folder if folder.is_absolute() else folder.absolute()
         self._managers = {
             name: ocp.CheckpointManager(
-                self._folder / name,
+                self.folder / name,
                 options=ocp.CheckpointManagerOptions(max_to_keep=keep, create=True),
             )
             for name, keep in ((BEST, 1), (LAST, KEEP_LAST))
@@ -68,7 +71,7 @@ class Checkpoints:
         """
         step = self.latest_step(which)
         if step is None:
-            raise CheckpointError(f"{self._folder / which} holds no checkpoint; train first.")
+            raise CheckpointError(f"{self.folder / which} holds no checkpoint; train first.")
         target = jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding),
             _as_dict(like),
@@ -82,7 +85,7 @@ class Checkpoints:
             )
         except (ValueError, KeyError, FileNotFoundError) as error:
             raise CheckpointError(
-                f"{self._folder / which / str(step)} cannot be restored ({error}). Delete it to "
+                f"{self.folder / which / str(step)} cannot be restored ({error}). Delete it to "
                 "go on from the one before, or train into another --workdir."
             ) from error
         return _from_dict(found.state, like), found.position
@@ -95,7 +98,7 @@ class Checkpoints:
         """
         step = self.latest_step(which)
         if step is None:
-            raise CheckpointError(f"{self._folder / which} holds no checkpoint; train first.")
+            raise CheckpointError(f"{self.folder / which} holds no checkpoint; train first.")
         args = ocp.args.Composite(position=ocp.args.JsonRestore())
         return self._managers[which].restore(step, args=args).position
 

@@ -138,7 +138,7 @@ def train(
                 batch = next(batches)
                 state, report = train_step(state, sharding.put_batch(batch, mesh))
                 # The step before is looked at while this one runs, so that the device never waits.
-                _record(position, pending, training, workdir)
+                _record(position, pending, training, checkpoints)
                 pending = (position.step + 1, batch["index"], report)
                 position.step += 1
 
@@ -148,7 +148,7 @@ def train(
                 )
                 stop = signals.received  # once: another may come between two looks at it
                 if log_now or look_now or stop:
-                    _record(position, pending, training, workdir)
+                    _record(position, pending, training, checkpoints)
                     pending = None
 
                 # ---- Log -----------------------------------------------------------------------
@@ -206,7 +206,12 @@ def train(
     return position
 
 
-def _record(position: Position, pending, training: pipeline.Examples, workdir: epath.Path) -> None:
+def _record(
+    position: Position,
+    pending,
+    training: pipeline.Examples,
+    checkpoints: checkpoint.Checkpoints,
+) -> None:
     """Adds a finished step to the log's window, once its numbers are known to be finite."""
     if pending is None:
         return
@@ -215,9 +220,10 @@ def _record(position: Position, pending, training: pipeline.Examples, workdir: e
     if not (math.isfinite(loss) and math.isfinite(norm)):
         ids = training.ids
         names = ", ".join(ids[i] for i in index)
+        checkpoints.wait()
         saved = "No checkpoint was saved yet."
-        if checkpoint.any_saved(workdir):
-            saved = f"The last good checkpoint stays in {workdir / 'checkpoints'}."
+        if checkpoints.latest_step(checkpoint.LAST) is not None:
+            saved = f"The last good checkpoint stays in {checkpoints.folder}."
         raise NonFiniteLossError(
             f"step {step}: the loss is {loss} and the gradient's norm {norm}. {saved} Lower "
             f"config.optimizer.learning_rate, or look at the images of this batch: {names}."
