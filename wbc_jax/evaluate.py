@@ -201,7 +201,7 @@ def _nc_agreement(counts: np.ndarray) -> dict[str, Any]:
     spread = len(x) > 2 and np.ptp(x) > 0 and np.ptp(y) > 0
     return {
         "images": int(usual.sum()),
-        "median_relative_error": float(np.median(np.abs(y - x) / x)) if len(x) else float("nan"),
+        "median_relative_error": float(np.median(nc_errors(counts))) if len(x) else float("nan"),
         "spearman": float(scipy.stats.spearmanr(x, y).statistic) if spread else float("nan"),
         "flagged": int((~usual).sum()),
     }

@@ -281,7 +281,7 @@ def _external(
     near duplicates of one, are left out; `left_out` counts them.
     """
     seen = examples["train"].entries + examples["validation"].entries
-    seen_groups = {_group(entry) for entry in seen}
+    seen_groups = {splits.group_key(*entry) for entry in seen}
     found, skipped = {}, {}
     for name in config.evaluate.external:
         if name in config.data.datasets:
@@ -295,7 +295,7 @@ def _external(
             skipped[name] = reason
             continue
         leaks = splits.near_duplicates_of(seen, whole.entries)
-        leaks |= {i for i, e in enumerate(whole.entries) if _group(e) in seen_groups}
+        leaks |= {i for i, e in enumerate(whole.entries) if splits.group_key(*e) in seen_groups}
         if leaks:
             print(f"{name}: {len(leaks)} images that training saw are left out.", flush=True)
             whole.entries = [e for i, e in enumerate(whole.entries) if i not in leaks]
@@ -307,11 +307,6 @@ def _external(
         scored[name]["left_out"] = len(leaks)
         found |= scored
     return found, skipped
-
-
-def _group(entry: tuple[sources.Source, int]) -> tuple[str, str]:
-    source, index = entry
-    return source.name.partition("/")[0], source.groups[index]
 
 
 def _shown(

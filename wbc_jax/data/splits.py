@@ -138,16 +138,22 @@ def split_sources(
     return [found[i] for i in range(len(sets))]
 
 
+def group_key(source: sources.Source, index: int) -> tuple[str, str]:
+    """Returns (data set, group) of a record: what must not stand in two splits.
+
+    The data set is named without its config: groups hold across the configs of one data set (an
+    original and its copies), not across data sets, where equal names mean nothing.
+    """
+    return source.name.partition("/")[0], source.groups[index]
+
+
 def cluster(sets: Sequence[sources.Source], kept: Sequence[np.ndarray]) -> list[list[int]]:
     """Returns for each kept record of each set the number of its cluster of groups and duplicates.
 
-    Groups are compared across the configs of one data set (an original and its copies), not
-    across data sets, where equal names mean nothing.
+    Groups are compared by `group_key`.
     """
     groups = [
-        f"{source.name.partition('/')[0]}\0{source.groups[i]}"
-        for source, indices in zip(sets, kept)
-        for i in indices
+        "\0".join(group_key(source, i)) for source, indices in zip(sets, kept) for i in indices
     ]
     hashed = [source.hashes is not None for source in sets]
     pairs: list[tuple[int, ...]] = []
@@ -199,10 +205,7 @@ def check_leaks(parts: dict[str, Sequence[tuple[sources.Source, int]]]) -> None:
         DataError: names two records and their splits.
     """
     check_disjoint(
-        {
-            name: [(s.name.partition("/")[0], s.groups[i]) for s, i in entries]
-            for name, entries in parts.items()
-        }
+        {name: [group_key(*entry) for entry in entries] for name, entries in parts.items()}
     )
     flat = [(name, s, i) for name, entries in parts.items() for s, i in entries]
     if not flat or any(s.hashes is None for _, s, _ in flat):
