@@ -29,25 +29,24 @@ def real_data() -> pathlib.Path:
 @pytest.fixture(scope="session")
 def data_dir(tmp_path_factory) -> pathlib.Path:
     """A folder with the records of `wbc_synthetic/small`."""
-    import runs
-
+    import tiny_runs
     from wbc_jax.data import sources
 
     folder = tmp_path_factory.mktemp("records")
-    sources.prepare(runs.DATASET, runs.config(folder).data)
+    sources.prepare(tiny_runs.DATASET, tiny_runs.config(folder).data)
     return folder
 
 
 @pytest.fixture(scope="session")
 def run(tmp_path_factory, data_dir) -> types.SimpleNamespace:
     """A tiny run, trained and evaluated without interruption: `workdir` and `config`."""
-    import runs
     from etils import epath
 
+    import tiny_runs
     from wbc_jax import experiment
 
     workdir = tmp_path_factory.mktemp("run") / "tiny"
-    config = runs.config(data_dir)
+    config = tiny_runs.config(data_dir)
     experiment.run(config, epath.Path(workdir))
     return types.SimpleNamespace(workdir=workdir, config=config)
 

@@ -6,8 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-import runs
 
+import tiny_runs
 from wbc_jax import checkpoint, steps
 
 # Orbax leaves coroutines behind when a read fails.
@@ -40,7 +40,7 @@ def test_round_trip(tmp_path, average):
     with checkpoint.Checkpoints(tmp_path) as checkpoints:
         found, at = checkpoints.restore(checkpoint.BEST, _state(0, average, scale=0.0))
         assert checkpoints.latest_step(checkpoint.LAST) is None
-    runs.assert_equal(found, saved)
+    tiny_runs.assert_equal(found, saved)
     assert isinstance(found, steps.TrainState) and isinstance(found.opt_state, tuple)
     assert (found.average is None) != average
     assert at == position

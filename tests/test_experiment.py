@@ -8,7 +8,7 @@ import pytest
 import tensorflow_datasets as tfds
 from etils import epath
 
-import runs
+import tiny_runs
 from wbc_jax import baselines, evaluate, experiment
 from wbc_jax import config as config_lib
 from wbc_jax.data import pipeline, records
@@ -29,8 +29,8 @@ def test_external_data_sets_are_never_downloaded(data_dir, monkeypatch):
         raise AssertionError("the network was asked")
 
     monkeypatch.setattr(tfds.download.DownloadManager, "download", fetch)
-    config = runs.config(data_dir, evaluate__external=("segmentation_wbc/jtsc",))
-    nothing = pipeline.Examples([], runs.SIZE, runs.SIZE)
+    config = tiny_runs.config(data_dir, evaluate__external=("segmentation_wbc/jtsc",))
+    nothing = pipeline.Examples([], tiny_runs.SIZE, tiny_runs.SIZE)
     found, skipped = experiment._external(
         config, baselines.otsu, {"train": nothing, "validation": nothing}
     )
@@ -39,34 +39,34 @@ def test_external_data_sets_are_never_downloaded(data_dir, monkeypatch):
 
 
 def test_external_data_sets_that_are_there_are_scored_whole(data_dir):
-    config = runs.config(data_dir, data__datasets=("raabin_gt",))
-    nothing = pipeline.Examples([], runs.SIZE, runs.SIZE)
+    config = tiny_runs.config(data_dir, data__datasets=("raabin_gt",))
+    nothing = pipeline.Examples([], tiny_runs.SIZE, tiny_runs.SIZE)
     found, skipped = experiment._external(
         config, baselines.otsu, {"train": nothing, "validation": nothing}
     )
     assert skipped == {}
-    whole = pipeline.load_splits(runs.config(data_dir).data, runs.SIZE)["all"]
+    whole = pipeline.load_splits(tiny_runs.config(data_dir).data, tiny_runs.SIZE)["all"]
     assert len(whole) == 60
     counts = evaluate.confusions(baselines.otsu, whole, 8)
-    assert found.keys() == {runs.DATASET}
+    assert found.keys() == {tiny_runs.DATASET}
     expected = evaluate.results(counts, whole, 50)
-    expected[runs.DATASET]["left_out"] = 0
+    expected[tiny_runs.DATASET]["left_out"] = 0
     np.testing.assert_equal(found, expected)
 
 
 def test_external_images_that_training_saw_are_left_out(data_dir, capsys):
-    config = runs.config(data_dir, data__datasets=("raabin_gt",))
+    config = tiny_runs.config(data_dir, data__datasets=("raabin_gt",))
     # As if the trained data set held, under another name, some of the same images.
-    examples = pipeline.load_splits(runs.config(data_dir).data, runs.SIZE)
+    examples = pipeline.load_splits(tiny_runs.config(data_dir).data, tiny_runs.SIZE)
     seen = {"train": examples["train"], "validation": examples["validation"]}
     found, _ = experiment._external(config, baselines.otsu, seen)
-    images = found[runs.DATASET]["images"]
+    images = found[tiny_runs.DATASET]["images"]
     assert 0 < images <= 60 - len(seen["train"]) - len(seen["validation"]) == 20
     assert f"{60 - images} images that training saw" in capsys.readouterr().out
 
 
 def test_a_misspelt_external_data_set_ends_the_run_before_training(data_dir, tmp_path):
-    config = runs.config(data_dir, evaluate__external=("raabin",))
+    config = tiny_runs.config(data_dir, evaluate__external=("raabin",))
     with pytest.raises(
         config_lib.ConfigError, match=r"no data set 'raabin'; there are .*raabin_gt"
     ):
@@ -75,25 +75,25 @@ def test_a_misspelt_external_data_set_ends_the_run_before_training(data_dir, tmp
 
 
 def test_missing_data_end_the_run_before_training(data_dir, tmp_path):
-    config = runs.config(data_dir, data__datasets=("raabin_gt",))
+    config = tiny_runs.config(data_dir, data__datasets=("raabin_gt",))
     with pytest.raises(records.DataError, match="raabin_gt is not in"):
         experiment.run(config, epath.Path(tmp_path / "run"))
     assert not (tmp_path / "run").exists()
 
 
 def test_split_table(run):
-    examples = pipeline.load_splits(run.config.data, runs.SIZE)
+    examples = pipeline.load_splits(run.config.data, tiny_runs.SIZE)
     head, line = experiment.split_table(examples).splitlines()
     assert head.split() == ["data", "set", "train", "validation", "test"]
     numbers = [len(examples[name]) for name in ("train", "validation", "test")]
-    assert line.split() == [runs.DATASET, *map(str, numbers)]
+    assert line.split() == [tiny_runs.DATASET, *map(str, numbers)]
     assert sum(numbers) == 60
 
 
 def test_the_report_says_what_was_scored(run, model):
     report = json.loads((run.workdir / "report" / "metrics.json").read_text())
-    test = pipeline.load_splits(run.config.data, runs.SIZE)["test"]
-    found = report["results"][runs.DATASET]
+    test = pipeline.load_splits(run.config.data, tiny_runs.SIZE)["test"]
+    found = report["results"][tiny_runs.DATASET]
     assert found["images"] == len(test) == 20
     # The report's numbers are those of the model's masks, counted here.
     masks = np.stack([model.predict(test[i]["image"]).mask for i in range(20)])
@@ -102,7 +102,7 @@ def test_the_report_says_what_was_scored(run, model):
     assert np.abs(np.subtract(found["confusion"], confusion)).max() <= 2
     assert found["global_accuracy"] == pytest.approx((truth == masks).mean(), abs=1e-3)
     floor = np.stack([baselines.otsu(test.resized(32, 32)[i]["image"][None])[0] for i in range(20)])
-    baseline = report["baseline"][runs.DATASET]
+    baseline = report["baseline"][tiny_runs.DATASET]
     assert baseline["global_accuracy"] == pytest.approx((truth == floor).mean())
     assert sum(part["images"] for part in found["by_type"].values()) == 20
     assert (report["task"], report["model"], report["split"]) == ("segmentation", "unet", "test")
@@ -117,13 +117,13 @@ def test_evaluating_without_a_run(data_dir, tmp_path):
     from wbc_jax import checkpoint
 
     with pytest.raises(checkpoint.CheckpointError, match=r"holds no run .*; train first"):
-        experiment.evaluate_run(runs.config(data_dir), epath.Path(tmp_path / "run"))
+        experiment.evaluate_run(tiny_runs.config(data_dir), epath.Path(tmp_path / "run"))
 
 
 def test_files_left_out_are_listed(data_dir, tmp_path, monkeypatch, capsys):
     left_out = [("/in/a.jpg", "empty"), ("/in/b.jpg", "truncated")]
     monkeypatch.setattr(experiment.sources, "prepare", lambda name, data: left_out)
-    experiment.prepare(runs.least(data_dir), epath.Path(tmp_path))
+    experiment.prepare(tiny_runs.least(data_dir), epath.Path(tmp_path))
     assert (tmp_path / "skipped_files.csv").read_text() == (
         "dataset,path,reason\n"
         "wbc_synthetic/small,/in/a.jpg,empty\nwbc_synthetic/small,/in/b.jpg,truncated\n"
@@ -133,10 +133,10 @@ def test_files_left_out_are_listed(data_dir, tmp_path, monkeypatch, capsys):
 
 def test_prepare_draws_the_gallery_and_counts_the_splits(data_dir, tmp_path, capsys):
     workdir = epath.Path(tmp_path)
-    experiment.prepare_only(runs.config(data_dir), workdir)
+    experiment.prepare_only(tiny_runs.config(data_dir), workdir)
     printed = capsys.readouterr().out
     # Twelve cells of each of five types at 56/14/30: 7, 1 and 4.
-    assert printed.splitlines()[1].split() == [runs.DATASET, "35", "5", "20"]
+    assert printed.splitlines()[1].split() == [tiny_runs.DATASET, "35", "5", "20"]
     assert "Table 3" not in printed  # drawn cells are never set beside a paper's
     page = (workdir / "gallery.html").read_text()
     assert "synthetic_00000" in page and "lymphocyte" in page
@@ -154,7 +154,7 @@ def test_prepare_sets_real_counts_beside_the_papers(real_data, tmp_path, capsys)
 
 def test_a_run_is_tied_to_the_records_it_was_trained_on(run, data_dir, tmp_path, monkeypatch):
     stored = json.loads((run.workdir / "splits.json").read_text())
-    splits = pipeline.load_splits(run.config.data, runs.SIZE)
+    splits = pipeline.load_splits(run.config.data, tiny_runs.SIZE)
     assert stored == experiment.fingerprints(splits)
     experiment.check_splits(run.workdir, splits)
     # One record moves from training to test, as when images are added and the bounds shift.
@@ -165,17 +165,17 @@ def test_a_run_is_tied_to_the_records_it_was_trained_on(run, data_dir, tmp_path,
 
 
 def test_external_images_of_a_training_frame_are_left_out(data_dir):
-    config = runs.config(data_dir, data__datasets=("raabin_gt",))
-    whole = pipeline.load_splits(runs.config(data_dir).data, runs.SIZE)["all"]
+    config = tiny_runs.config(data_dir, data__datasets=("raabin_gt",))
+    whole = pipeline.load_splits(tiny_runs.config(data_dir).data, tiny_runs.SIZE)["all"]
     # Another config of the data set, whose pixels are unlike but whose frames are the same.
     seen = pipeline.Examples(
         [
             (dataclasses.replace(s, name="wbc_synthetic/other", hashes=None), i)
             for s, i in whole.entries[:10]
         ],
-        runs.SIZE,
-        runs.SIZE,
+        tiny_runs.SIZE,
+        tiny_runs.SIZE,
     )
-    nothing = pipeline.Examples([], runs.SIZE, runs.SIZE)
+    nothing = pipeline.Examples([], tiny_runs.SIZE, tiny_runs.SIZE)
     found, _ = experiment._external(config, baselines.otsu, {"train": seen, "validation": nothing})
-    assert found[runs.DATASET]["images"] == 50 and found[runs.DATASET]["left_out"] == 10
+    assert found[tiny_runs.DATASET]["images"] == 50 and found[tiny_runs.DATASET]["left_out"] == 10

@@ -8,7 +8,7 @@ import shutil
 import numpy as np
 import pytest
 
-import runs
+import tiny_runs
 import wbc_jax
 from wbc_jax import checkpoint, inference
 from wbc_jax import config as config_lib
@@ -17,7 +17,7 @@ from wbc_jax.data import pipeline
 
 @pytest.fixture(scope="module")
 def test_split(run):
-    return pipeline.load_splits(run.config.data, runs.SIZE)["test"]
+    return pipeline.load_splits(run.config.data, tiny_runs.SIZE)["test"]
 
 
 @pytest.fixture(scope="module")
@@ -34,10 +34,10 @@ def _crops(cells):
 
 def test_load(run, model):
     assert model.config == run.config
-    state, position = runs.state(run.workdir, checkpoint.BEST, run.config)
+    state, position = tiny_runs.state(run.workdir, checkpoint.BEST, run.config)
     assert model.step == position["best_step"] == int(state.step)
     # The averaged parameters are those that were scored.
-    runs.assert_equal(model.weights, state.average)
+    tiny_runs.assert_equal(model.weights, state.average)
     assert model.parameters == sum(x.size for x in _leaves(state.params))
     assert isinstance(model, wbc_jax.Model)
 
@@ -186,7 +186,7 @@ def test_a_damaged_config(tmp_path, content, expected):
 
 def test_a_config_that_does_not_fit_the_checkpoint(run, tmp_path):
     shutil.copytree(run.workdir / "checkpoints", tmp_path / "checkpoints")
-    other = runs.config(run.config.data.data_dir, optimizer__ema_decay=0.0)
+    other = tiny_runs.config(run.config.data.data_dir, optimizer__ema_decay=0.0)
     (tmp_path / "config.json").write_text(config_lib.to_json(other))
     with pytest.raises(checkpoint.CheckpointError, match="cannot be restored"):
         wbc_jax.load(tmp_path)

@@ -5,18 +5,18 @@ import shutil
 
 import pytest
 
-import runs
+import tiny_runs
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory, data_dir):
     folder = tmp_path_factory.mktemp("main")
-    runs.config_file(runs.least(data_dir), folder / "tiny.py")
+    tiny_runs.config_file(tiny_runs.least(data_dir), folder / "tiny.py")
     return folder
 
 
 def _error(folder, *arguments):
-    done = runs.command("wbc_jax.main", *arguments, cwd=folder)
+    done = tiny_runs.command("wbc_jax.main", *arguments, cwd=folder)
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
     # Nothing was begun, so that the mended command finds a free folder.
@@ -54,17 +54,21 @@ def test_no_config(folder):
 
 def test_missing_data_folder(folder):
     # Replaces the file's data sets, where --config.data.datasets would add to them.
-    made = runs.least(folder, data__datasets=("raabin_gt",), data__manual_dir="/nowhere/at/all")
-    runs.config_file(made, folder / "real.py")
+    made = tiny_runs.least(
+        folder, data__datasets=("raabin_gt",), data__manual_dir="/nowhere/at/all"
+    )
+    tiny_runs.config_file(made, folder / "real.py")
     text = _error(folder, "--config=real.py")
     for part in ("raabin_gt", "https://raabindata.com", "/nowhere/at/all/raabin_gt/images"):
         assert part in text
 
 
 def test_prepare_prints_the_splits(folder, data_dir):
-    done = runs.command("wbc_jax.main", "--config=tiny.py", "--mode=prepare", cwd=folder)
+    done = tiny_runs.command("wbc_jax.main", "--config=tiny.py", "--mode=prepare", cwd=folder)
     assert done.returncode == 0, done.stderr
-    assert [runs.DATASET, "35", "5", "20"] in [line.split() for line in done.stdout.splitlines()]
+    assert [tiny_runs.DATASET, "35", "5", "20"] in [
+        line.split() for line in done.stdout.splitlines()
+    ]
     assert done.stdout.splitlines()[-1] == "Gallery of the masks: runs/tiny/gallery.html"
     assert os.listdir(folder / "runs" / "tiny") == ["gallery.html"]
     shutil.rmtree(folder / "runs")

@@ -5,11 +5,11 @@ import types
 
 import numpy as np
 import pytest
-import runs
 from absl import flags
 from absl.testing import flagsaver
 from PIL import Image
 
+import tiny_runs
 import wbc_jax
 from wbc_jax import predict
 from wbc_jax.data import pipeline
@@ -17,7 +17,7 @@ from wbc_jax.data import pipeline
 
 @pytest.fixture(scope="module")
 def cells(run):
-    test = pipeline.load_splits(run.config.data, runs.SIZE)["test"]
+    test = pipeline.load_splits(run.config.data, tiny_runs.SIZE)["test"]
     return [source.image(i) for source, i in test.entries[:3]]
 
 
@@ -144,7 +144,7 @@ def test_no_such_run(folder, tmp_path):
 
 
 def test_the_command(run, folder, tmp_path):
-    done = runs.command(
+    done = tiny_runs.command(
         "wbc_jax.predict", "in/a.png", "in/bad.jpg", "--out=out", f"--model={run.workdir}",
         cwd=tmp_path,
     )  # fmt: skip

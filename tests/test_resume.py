@@ -10,9 +10,9 @@ import time
 import types
 
 import pytest
-import runs
 from etils import epath
 
+import tiny_runs
 from wbc_jax import checkpoint, experiment, metric_writer
 from wbc_jax import config as config_lib
 
@@ -21,7 +21,7 @@ from wbc_jax import config as config_lib
 def resumed(run, tmp_path_factory):
     """The shared run's command, ended by SIGTERM in the middle and given again."""
     folder = tmp_path_factory.mktemp("resume")
-    file = runs.config_file(run.config, folder / "tiny.py")
+    file = tiny_runs.config_file(run.config, folder / "tiny.py")
     # A relative folder, as everybody types it.
     arguments = ["-m", "wbc_jax.main", f"--config={file}", "--workdir=runs/tiny"]
     workdir = folder / "runs" / "tiny"
@@ -29,7 +29,7 @@ def resumed(run, tmp_path_factory):
         process = subprocess.Popen(
             [sys.executable, *arguments],
             cwd=folder,
-            env=runs.environment(),
+            env=tiny_runs.environment(),
             stdout=subprocess.DEVNULL,
             stderr=stderr,
         )
@@ -41,7 +41,7 @@ def resumed(run, tmp_path_factory):
         code = process.wait(120)
     lines = metric_writer.read(workdir)
     last = (folder / "stderr").read_text().strip().splitlines()[-1]
-    again = runs.command("wbc_jax.main", *arguments[2:], cwd=folder)
+    again = tiny_runs.command("wbc_jax.main", *arguments[2:], cwd=folder)
     return types.SimpleNamespace(
         workdir=workdir, code=code, message=last, lines=lines, again=again, config=run.config
     )
@@ -71,9 +71,9 @@ def _train(lines):
 
 def test_ends_with_the_same_state_bit_for_bit(run, resumed):
     for which in (checkpoint.BEST, checkpoint.LAST):
-        there, at = runs.state(run.workdir, which, run.config)
-        here, position = runs.state(resumed.workdir, which, run.config)
-        runs.assert_equal(there, here)
+        there, at = tiny_runs.state(run.workdir, which, run.config)
+        here, position = tiny_runs.state(resumed.workdir, which, run.config)
+        tiny_runs.assert_equal(there, here)
         assert position | {"seconds": 0} == at | {"seconds": 0}
 
 
@@ -140,7 +140,7 @@ def test_a_free_field_may_differ(run, tmp_path):
 
 def test_a_command_that_cannot_start_does_not_claim_the_folder(data_dir, tmp_path):
     workdir = epath.Path(tmp_path / "run")
-    config = runs.least(data_dir, data__datasets=("wbc_synthetc",))
+    config = tiny_runs.least(data_dir, data__datasets=("wbc_synthetc",))
     with pytest.raises(config_lib.ConfigError, match="no data set 'wbc_synthetc'"):
         experiment.run(config, workdir)
     assert not (workdir / "config.json").exists()

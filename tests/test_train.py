@@ -5,9 +5,9 @@ import re
 
 import numpy as np
 import pytest
-import runs
 from etils import epath
 
+import tiny_runs
 import wbc_jax
 from wbc_jax import checkpoint, experiment, metric_writer, models, sharding, steps, train
 from wbc_jax.data import pipeline
@@ -28,7 +28,7 @@ def test_training_lowers_the_loss(run):
 def test_log_has_a_line_at_each_interval_with_its_schedule_and_epoch(run):
     lines = _lines(run.workdir, "train")
     assert [line["step"] for line in lines] == list(range(5, 241, 5))
-    images = len(pipeline.load_splits(run.config.data, runs.SIZE)["train"])
+    images = len(pipeline.load_splits(run.config.data, tiny_runs.SIZE)["train"])
     for line in lines:
         assert line["epoch"] == pytest.approx(line["step"] * 8 / images)
         # Warm-up over 5 steps, then half a cosine over the other 235; the rate of the step done.
@@ -41,10 +41,10 @@ def test_best_checkpoint_is_that_of_the_best_validation_score(run):
     scores = {line["step"]: line["score"] for line in _lines(run.workdir, "validation")}
     assert list(scores) == list(range(40, 241, 40))
     step = max(scores, key=scores.get)  # the first of equals
-    state, position = runs.state(run.workdir, checkpoint.BEST, run.config)
+    state, position = tiny_runs.state(run.workdir, checkpoint.BEST, run.config)
     assert int(state.step) == position["step"] == position["best_step"] == step
     assert position["best"] == scores[step]
-    last, position = runs.state(run.workdir, checkpoint.LAST, run.config)
+    last, position = tiny_runs.state(run.workdir, checkpoint.LAST, run.config)
     assert int(last.step) == 240 and position["best_step"] == step
     report = json.loads((run.workdir / "report" / "metrics.json").read_text())
     assert report["step"] == step
@@ -52,20 +52,20 @@ def test_best_checkpoint_is_that_of_the_best_validation_score(run):
 
 def test_early_stopping_ends_training_and_is_recorded(data_dir, tmp_path, capsys):
     # A rate below float32's resolution changes no parameter, so that no look is better.
-    config = runs.least(
+    config = tiny_runs.least(
         data_dir,
         optimizer__learning_rate=1e-30,
         optimizer__weight_decay=0.0,
         train__steps=50,
         train__patience=2,
     )
-    examples = pipeline.load_splits(config.data, runs.SIZE)
+    examples = pipeline.load_splits(config.data, tiny_runs.SIZE)
     workdir = epath.Path(tmp_path / "run")
     position = train.train(config, workdir, examples)
     assert (position.step, position.best_step, position.looks_since_best) == (3, 1, 2)
     assert position.stopped
     assert "no better for 2 looks: stopping" in capsys.readouterr().out
-    _, saved = runs.state(workdir, checkpoint.LAST, config)
+    _, saved = tiny_runs.state(workdir, checkpoint.LAST, config)
     assert saved["stopped"] and saved["step"] == 3
     # Stopped is stopped: the same command trains no further.
     assert train.train(config, workdir, examples).step == 3
@@ -74,13 +74,13 @@ def test_early_stopping_ends_training_and_is_recorded(data_dir, tmp_path, capsys
 
 
 def test_non_finite_loss_stops_and_leaves_the_last_good_checkpoint(data_dir, tmp_path):
-    config = runs.least(
+    config = tiny_runs.least(
         data_dir,
         optimizer__learning_rate=1e30,
         optimizer__gradient_clip=0.0,
         optimizer__warmup_steps=0,
     )
-    examples = pipeline.load_splits(config.data, runs.SIZE)
+    examples = pipeline.load_splits(config.data, tiny_runs.SIZE)
     workdir = epath.Path(tmp_path / "run")
     experiment.claim(config, workdir)
     with pytest.raises(train.NonFiniteLossError) as caught:
@@ -100,8 +100,8 @@ def test_non_finite_loss_stops_and_leaves_the_last_good_checkpoint(data_dir, tmp
 
 def test_average_is_that_of_a_numpy_recomputation(data_dir):
     decay = 0.15  # between the first step's 1/10 and the second's 2/11
-    config = runs.least(data_dir, model__norm="batch", optimizer__ema_decay=decay)
-    examples = pipeline.load_splits(config.data, runs.SIZE)["train"]
+    config = tiny_runs.least(data_dir, model__norm="batch", optimizer__ema_decay=decay)
+    examples = pipeline.load_splits(config.data, tiny_runs.SIZE)["train"]
     mesh = sharding.make_mesh(4)
     network, weights = steps.split_network(models.build(config.model, 0))
     state = steps.init_state(config, weights, mesh)
@@ -129,10 +129,10 @@ def _leaves(params, stats):
 
 
 def test_without_a_validation_split_the_last_look_is_the_best(data_dir, tmp_path):
-    config = runs.least(data_dir, train__steps=3, data__fractions=(0.7, 0.0, 0.3))
+    config = tiny_runs.least(data_dir, train__steps=3, data__fractions=(0.7, 0.0, 0.3))
     workdir = epath.Path(tmp_path / "run")
-    examples = pipeline.load_splits(config.data, runs.SIZE)
+    examples = pipeline.load_splits(config.data, tiny_runs.SIZE)
     assert len(examples["validation"]) == 0
     train.train(config, workdir, examples)
-    state, _ = runs.state(workdir, checkpoint.BEST, config)
+    state, _ = tiny_runs.state(workdir, checkpoint.BEST, config)
     assert int(state.step) == 3

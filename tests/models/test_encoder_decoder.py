@@ -5,11 +5,11 @@ import collections
 import jax
 import jax.numpy as jnp
 import numpy as np
-import parity
 import pytest
 from flax import nnx
-from parity import tnn, torch
 
+import parity
+from parity import tnn, torch
 from wbc_jax.models import describe, encoder_decoder, layers
 
 

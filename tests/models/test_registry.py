@@ -3,8 +3,8 @@
 import jax
 import numpy as np
 import pytest
-import runs
 
+import tiny_runs
 from wbc_jax import config as config_lib
 from wbc_jax import models, sharding, steps
 
@@ -15,7 +15,7 @@ def test_every_choice_is_registered():
 
 @pytest.mark.parametrize("name", sorted(models.MODELS))
 def test_a_step_moves_parameters_and_statistics_and_lowers_the_loss(name, tmp_path):
-    config = runs.config(
+    config = tiny_runs.config(
         tmp_path,
         model__name=name,
         model__norm="batch",

@@ -5,11 +5,11 @@ import itertools
 import jax
 import jax.numpy as jnp
 import numpy as np
-import parity
 import pytest
 from flax import nnx
-from parity import tnn, torch
 
+import parity
+from parity import tnn, torch
 from wbc_jax.models import describe, layers, segnet
 
 SIZES = [(6, 8), (7, 8), (6, 9), (5, 7), (2, 3), (3, 2)]

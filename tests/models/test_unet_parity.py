@@ -1,9 +1,9 @@
 """wbc_jax.models.unet equals an independent PyTorch build of the same layers."""
 
-import parity
 import pytest
-from parity import tnn, torch
 
+import parity
+from parity import tnn, torch
 from wbc_jax.models import unet
 
 
