@@ -120,6 +120,21 @@ def test_index_equals_the_records(prepared):
             assert getattr(mine, "dtype", None) == getattr(theirs, "dtype", None)
     expected = [duplicates.perceptual_hash(found.image(i)) for i in range(60)]
     np.testing.assert_array_equal(found.hashes, expected)
+    expected = [duplicates.cell_hash(found.image(i)) for i in range(60)]
+    np.testing.assert_array_equal(found.cell_hashes, expected)
+
+
+def test_names_of_the_same_records_or_cells(tmp_path):
+    data = config_lib.Data(data_dir=str(tmp_path))
+    sources.check_distinct(["pbc/five", "pbc/eight", "kaggle_blood_cells/original"], data)
+    with pytest.raises(config_lib.ConfigError, match="'pbc' and 'pbc/five' are the same data set"):
+        sources.check_distinct(["pbc", "pbc/five"], data)
+    for original in ("kaggle_blood_cells/original", "kaggle_blood_cells"):
+        names = [original, "kaggle_blood_cells/augmented"]
+        for order in (names, names[::-1]):
+            with pytest.raises(config_lib.ConfigError, match=r"augmented' and .*the same cells"):
+                sources.check_distinct(order, data)
+    sources.check_distinct(["kaggle_blood_cells/augmented"], data)
 
 
 def test_repeated_ids_are_refused(monkeypatch, tmp_path):

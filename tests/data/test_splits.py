@@ -282,6 +282,32 @@ def test_groups_hold_across_the_configs_of_one_data_set_alone():
     assert raw == copies != other
 
 
+def test_packagings_of_one_collection_share_their_frames():
+    sets = [
+        source(name, groups=[f"95-5-4-1_{i}" for i in range(20)])
+        for name in ("raabin_gt", "raabin_wbc/crops", "raabin_wbc/kaggle", "pbc")
+    ]
+    parts = splits.split_sources(sets, [np.ones(20, bool)] * 4, protocol())
+    gt, crops, kaggle, pbc = ([sorted(part[n].tolist()) for n in splits.SPLITS] for part in parts)
+    assert gt == crops == kaggle != pbc
+    with pytest.raises(records.DataError, match="raabin: group '95-5-4-1_4' stands in both"):
+        splits.check_leaks({"train": [(sets[0], 4)], "test": [(sets[2], 4)]})
+
+
+def test_cells_cut_otherwise_stay_together():
+    s = source(labels=[i % 2 for i in range(40)], hashes=random_hashes(40, 0))
+    alone = random_hashes(40, 1)
+    alone[20:] = alone[:20] ^ np.array([0, 2**20 - 1, 0, 0], np.uint64)
+    s = dataclasses.replace(s, cell_hashes=alone)
+    found = split_ids(s)
+    home = {cell: split for split, cells in found.items() for cell in cells}
+    assert all(home[f"cell_{i:02d}"] == home[f"cell_{20 + i:02d}"] for i in range(20))
+    assert all(found.values())
+    with pytest.raises(records.DataError, match=r"cell_00 .* cell_20 .* \(20 bits apart\)"):
+        splits.check_leaks({"train": [(s, 0)], "test": [(s, 20)]})
+    assert splits.seen([(s, 1), (s, 2)], [(s, 20), (s, 21)]) == {1}
+
+
 def test_check_leaks():
     s = source(hashes=random_hashes(20, 0))
     splits.check_leaks({"train": [(s, 0), (s, 1)], "test": [(s, 2)]})

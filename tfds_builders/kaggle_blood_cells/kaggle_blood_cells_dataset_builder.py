@@ -17,6 +17,8 @@ FOLDERS = ("kaggle_blood_cells", "blood-cells")
 TOPS = {"original": "dataset-master", "augmented": "dataset2-master"}
 """Config to the folder that it reads; Kaggle's archive holds some twice, one inside the other."""
 SOURCE = "kaggle_blood_cells"
+NEVER_TOGETHER = {"augmented": "original"}
+"""A config whose records show the cells of another, though no file says which (see README)."""
 
 MAX_OVERHANG = 2
 """Boxes may reach this many pixels out of the frame; they are cut off there, and counted."""

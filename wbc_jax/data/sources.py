@@ -41,6 +41,7 @@ class Source:
         encoded: random access to records with `image` and `mask` as PNG or JPEG bytes.
         hashes: uint64 `[N, 4]`, perceptual hashes (`duplicates.perceptual_hash`); None: no
             duplicates are looked for.
+        cell_hashes: the same of the cell alone (`duplicates.cell_hash`).
     """
 
     name: str
@@ -54,6 +55,7 @@ class Source:
     um_per_px: np.ndarray
     encoded: Sequence[dict[str, Any]]
     hashes: np.ndarray | None = None
+    cell_hashes: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -113,7 +115,8 @@ def manual_dir(data: config_lib.Data) -> str:
 
 
 def check_distinct(names: Sequence[str], data: config_lib.Data) -> None:
-    """Checks that no two names mean the same records (`pbc` and `pbc/five`).
+    """Checks that no two names mean the same records (`pbc` and `pbc/five`), or records that show
+    the same cells without a way to tell which (`kaggle_blood_cells/original` and `augmented`).
 
     Raises:
         ConfigError: two do, or there is no data set of a name.
@@ -127,6 +130,15 @@ def check_distinct(names: Sequence[str], data: config_lib.Data) -> None:
                 "config.data.datasets or config.evaluate.external."
             )
         seen[folder] = name
+    for name in names:
+        base, _, variant = name.partition("/")
+        apart = getattr(_module(base), "NEVER_TOGETHER", {}).get(variant)
+        other = f"{base}/{apart}"
+        if apart and (other in names or (base in names and variant != apart)):
+            raise config_lib.ConfigError(
+                f"{name!r} and {other!r} show the same cells, and nothing says which are the same:"
+                " one of them would give the other's test images away. Name one of them."
+            )
 
 
 def is_prepared(name: str, data: config_lib.Data) -> bool:
@@ -292,7 +304,8 @@ def load(name: str, data: config_lib.Data) -> Source:
             [np.nan if v is None else v for v in columns["um_per_px"]], np.float32
         ),
         encoded=encoded,
-        hashes=np.asarray([[int(w, 16) for w in h] for h in columns["hash"]], np.uint64),
+        hashes=_unhex(columns["hash"]),
+        cell_hashes=_unhex(columns["cell_hash"]),
     )
 
 
@@ -315,7 +328,7 @@ def _index(name: str, made: tfds.core.DatasetBuilder, threads: int) -> dict[str,
     path = epath.Path(made.data_dir) / INDEX
     with contextlib.suppress(OSError, ValueError):  # absent or damaged: made anew
         stored = json.loads(path.read_text())
-        if isinstance(stored, dict) and stored.keys() == {*_COLUMNS, "hash"}:
+        if isinstance(stored, dict) and stored.keys() == {*_COLUMNS, *_HASHES}:
             return stored
     encoded = _Encoded(made)
 
@@ -325,12 +338,13 @@ def _index(name: str, made: tfds.core.DatasetBuilder, threads: int) -> dict[str,
         row = {k: v.decode() if isinstance(v, bytes) else v for k, v in row.items()}
         row["has_mask"] = bool(row["has_mask"])
         image = records.decode_image(record["image"])
-        row["hash"] = [f"{word:016x}" for word in duplicates.perceptual_hash(image)]
+        row["hash"] = _hex(duplicates.perceptual_hash(image))
+        row["cell_hash"] = _hex(duplicates.cell_hash(image))
         return row
 
     with records.reading(threads, f"{name}: looking for duplicates"):
         rows = list(records.each(read, range(len(encoded))))
-    columns = {key: [row[key] for row in rows] for key in (*_COLUMNS, "hash")}
+    columns = {key: [row[key] for row in rows] for key in (*_COLUMNS, *_HASHES)}
     # Only a shortcut: records on a read-only disk are indexed anew each time.
     with contextlib.suppress(OSError):
         for leftover in path.parent.glob(f".{INDEX}.*.tmp"):
@@ -339,6 +353,16 @@ def _index(name: str, made: tfds.core.DatasetBuilder, threads: int) -> dict[str,
     return columns
 
 
+def _hex(hash: np.ndarray) -> str:
+    return "".join(f"{word:016x}" for word in hash.tolist())
+
+
+def _unhex(column: Sequence[str]) -> np.ndarray:
+    words = [[int(text[i : i + 16], 16) for i in range(0, len(text), 16)] for text in column]
+    return np.asarray(words, np.uint64).reshape(len(column), -1)
+
+
+_HASHES = ("hash", "cell_hash")
 _COLUMNS = (
     "id",
     "group",

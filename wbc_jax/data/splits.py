@@ -18,6 +18,9 @@ from wbc_jax.data import duplicates, records, sources
 
 SPLITS = ("train", "validation", "test")
 
+FAMILIES = {"raabin_gt": "raabin", "raabin_wbc": "raabin"}
+"""Data sets that hand out the same frames, named alike: their groups are compared."""
+
 Pieces = Sequence[tuple[float, str]]
 """(upper end, split) in ascending order: how the stretch from 0 to 1 is shared out."""
 
@@ -163,9 +166,11 @@ def group_key(source: sources.Source, index: int) -> tuple[str, str]:
     """Returns (data set, group) of a record: what must not stand in two splits.
 
     The data set is named without its config: groups hold across the configs of one data set (an
-    original and its copies), not across data sets, where equal names mean nothing.
+    original and its copies), not across data sets, where equal names mean nothing. Packagings of
+    one collection whose frames have the same names count as one data set (`FAMILIES`).
     """
-    return source.name.partition("/")[0], source.groups[index]
+    base = source.name.partition("/")[0]
+    return FAMILIES.get(base, base), source.groups[index]
 
 
 def cluster(sets: Sequence[sources.Source], kept: Sequence[np.ndarray]) -> list[list[int]]:
@@ -176,11 +181,8 @@ def cluster(sets: Sequence[sources.Source], kept: Sequence[np.ndarray]) -> list[
     groups = [
         "\0".join(group_key(source, i)) for source, indices in zip(sets, kept) for i in indices
     ]
-    hashed = [source.hashes is not None for source in sets]
-    pairs: list[tuple[int, ...]] = []
-    if sets and all(hashed):
-        pairs = duplicates.near_pairs(np.concatenate([s.hashes[i] for s, i in zip(sets, kept)]))
-    owners = duplicates.clusters(groups, pairs)
+    entries = [(source, int(i)) for source, indices in zip(sets, kept) for i in indices]
+    owners = duplicates.clusters(groups, _near_pairs(entries))
     ends = np.cumsum([0, *(len(indices) for indices in kept)])
     return [owners[start:end] for start, end in itertools.pairwise(ends)]
 
@@ -229,9 +231,7 @@ def check_leaks(parts: dict[str, Sequence[tuple[sources.Source, int]]]) -> None:
         {name: [group_key(*entry) for entry in entries] for name, entries in parts.items()}
     )
     flat = [(name, s, i) for name, entries in parts.items() for s, i in entries]
-    if not flat or any(s.hashes is None for _, s, _ in flat):
-        return
-    for i, j, bits in duplicates.near_pairs(np.stack([s.hashes[k] for _, s, k in flat])):
+    for i, j, bits in _near_pairs([entry for _, *entry in flat]):
         (one, s, k), (two, t, m) = flat[i], flat[j]
         if one != two:
             raise records.DataError(
@@ -258,12 +258,20 @@ def near_duplicates_of(
     known: Sequence[tuple[sources.Source, int]], others: Sequence[tuple[sources.Source, int]]
 ) -> set[int]:
     """Returns the places in `others` of records that are near duplicates of one in `known`."""
-    both = [*known, *others]
-    if not known or not others or any(s.hashes is None for s, _ in both):
+    if not known or not others:
         return set()
-    pairs = duplicates.near_pairs(np.stack([s.hashes[i] for s, i in both]))
     n = len(known)
-    return {j - n for i, j, _ in pairs if i < n <= j}
+    return {j - n for i, j, _ in _near_pairs([*known, *others]) if i < n <= j}
+
+
+def _near_pairs(entries: Sequence[tuple[sources.Source, int]]) -> list[tuple[int, int, int]]:
+    """Returns (i, j, bits) of the near duplicates among records, of which all have hashes."""
+    if not entries or any(source.hashes is None for source, _ in entries):
+        return []
+    cells = None
+    if all(source.cell_hashes is not None for source, _ in entries):
+        cells = np.stack([source.cell_hashes[i] for source, i in entries])
+    return duplicates.same_cells(np.stack([source.hashes[i] for source, i in entries]), cells)
 
 
 def _hash(seed: int, dataset: str, group: str) -> str:
