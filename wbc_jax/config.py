@@ -139,14 +139,18 @@ class Train:
     batch_size: int = 16
     """Images a step over all devices and hosts."""
     steps: int = 600
-    """Length of training."""
+    """Length of training, where `epochs` is 0."""
+    epochs: int = 0
+    """Length of training in passes over the training split; 0: `steps` decides."""
     seed: int = 0
     log_every: int = 20
     """Steps between two lines of `metrics.jsonl`."""
     evaluate_every: int = 100
-    """Steps between two looks at the validation split; a checkpoint is saved at each."""
+    """Steps between two looks at the validation split; a checkpoint is saved at each. 0: one look
+    a pass over the training split."""
     patience: int = 0
-    """Looks without a better validation mean IoU before training stops; 0: never."""
+    """Looks without a better validation score (mean IoU, or macro recall) before training stops;
+    0: never."""
 
 
 @dataclasses.dataclass(slots=True)
@@ -154,7 +158,8 @@ class Evaluate:
     """How predictions are scored."""
 
     size: int = 256
-    """Logits are resized to this side and scored against truth resized by nearest neighbour."""
+    """Segmentation: logits are resized to this side and scored against truth resized by nearest
+    neighbour."""
     batch_size: int = 16
     flips: bool = False
     """Average the logits over the four reflections of each image."""
@@ -169,6 +174,7 @@ class Config:
     """An experiment."""
 
     task: str = "segmentation"
+    """`segmentation` (masks of nucleus and cytoplasm) or `classification` (the cell's type)."""
     data: Data = dataclasses.field(default_factory=Data)
     augment: Augment = dataclasses.field(default_factory=Augment)
     model: Model = dataclasses.field(default_factory=Model)
@@ -179,7 +185,7 @@ class Config:
 
 
 CHOICES = {
-    "task": ("segmentation",),
+    "task": ("segmentation", "classification"),
     "data.on_bad_file": ("error", "skip"),
     "data.protocol": ("fractions", "k_fold", "leave_one_out"),
     "data.mixture": ("natural", "balanced", "custom"),
@@ -221,9 +227,10 @@ RANGES: dict[str, tuple[float, float]] = {
     "optimizer.ema_decay": (0, 0.999999),
     "train.batch_size": (1, math.inf),
     "train.steps": (1, math.inf),
+    "train.epochs": (0, math.inf),
     "train.seed": (0, 2**31 - 1),
     "train.log_every": (1, math.inf),
-    "train.evaluate_every": (1, math.inf),
+    "train.evaluate_every": (0, math.inf),
     "train.patience": (0, math.inf),
     "evaluate.size": (8, 4096),
     "evaluate.batch_size": (1, math.inf),
@@ -402,6 +409,22 @@ def _typed(hint: Any, value: Any, field: str) -> Any:
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         raise ConfigError(f"{field} is {value!r}; it must be of type {kind.__name__}.")
     return value
+
+
+def in_steps(config: Config, images: int) -> Config:
+    """Returns the config with `train.steps` and `train.evaluate_every` filled in.
+
+    Args:
+        config: validated; left as it is.
+        images: in the training split.
+    """
+    a_pass = math.ceil(images / config.train.batch_size)
+    train = dataclasses.replace(
+        config.train,
+        steps=config.train.epochs * a_pass or config.train.steps,
+        evaluate_every=config.train.evaluate_every or a_pass,
+    )
+    return dataclasses.replace(config, train=train)
 
 
 def differences(old: Config, new: Config, ignore: Sequence[str] = ()) -> list[str]:
