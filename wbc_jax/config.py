@@ -19,6 +19,10 @@ class ConfigError(ValueError):
     """A field of the configuration holds a value that is not allowed."""
 
 
+PAPER_FRACTIONS = {"paper_a": (0.70, 0.15, 0.15), "paper_b": (0.56, 0.14, 0.30)}
+"""Shares of train, validation and test in the papers (B: Table 3, each data set by itself)."""
+
+
 @dataclasses.dataclass(slots=True)
 class Data:
     """Which images, where they lie, how they are split."""
@@ -32,16 +36,23 @@ class Data:
     image_size: int = 96
     """Side in pixels to which images are resized for the network."""
     protocol: str = "fractions"
-    """`fractions`: every data set is split by `fractions`. `k_fold`: test is fold `fold` of
-    `folds`, validation the next one. `leave_one_out`: test is the whole of `left_out`, and the
-    others are split into train and validation at the ratio of their fractions."""
+    """How records come into train, validation and test. `fractions`: every data set is split by
+    `fractions`. `paper_a`, `paper_b`: so too, by the papers' own fractions. `k_fold`: test is fold
+    `fold` of `folds`, validation the next one. `one_source`: `train_source` is split by
+    `fractions`, and the whole of every other data set is test as well (paper B's Table 8).
+    `leave_one_out`: test is the whole of `left_out`; `independent`: the whole of each of
+    `independent` (as paper B's LISC and BCD); in both the others are split into train and
+    validation at the ratio of their fractions."""
     fractions: tuple[float, float, float] = (0.56, 0.14, 0.30)
-    """Shares of train, validation and test, per data set and cell type: (0.56, 0.14, 0.30) is
-    paper B's protocol, (0.70, 0.15, 0.15) paper A's."""
+    """Shares of train, validation and test, per data set and cell type."""
     folds: int = 5
     fold: int = 0
+    train_source: str = ""
+    """The one of `datasets` that `one_source` trains on."""
     left_out: str = ""
     """The one of `datasets` that `leave_one_out` tests on."""
+    independent: tuple[str, ...] = ()
+    """Those of `datasets` that `independent` tests on."""
     split_seed: int = 0
     """Another number draws another split."""
     cell_only_masks: bool = False
@@ -260,7 +271,15 @@ PRESETS: dict[str, dict[str, Any]] = {
 CHOICES = {
     "task": ("segmentation", "classification"),
     "data.on_bad_file": ("error", "skip"),
-    "data.protocol": ("fractions", "k_fold", "leave_one_out"),
+    "data.protocol": (
+        "fractions",
+        "paper_a",
+        "paper_b",
+        "k_fold",
+        "one_source",
+        "leave_one_out",
+        "independent",
+    ),
     "data.mixture": ("natural", "balanced", "custom"),
     "data.class_mixture": ("natural", "balanced"),
     "augment.preset": ("custom", *PRESETS),
@@ -355,6 +374,7 @@ def validate(config: Config) -> Config:
     _check_types(config)
     # `--config.data.datasets=a,b` arrives as the tuple ("a,b",).
     config.data.datasets = _split_names(config.data.datasets)
+    config.data.independent = _split_names(config.data.independent)
     config.evaluate.external = _split_names(config.evaluate.external)
     flat = flatten(config)
     for name, value in flat.items():
@@ -387,13 +407,7 @@ def validate(config: Config) -> Config:
             f"config.data.fold is {config.data.fold}; the {config.data.folds} folds are numbered"
             f" 0 to {config.data.folds - 1}."
         )
-    if config.data.protocol == "leave_one_out" and (
-        config.data.left_out not in config.data.datasets or len(config.data.datasets) < 2
-    ):
-        raise ConfigError(
-            f"config.data.left_out is {config.data.left_out!r}; leave_one_out needs one of at least"
-            f" two config.data.datasets, here {', '.join(config.data.datasets)}."
-        )
+    _check_protocol(config.data)
     weights = config.data.weights
     if config.data.mixture == "custom":
         if len(weights) != len(config.data.datasets) or not all(0 < w < math.inf for w in weights):
@@ -406,7 +420,7 @@ def validate(config: Config) -> Config:
             f"config.data.weights is {weights!r}, but config.data.mixture is"
             f" {config.data.mixture!r}; set it to 'custom', or leave the weights empty."
         )
-    for name in ("data.datasets", "evaluate.external"):
+    for name in ("data.datasets", "data.independent", "evaluate.external"):
         values = flat[name]
         if len(set(values)) != len(values):
             raise ConfigError(f"config.{name} names a data set twice: {values!r}; name each once.")
@@ -497,6 +511,37 @@ def _check_loss(config: Config) -> None:
             f"config.loss.label_smoothing is {loss.label_smoothing!r}, but it belongs to"
             " cross_entropy, which is 0; set one of them."
         )
+
+
+# Protocol: the field that names its data sets, and what it must be.
+_NAMED_BY = {
+    "one_source": ("train_source", "one of at least two"),
+    "leave_one_out": ("left_out", "one of at least two"),
+    "independent": ("independent", "some, but not all, of the"),
+}
+
+
+def _check_protocol(data: Data) -> None:
+    papers = PAPER_FRACTIONS.get(data.protocol, data.fractions)
+    if data.fractions not in (papers, Data().fractions):
+        raise ConfigError(
+            f"config.data.fractions is {data.fractions!r}, but the protocol {data.protocol!r} has"
+            f" {papers!r}; set config.data.protocol to 'fractions', or leave the fractions alone."
+        )
+    for protocol, (field, needed) in _NAMED_BY.items():
+        value = getattr(data, field)
+        chosen = {value} if isinstance(value, str) else set(value)
+        if data.protocol == protocol:
+            if not chosen < set(data.datasets) or not chosen:
+                raise ConfigError(
+                    f"config.data.{field} is {value!r}; {protocol} needs {needed}"
+                    f" config.data.datasets, here {', '.join(data.datasets)}."
+                )
+        elif value:
+            raise ConfigError(
+                f"config.data.{field} is {value!r}, but config.data.protocol is"
+                f" {data.protocol!r}; set it to {protocol!r}, or leave {field} empty."
+            )
 
 
 def _split_names(names: Sequence[str]) -> tuple[str, ...]:
