@@ -4,12 +4,24 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from wbc_jax.models import fast
+
 CONV_INIT = nnx.initializers.he_normal()
 
 
-def conv(in_features: int, out_features: int, size: int, *, rngs: nnx.Rngs) -> nnx.Conv:
+class Conv(nnx.Conv):
+    """Flax's convolution of stride 1 with 'same' padding and bias, computed by `fast.conv`."""
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps `[B, H, W, C_in]` to `[B, H, W, C_out]`."""
+        kernel = self.kernel[...]
+        around = tuple(((size - 1) // 2, size // 2) for size in kernel.shape[:2])
+        return fast.conv(x, kernel, self.bias[...], around)
+
+
+def conv(in_features: int, out_features: int, size: int, *, rngs: nnx.Rngs) -> Conv:
     """A `size` × `size` convolution, stride 1, 'same' padding, He initialisation, with bias."""
-    return nnx.Conv(
+    return Conv(
         in_features, out_features, (size, size), padding="SAME", kernel_init=CONV_INIT, rngs=rngs
     )
 
@@ -215,22 +227,15 @@ class TransposedConv(nnx.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps `[B, H, W, C_in]` to `[B, 2H, 2W, C_out]`."""
         batch, height, width, _ = x.shape
-        kernel = self.kernel[...]
+        kernel, bias = self.kernel[...], self.bias[...]
         even, odd = (slice(1, 2), 0), (slice(None, None, -2), 1)  # taps, and padding at the end
         parts = [
-            jax.lax.conv_general_dilated(
-                x,
-                kernel[rows][:, columns],
-                window_strides=(1, 1),
-                padding=((0, bottom), (0, right)),
-                dimension_numbers=("NHWC", "HWIO", "NHWC"),
-            )
+            fast.conv(x, kernel[rows][:, columns], bias, ((0, bottom), (0, right)))
             for rows, bottom in (even, odd)
             for columns, right in (even, odd)
         ]
         y = jnp.stack(parts, axis=3).reshape(batch, height, width, 2, 2, -1)
-        y = y.transpose(0, 1, 3, 2, 4, 5).reshape(batch, 2 * height, 2 * width, -1)
-        return y + self.bias[...]
+        return y.transpose(0, 1, 3, 2, 4, 5).reshape(batch, 2 * height, 2 * width, -1)
 
 
 class ConvBlock(nnx.Module):
