@@ -1,7 +1,5 @@
 """Layers that the networks share."""
 
-from collections.abc import Sequence
-
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -263,11 +261,6 @@ class GroupNorm(nnx.GroupNorm):
     def __call__(self, x: jax.Array) -> jax.Array:
         """Normalises float `[B, H, W, C]` over space and the channels of each group."""
         return super().__call__(x).astype(x.dtype)
-
-
-def as_the_first(arrays: Sequence[jax.Array | None], dtype: None = None) -> tuple:
-    """Casts all arrays to the type of the first, for `promote_dtype` of Flax's layers."""
-    return tuple(None if x is None else x.astype(arrays[0].dtype) for x in arrays)
 
 
 def enter(images: jax.Array, channels: int, dtype: str) -> jax.Array:
