@@ -184,6 +184,40 @@ def test_a_preset_is_not_mixed_with_other_values():
             {"protocol": "leave_one_out", "datasets": ("a",), "left_out": "a"},
             "config.data.left_out is 'a'; leave_one_out needs one of at least two",
         ),
+        (
+            {"left_out": "wbc_synthetic"},
+            "'fractions'; set it to 'leave_one_out', or leave left_out",
+        ),
+        (
+            {"protocol": "one_source", "datasets": ("a", "b"), "train_source": "c"},
+            "config.data.train_source is 'c'; one_source needs one of at least two",
+        ),
+        (
+            {"protocol": "one_source", "datasets": ("a",), "train_source": "a"},
+            "config.data.train_source is 'a'; one_source needs one of at least two",
+        ),
+        ({"train_source": "wbc_synthetic"}, "config.data.train_source is 'wbc_synthetic', but"),
+        (
+            {"protocol": "independent", "datasets": ("a", "b"), "independent": ("a", "b")},
+            "config.data.independent is ('a', 'b'); independent needs some, but not all",
+        ),
+        (
+            {"protocol": "independent", "datasets": ("a", "b"), "independent": ("c",)},
+            "config.data.independent is ('c',); independent needs some, but not all",
+        ),
+        (
+            {"protocol": "independent", "datasets": ("a", "b")},
+            "config.data.independent is (); independent needs some",
+        ),
+        ({"independent": ("wbc_synthetic",)}, "set it to 'independent', or leave independent"),
+        (
+            {"protocol": "independent", "datasets": ("a", "b"), "independent": ("b", "b")},
+            "config.data.independent names a data set twice",
+        ),
+        (
+            {"protocol": "paper_a", "fractions": (0.6, 0.2, 0.2)},
+            "the protocol 'paper_a' has (0.7, 0.15, 0.15); set config.data.protocol to 'fractions'",
+        ),
         ({"weights": (1.0,)}, "config.data.mixture is 'natural'; set it to 'custom'"),
         ({"mixture": "custom"}, "config.data.weights is (); the mixture 'custom' needs one"),
         ({"mixture": "custom", "weights": (0.0,)}, "finite number above 0 for each of the 1"),

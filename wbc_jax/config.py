@@ -19,6 +19,10 @@ class ConfigError(ValueError):
     """A field of the configuration holds a value that is not allowed."""
 
 
+PAPER_FRACTIONS = {"paper_a": (0.70, 0.15, 0.15), "paper_b": (0.56, 0.14, 0.30)}
+"""Shares of train, validation and test in the papers (B: Table 3, each data set by itself)."""
+
+
 @dataclasses.dataclass(slots=True)
 class Data:
     """Which images, where they lie, how they are split."""
@@ -32,16 +36,23 @@ class Data:
     image_size: int = 96
     """Side in pixels to which images are resized for the network."""
     protocol: str = "fractions"
-    """`fractions`: every data set is split by `fractions`. `k_fold`: test is fold `fold` of
-    `folds`, validation the next one. `leave_one_out`: test is the whole of `left_out`, and the
-    others are split into train and validation at the ratio of their fractions."""
+    """How records come into train, validation and test. `fractions`: every data set is split by
+    `fractions`. `paper_a`, `paper_b`: so too, by the papers' own fractions. `k_fold`: test is fold
+    `fold` of `folds`, validation the next one. `one_source`: `train_source` is split by
+    `fractions`, and the whole of every other data set is test as well (paper B's Table 8).
+    `leave_one_out`: test is the whole of `left_out`; `independent`: the whole of each of
+    `independent` (as paper B's LISC and BCD); in both the others are split into train and
+    validation at the ratio of their fractions."""
     fractions: tuple[float, float, float] = (0.56, 0.14, 0.30)
-    """Shares of train, validation and test, per data set and cell type: (0.56, 0.14, 0.30) is
-    paper B's protocol, (0.70, 0.15, 0.15) paper A's."""
+    """Shares of train, validation and test, per data set and cell type."""
     folds: int = 5
     fold: int = 0
+    train_source: str = ""
+    """The one of `datasets` that `one_source` trains on."""
     left_out: str = ""
     """The one of `datasets` that `leave_one_out` tests on."""
+    independent: tuple[str, ...] = ()
+    """Those of `datasets` that `independent` tests on."""
     split_seed: int = 0
     """Another number draws another split."""
     cell_only_masks: bool = False
@@ -190,14 +201,18 @@ class Train:
     batch_size: int = 16
     """Images a step over all devices and hosts."""
     steps: int = 600
-    """Length of training."""
+    """Length of training, where `epochs` is 0."""
+    epochs: int = 0
+    """Length of training in passes over the training split; 0: `steps` decides."""
     seed: int = 0
     log_every: int = 20
     """Steps between two lines of `metrics.jsonl`."""
     evaluate_every: int = 100
-    """Steps between two looks at the validation split; a checkpoint is saved at each."""
+    """Steps between two looks at the validation split; a checkpoint is saved at each. 0: one look
+    a pass over the training split."""
     patience: int = 0
-    """Looks without a better validation mean IoU before training stops; 0: never."""
+    """Looks without a better validation score (mean IoU, or macro recall) before training stops;
+    0: never."""
 
 
 @dataclasses.dataclass(slots=True)
@@ -205,7 +220,8 @@ class Evaluate:
     """How predictions are scored."""
 
     size: int = 256
-    """Logits are resized to this side and scored against truth resized by nearest neighbour."""
+    """Segmentation: logits are resized to this side and scored against truth resized by nearest
+    neighbour."""
     batch_size: int = 16
     flips: bool = False
     """Average the logits over the four reflections of each image."""
@@ -220,6 +236,7 @@ class Config:
     """An experiment."""
 
     task: str = "segmentation"
+    """`segmentation` (masks of nucleus and cytoplasm) or `classification` (the cell's type)."""
     data: Data = dataclasses.field(default_factory=Data)
     augment: Augment = dataclasses.field(default_factory=Augment)
     model: Model = dataclasses.field(default_factory=Model)
@@ -252,9 +269,17 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 CHOICES = {
-    "task": ("segmentation",),
+    "task": ("segmentation", "classification"),
     "data.on_bad_file": ("error", "skip"),
-    "data.protocol": ("fractions", "k_fold", "leave_one_out"),
+    "data.protocol": (
+        "fractions",
+        "paper_a",
+        "paper_b",
+        "k_fold",
+        "one_source",
+        "leave_one_out",
+        "independent",
+    ),
     "data.mixture": ("natural", "balanced", "custom"),
     "data.class_mixture": ("natural", "balanced"),
     "augment.preset": ("custom", *PRESETS),
@@ -313,9 +338,10 @@ RANGES: dict[str, tuple[float, float]] = {
     "optimizer.ema_decay": (0, 0.999999),
     "train.batch_size": (1, math.inf),
     "train.steps": (1, math.inf),
+    "train.epochs": (0, math.inf),
     "train.seed": (0, 2**31 - 1),
     "train.log_every": (1, math.inf),
-    "train.evaluate_every": (1, math.inf),
+    "train.evaluate_every": (0, math.inf),
     "train.patience": (0, math.inf),
     "evaluate.size": (8, 4096),
     "evaluate.batch_size": (1, math.inf),
@@ -348,6 +374,7 @@ def validate(config: Config) -> Config:
     _check_types(config)
     # `--config.data.datasets=a,b` arrives as the tuple ("a,b",).
     config.data.datasets = _split_names(config.data.datasets)
+    config.data.independent = _split_names(config.data.independent)
     config.evaluate.external = _split_names(config.evaluate.external)
     flat = flatten(config)
     for name, value in flat.items():
@@ -380,13 +407,7 @@ def validate(config: Config) -> Config:
             f"config.data.fold is {config.data.fold}; the {config.data.folds} folds are numbered"
             f" 0 to {config.data.folds - 1}."
         )
-    if config.data.protocol == "leave_one_out" and (
-        config.data.left_out not in config.data.datasets or len(config.data.datasets) < 2
-    ):
-        raise ConfigError(
-            f"config.data.left_out is {config.data.left_out!r}; leave_one_out needs one of at least"
-            f" two config.data.datasets, here {', '.join(config.data.datasets)}."
-        )
+    _check_protocol(config.data)
     weights = config.data.weights
     if config.data.mixture == "custom":
         if len(weights) != len(config.data.datasets) or not all(0 < w < math.inf for w in weights):
@@ -399,7 +420,7 @@ def validate(config: Config) -> Config:
             f"config.data.weights is {weights!r}, but config.data.mixture is"
             f" {config.data.mixture!r}; set it to 'custom', or leave the weights empty."
         )
-    for name in ("data.datasets", "evaluate.external"):
+    for name in ("data.datasets", "data.independent", "evaluate.external"):
         values = flat[name]
         if len(set(values)) != len(values):
             raise ConfigError(f"config.{name} names a data set twice: {values!r}; name each once.")
@@ -492,6 +513,37 @@ def _check_loss(config: Config) -> None:
         )
 
 
+# Protocol: the field that names its data sets, and what it must be.
+_NAMED_BY = {
+    "one_source": ("train_source", "one of at least two"),
+    "leave_one_out": ("left_out", "one of at least two"),
+    "independent": ("independent", "some, but not all, of the"),
+}
+
+
+def _check_protocol(data: Data) -> None:
+    papers = PAPER_FRACTIONS.get(data.protocol, data.fractions)
+    if data.fractions not in (papers, Data().fractions):
+        raise ConfigError(
+            f"config.data.fractions is {data.fractions!r}, but the protocol {data.protocol!r} has"
+            f" {papers!r}; set config.data.protocol to 'fractions', or leave the fractions alone."
+        )
+    for protocol, (field, needed) in _NAMED_BY.items():
+        value = getattr(data, field)
+        chosen = {value} if isinstance(value, str) else set(value)
+        if data.protocol == protocol:
+            if not chosen < set(data.datasets) or not chosen:
+                raise ConfigError(
+                    f"config.data.{field} is {value!r}; {protocol} needs {needed}"
+                    f" config.data.datasets, here {', '.join(data.datasets)}."
+                )
+        elif value:
+            raise ConfigError(
+                f"config.data.{field} is {value!r}, but config.data.protocol is"
+                f" {data.protocol!r}; set it to {protocol!r}, or leave {field} empty."
+            )
+
+
 def _split_names(names: Sequence[str]) -> tuple[str, ...]:
     return tuple(part.strip() for name in names for part in name.split(",") if part.strip())
 
@@ -560,6 +612,22 @@ def _typed(hint: Any, value: Any, field: str) -> Any:
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         raise ConfigError(f"{field} is {value!r}; it must be of type {kind.__name__}.")
     return value
+
+
+def in_steps(config: Config, images: int) -> Config:
+    """Returns the config with `train.steps` and `train.evaluate_every` filled in.
+
+    Args:
+        config: validated; left as it is.
+        images: in the training split.
+    """
+    a_pass = math.ceil(images / config.train.batch_size)
+    train = dataclasses.replace(
+        config.train,
+        steps=config.train.epochs * a_pass or config.train.steps,
+        evaluate_every=config.train.evaluate_every or a_pass,
+    )
+    return dataclasses.replace(config, train=train)
 
 
 def differences(old: Config, new: Config, ignore: Sequence[str] = ()) -> list[str]:

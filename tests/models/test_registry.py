@@ -55,7 +55,8 @@ def test_a_step_moves_parameters_and_statistics_and_lowers_the_loss(name, tmp_pa
     # A bias before batch normalisation has no gradient but for rounding; the rest must move.
     assert all(jax.tree.leaves(moved["stats"]))
     assert np.mean(jax.tree.leaves(moved["params"])) > 0.6
-    predict = steps.make_predict_step(network, 24)
+    config.evaluate.size = 24
+    predict = steps.make_predict_step(config, network)
     images = np.random.default_rng(0).integers(0, 256, (2, 21, 33, 3)).astype(np.uint8)
     assert predict(state.weights(), images).shape == (2, 24, 24)
 
