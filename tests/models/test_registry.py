@@ -1,6 +1,9 @@
 """wbc_jax.models and wbc_jax.networks: every network trains a step and predicts; one's own too."""
 
+import pathlib
+import re
 import sys
+import textwrap
 import types
 
 import jax
@@ -159,26 +162,17 @@ def test_classes_and_channels_are_those_asked_for():
 
 # ---- A network of one's own, as the README shows it -------------------------------------------
 
-OWN = """
-from flax import nnx
-
-class Pixelwise(nnx.Module):
-    def __init__(self, num_classes, features, *, in_channels, dtype, rngs):
-        self.hidden = nnx.Linear(in_channels, features, rngs=rngs)
-        self.head = nnx.Linear(features, num_classes, rngs=rngs)
-
-    def __call__(self, images):
-        return self.head(nnx.relu(self.hidden(images)))
-"""
+README = pathlib.Path(__file__).resolve().parents[2] / "README.md"
 
 
 def test_a_network_of_ones_own_is_one_file_and_one_line(tmp_path, monkeypatch):
-    module = types.ModuleType("pixelwise")
-    exec(OWN, module.__dict__)
-    monkeypatch.setitem(sys.modules, "pixelwise", module)
-    monkeypatch.setitem(
-        networks.NETWORKS, "pixelwise", networks.Entry("pixelwise:Pixelwise", ("features",))
-    )
+    text = README.read_text(encoding="utf-8")
+    code = re.search(r"```python\n(  from flax import nnx\n.*?)```", text, re.DOTALL)[1]
+    name, entry = re.search(r'"(pixelwise)": (Entry\(.*?\)\))', text).groups()
+    module = types.ModuleType("wbc_jax.models.pixelwise")
+    exec(textwrap.dedent(code), module.__dict__)
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setitem(networks.NETWORKS, name, eval(entry, {"Entry": networks.Entry}))
     config = tiny(tmp_path, model__name="pixelwise", model__features=8)
     _, _, state, values = losses_of_six_steps(config)
     assert values[-1] < 0.9 * values[0]
