@@ -64,6 +64,23 @@ def test_a_step_moves_parameters_and_statistics_and_lowers_the_loss(name, tmp_pa
     assert predict(state.weights(), images).shape == (2, 24, 24)
 
 
+def test_dropout_draws_anew_at_every_step_and_the_same_in_every_run(tmp_path):
+    config = tiny(
+        tmp_path,
+        model__depth=1,
+        model__norm="none",
+        model__dropout=0.5,
+        model__up_relu=True,
+        augment__quarter_turns=False,
+        optimizer__learning_rate=1e-12,
+        optimizer__schedule="constant",
+    )
+    *_, values = losses_of_six_steps(config)
+    assert len(set(values)) == 6  # nothing else changes from step to step
+    *_, again = losses_of_six_steps(config)
+    assert values == again
+
+
 def fields_of(name):
     """The smallest settings of each network."""
     return config_lib.Model(name=name, features=4, depth=2, blocks=3)
