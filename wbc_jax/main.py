@@ -10,7 +10,7 @@ from ml_collections import config_flags
 
 from wbc_jax import config as config_lib
 
-MODES = ("train", "evaluate", "prepare")
+MODES = ("train", "evaluate", "prepare", "describe")
 _CONFIG = config_flags.DEFINE_config_file("config", None, "File of the experiment.")
 _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Folder of the run; runs/<name of config> if unset."
@@ -37,6 +37,7 @@ def main(argv: list[str]) -> None:
         "train": experiment.run,
         "evaluate": experiment.evaluate_run,
         "prepare": experiment.prepare_only,
+        "describe": experiment.describe,
     }
     expected = (config_lib.ConfigError, records.DataError, checkpoint.CheckpointError)
     try:

@@ -318,3 +318,63 @@ def test_chromium_shows_the_page_without_complaint(written, tmp_path, dark):
     # Text, tables and images all the way down, and no figure that failed to load.
     assert differs.mean() > 0.02
     assert differs.reshape(10, 300, 1200).any(axis=(1, 2)).all()
+
+
+def typed_arguments():
+    by_type = {
+        name: {"images": 8, "recall": 0.875, "auroc": 0.99, "intervals": {"recall": [0.6, 1.0]}}
+        for name in vocabulary.CELL_TYPES
+    }
+    found = {
+        "images": 40,
+        "accuracy": 0.925,
+        "macro_recall": 0.9012,
+        "confusion": np.diag([8, 8, 7, 8, 6]).tolist(),
+        "intervals": {"accuracy": [0.85, 0.975], "macro_recall": [0.8, 0.95]},
+        "by_type": by_type,
+    }
+    given = arguments()
+    rows = [
+        {"id": "a", "label": 3, "predicted": 2, "right": False, "probability": 0.97},
+        {"id": EVIL, "label": 1, "predicted": 1, "right": True, "probability": 0.41},
+    ]
+    shown = [
+        figures.Example(
+            dataset="pbc",
+            id=row["id"],
+            label=row["label"],
+            image=example(1, 1.0).image,
+            score=row["probability"],
+            predicted=row["predicted"],
+        )
+        for row in rows
+    ]
+    history = [
+        {"step": 10, "kind": "train", "loss": 1.0, "accuracy": 0.4},
+        {"step": 10, "kind": "validation", "loss": 0.9, "accuracy": 0.5, "macro_recall": 0.5},
+    ]
+    summary = given["summary"] | {
+        "task": "classification",
+        "results": {"pbc": found},
+        "baseline": {"pbc": {"images": 40, "accuracy": 0.2}},
+        "baseline_name": "Always the most frequent type of training",
+        "external": {},
+    }
+    return given | {"summary": summary, "rows": rows, "history": history, "examples": shown}
+
+
+def test_the_page_of_a_classification():
+    page = Page(report.render(**typed_arguments()))
+    assert "White-blood-cell classification" in page.text
+    assert "names the right type in 92.5 % (95 % interval 85.0 to 97.5 %)" in page.text
+    assert "most frequent type of training would be right in 20.0 %" in page.text
+    assert "Confusion of cell types" in page.text and "N/C ratio" not in page.text
+    assert "monocyte taken for lymphocyte" in page.text and "97.0 %" in page.text
+    assert "1 cell of 2 has another type" in page.text
+    assert "eosinophil taken" not in page.text  # that one is right
+    assert EVIL in page.text
+    ids = {attrs["id"] for _, attrs in page.tags if "id" in attrs}
+    links = [attrs["href"] for attrs in page.all("a")]
+    assert {"#calibration", "#mistakes"} <= set(links)
+    assert all(link[1:] in ids for link in links)
+    assert any(th.get("colspan") == "5" for th in page.all("th"))

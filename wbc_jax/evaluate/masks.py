@@ -1,7 +1,6 @@
-"""A model and a split → metrics, and one row an image."""
+"""Segmentation: a model and a split → metrics, and one row an image."""
 
-import collections
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -9,13 +8,16 @@ import scipy.stats
 
 from wbc_jax import metrics, vocabulary
 from wbc_jax.data import pipeline
+from wbc_jax.evaluate import groups
 from wbc_jax.metrics.nc_ratio import NCRatio, from_areas
 
 Predict = Callable[[np.ndarray], np.ndarray]
 """uint8 images `[B, S, S, 3]` → uint8 classes `[B, M, M]`, M the examples' mask size."""
 
 CLASSES = len(vocabulary.MASK_CLASSES)
-ALL = "all"
+SCORE = "mean_iou"
+"""What the best checkpoint is chosen by, on the validation split."""
+SCORE_NAME = "mean IoU"
 ROW_COLUMNS = (
     "dataset",
     "id",
@@ -38,7 +40,7 @@ ROW_COLUMNS = (
 )
 
 
-def confusions(predict: Predict, examples: pipeline.Examples, batch_size: int) -> np.ndarray:
+def measure(predict: Predict, examples: pipeline.Examples, batch_size: int) -> np.ndarray:
     """Returns int64 `[N, C, C]`, the confusion matrix of each example (rows truth)."""
     counts = np.zeros((len(examples), CLASSES, CLASSES), np.int64)
     for batch in pipeline.eval_batches(examples, batch_size):
@@ -49,18 +51,31 @@ def confusions(predict: Predict, examples: pipeline.Examples, batch_size: int) -
     return counts
 
 
-def validation_score(counts: np.ndarray, datasets: Sequence[str]) -> float:
-    """Returns the mean over data sets of each one's mean IoU: a small set weighs as a large one.
+def training_summary(confusion: np.ndarray) -> dict[str, float]:
+    """Returns what the log says of training, from the confusion matrix of the images drawn."""
+    return {
+        "mean_iou": float(metrics.mean_iou(confusion)),
+        "global_accuracy": float(metrics.global_accuracy(confusion)),
+    }
 
+
+def validation(counts: np.ndarray, examples: pipeline.Examples) -> dict[str, float]:
+    """Returns what the log says of the validation split, and `score`.
+
+    The score is the mean over data sets of each one's mean IoU: a small set weighs as a large one.
     NaN without images.
     """
-    if not len(counts):
-        return float("nan")
-    scores = [
-        float(metrics.mean_iou(counts[chosen].sum(0)))
-        for chosen in (np.asarray(datasets) == name for name in sorted(set(datasets)))
-    ]
-    return float(np.mean(scores))
+    total = counts.sum(0)
+    iou = metrics.iou(total)
+    score = groups.mean_over(
+        examples.datasets, lambda chosen: float(metrics.mean_iou(counts[chosen].sum(0)))
+    )
+    return {
+        "score": score,
+        **training_summary(total),
+        "iou_cytoplasm": float(iou[vocabulary.CYTOPLASM]),
+        "iou_nucleus": float(iou[vocabulary.NUCLEUS]),
+    }
 
 
 def rows(counts: np.ndarray, examples: pipeline.Examples) -> list[dict[str, Any]]:
@@ -103,12 +118,12 @@ def results(
     """Returns metrics by data set, each also by cell type, and over `all` images.
 
     Args:
-        counts: int `[N, C, C]`, from `confusions`.
+        counts: int `[N, C, C]`, from `measure`.
         examples: what they are of.
         bootstrap: resamples of images behind each 95 % interval; 0: no intervals.
         seed: of the resampling.
     """
-    datasets, labels = np.asarray(examples.datasets), examples.labels
+    labels = examples.labels
 
     def with_types(chosen: np.ndarray) -> dict[str, Any]:
         found = summarize(counts[chosen], bootstrap, seed)
@@ -118,11 +133,7 @@ def results(
             by_type[name] = summarize(counts[chosen & (labels == label)], bootstrap, seed)
         return {**found, "by_type": by_type}
 
-    names = list(collections.Counter(examples.datasets))
-    found = {name: with_types(datasets == name) for name in names}
-    if len(names) > 1:
-        found[ALL] = with_types(np.ones(len(datasets), bool))
-    return found
+    return groups.by_dataset(examples.datasets, with_types)
 
 
 def summarize(counts: np.ndarray, bootstrap: int = 0, seed: int = 0) -> dict[str, Any]:
@@ -143,15 +154,15 @@ def summarize(counts: np.ndarray, bootstrap: int = 0, seed: int = 0) -> dict[str
     }
     if bootstrap and len(counts) > 1:
         rng = np.random.default_rng(seed)
-        drawn = rng.multinomial(len(counts), np.full(len(counts), 1 / len(counts)), bootstrap)
+        drawn = groups.resamples(len(counts), bootstrap, rng)
         summed = np.einsum("rn,nij->rij", drawn.astype(np.float64), counts.astype(np.float64))
-        intervals = {name: _interval(v) for name, v in _metrics(summed).items()}
+        intervals = {name: groups.interval(v) for name, v in _metrics(summed).items()}
         errors = nc_errors(counts)
         medians = [
             np.median(errors[rng.integers(0, len(errors), len(errors))]) if len(errors) else np.nan
             for _ in range(bootstrap)
         ]
-        intervals["nc_median_relative_error"] = _interval(np.asarray(medians))
+        intervals["nc_median_relative_error"] = groups.interval(np.asarray(medians))
         found["intervals"] = intervals
     return found
 
@@ -174,13 +185,6 @@ def _metrics(summed: np.ndarray) -> dict[str, np.ndarray]:
         for i, c in enumerate(vocabulary.MASK_CLASSES):
             values[f"{name}_{c}"] = per_class[..., i]
     return values
-
-
-def _interval(values: np.ndarray) -> list[float]:
-    values = values[np.isfinite(values)]
-    if not len(values):
-        return [float("nan"), float("nan")]
-    return [float(v) for v in np.percentile(values, (2.5, 97.5))]
 
 
 def _areas(by_class: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -1,0 +1,13 @@
+"""SegNet for nucleus and cytoplasm, on the embedded data set.
+
+python -m wbc_jax.main --config=configs/segnet.py
+"""
+
+from wbc_jax import config as config_lib
+from wbc_jax.configs import unet
+
+
+def get_config() -> config_lib.Config:
+    config = unet.get_config()
+    config.model = config_lib.Model(name="segnet", features=16, depth=4, norm="batch")
+    return config
