@@ -43,7 +43,7 @@ FREE_FIELDS = (
     "evaluate.external",
 )
 SHOWN_PER_GROUP = 6
-SHOWN_MISTAKES = 40
+SHOWN_MISTAKES, SHOWN_UNSURE = 40, 10
 SPLITS = "splits.json"
 
 Predict = Callable[[np.ndarray], jax.Array]
@@ -369,11 +369,9 @@ def _mistakes(
     config: config_lib.Config, rows: list[dict[str, Any]], test: pipeline.Examples
 ) -> list[figures.Example]:
     """The test images whose type was missed with the most confidence, then the least sure hits."""
-
-    def worst_first(i: int) -> tuple[bool, float, str]:
-        row = rows[i]
-        return row["right"], row["probability"] * (1 if row["right"] else -1), row["id"]
-
+    order = sorted(range(len(rows)), key=lambda i: (rows[i]["probability"], rows[i]["id"]))
+    missed = [i for i in reversed(order) if not rows[i]["right"]][:SHOWN_MISTAKES]
+    unsure = [i for i in order if rows[i]["right"]][:SHOWN_UNSURE]
     examples = test.resized(config.evaluate.size, 0)
     return [
         figures.Example(
@@ -384,7 +382,7 @@ def _mistakes(
             score=rows[i]["probability"],
             predicted=rows[i]["predicted"],
         )
-        for i in sorted(range(len(rows)), key=worst_first)[:SHOWN_MISTAKES]
+        for i in missed + unsure
     ]
 
 

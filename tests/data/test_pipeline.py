@@ -4,6 +4,7 @@ import collections
 import dataclasses
 import itertools
 
+import cv2
 import numpy as np
 import pytest
 
@@ -70,6 +71,30 @@ def test_image_halved_is_the_mean_of_four():
     image = 4 * np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
     expected = image.reshape(2, 2, 2, 2, 3).mean((1, 3))
     np.testing.assert_array_equal(pipeline.resize_image(image, 2, 2), expected)
+
+
+@pytest.mark.parametrize("size", [(25, 25), (18, 18), (9, 24), (1, 1), (35, 34), (12, 9)])
+def test_image_shrunk_is_the_mean_of_the_area(size):
+    image = np.random.default_rng(0).integers(0, 256, (36, 35, 3), np.uint8)
+    found = pipeline.resize_image(image, *size)
+    assert found.dtype == np.uint8 and found.flags["C_CONTIGUOUS"]
+    # Every old pixel cut into as many parts as there are new ones makes the means exact.
+    height, width = size
+    parts = image.repeat(height, 0).repeat(width, 1).reshape(height, 36, width, 35, 3)
+    assert np.abs(found - parts.mean((1, 3))).max() <= 0.5 + 1e-4
+    theirs = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
+    assert np.abs(found.astype(int) - theirs).max() <= 1  # halves may be rounded either way
+
+
+def test_image_shrunk_by_thirds():
+    # Each new pixel spans one and a half old ones: 2/3 and 1/3, by row and by column.
+    image = np.zeros((3, 3, 3), np.uint8)
+    image[..., 0], image[..., 1] = [[0, 90, 180]] * 3, [[9] * 3, [90] * 3, [180] * 3]
+    shrunk = pipeline.resize_image(image, 2, 2)
+    assert shrunk[..., 0].tolist() == [[30, 150]] * 2 and shrunk[..., 1].tolist() == [
+        [36, 36],
+        [150, 150],
+    ]
 
 
 def test_image_enlarged_is_bilinear_with_half_pixel_centres():

@@ -5,11 +5,13 @@ position in a checkpoint is the step itself.
 """
 
 import dataclasses
+import functools
 from collections.abc import Iterator, Sequence
 
 import cv2
 import grain
 import numpy as np
+import scipy.sparse
 
 from wbc_jax import config as config_lib
 from wbc_jax import vocabulary
@@ -22,9 +24,33 @@ def resize_image(image: np.ndarray, height: int, width: int) -> np.ndarray:
     """Resizes uint8 `[H, W, 3]` to `[height, width, 3]`: areas when shrinking, else bilinear."""
     if image.shape[:2] == (height, width):
         return image
-    smaller = height < image.shape[0] and width < image.shape[1]
-    how = cv2.INTER_AREA if smaller else cv2.INTER_LINEAR
-    return cv2.resize(image, (width, height), interpolation=how)
+    if height < image.shape[0] and width < image.shape[1]:
+        return _shrink(image, height, width)
+    return cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
+
+
+def _shrink(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """What `cv2.resize` gives with `INTER_AREA`, in a third of the time: rows, then columns."""
+    rows, columns, channels = image.shape
+    pixels = image.reshape(rows, columns * channels).astype(np.float32)
+    pixels = (_areas(rows, height) @ pixels).reshape(height, columns, channels)
+    pixels = cv2.transpose(pixels).reshape(columns, height * channels)
+    pixels = _areas(columns, width) @ pixels
+    pixels = np.rint(pixels, out=pixels).astype(np.uint8)
+    return cv2.transpose(pixels.reshape(width, height, channels))
+
+
+@functools.lru_cache(maxsize=1024)
+def _areas(before: int, after: int) -> scipy.sparse.csr_array:
+    """float32 `[after, before]`: the part of each new pixel that each old one fills."""
+    places, parts = [], []
+    for new in range(after):
+        # In units of 1 / after of an old pixel all ends are whole numbers.
+        start, end = new * before, (new + 1) * before
+        for old in range(start // after, -(-end // after)):
+            places.append((new, old))
+            parts.append((min(end, (old + 1) * after) - max(start, old * after)) / before)
+    return scipy.sparse.csr_array((np.float32(parts), tuple(zip(*places))), shape=(after, before))
 
 
 def resize_mask(mask: np.ndarray, height: int, width: int) -> np.ndarray:

@@ -11,27 +11,38 @@ import itertools
 from collections.abc import Sequence
 
 import numpy as np
+from absl import logging
 
 from wbc_jax import config as config_lib
 from wbc_jax.data import duplicates, records, sources
 
 SPLITS = ("train", "validation", "test")
 
-
 Pieces = Sequence[tuple[float, str]]
 """(upper end, split) in ascending order: how the stretch from 0 to 1 is shared out."""
 
 
+def tested_whole(data: config_lib.Data) -> frozenset[str]:
+    """Returns the data sets of which the protocol trains on nothing: they are test as a whole."""
+    if data.protocol == "leave_one_out":
+        return frozenset({data.left_out})
+    if data.protocol == "independent":
+        return frozenset(data.independent)
+    if data.protocol == "one_source":
+        return frozenset(data.datasets) - {data.train_source}
+    return frozenset()
+
+
 def pieces(data: config_lib.Data, dataset: str) -> Pieces:
     """Returns how the protocol of `data` shares out a data set's records."""
-    train, validation, _ = data.fractions
+    train, validation, _ = config_lib.PAPER_FRACTIONS.get(data.protocol, data.fractions)
     if data.protocol == "k_fold":
         test = data.fold
         others = {test: "test", (test + 1) % data.folds: "validation"}
         return [((k + 1) / data.folds, others.get(k, "train")) for k in range(data.folds)]
-    if data.protocol == "leave_one_out":
-        if dataset == data.left_out:
-            return [(1.0, "test")]
+    if dataset in tested_whole(data):
+        return [(1.0, "test")]
+    if data.protocol in ("leave_one_out", "independent"):
         return [(train / (train + validation), "train"), (1.0, "validation")]
     return [(train, "train"), (train + validation, "validation"), (1.0, "test")]
 
@@ -91,8 +102,10 @@ def split_sources(
     """Splits several data sets, each by itself, keeping duplicates in one split.
 
     Groups that a near duplicate ties together are one group, also across data sets: there the set
-    whose name comes first decides, and the others' records follow. Under `leave_one_out` the set
-    left out decides, and duplicates of its records are left out of the others.
+    whose name comes first decides, and the others' records follow. Sets that are tested as a whole
+    (`tested_whole`) decide before all others and stay whole; a duplicate of theirs elsewhere
+    follows them into the test part (`one_source`), or is left out of its own set where that has no
+    test part (`leave_one_out`, `independent`), with a warning that counts them.
 
     Args:
         sets: the data sets.
@@ -107,10 +120,10 @@ def split_sources(
     """
     kept = [np.flatnonzero(mask) for mask in usable]
     members = cluster(sets, kept)
-    apart = data.left_out if data.protocol == "leave_one_out" else None
+    whole = tested_whole(data)
     decided: dict[int, str] = {}
     found: dict[int, dict[str, np.ndarray]] = {}
-    for which in sorted(range(len(sets)), key=lambda i: (sets[i].name != apart, sets[i].name)):
+    for which in sorted(range(len(sets)), key=lambda i: (sets[i].name not in whole, sets[i].name)):
         source, indices, owners = sets[which], kept[which], members[which]
         # Named after its first group in this set, a cluster hashes alike whatever else is loaded.
         names: dict[int, str] = {}
@@ -134,6 +147,14 @@ def split_sources(
         for name, part in split.items():
             decided |= {owner_of[int(i)]: name for i in part}
         _check_not_empty(source, split, shares, len(indices))
+        if lost := len(indices) - sum(map(len, split.values())):
+            logging.warning(
+                "%s: %d records are left out, being near duplicates (or of a group) of records"
+                " in %s, tested as a whole.",
+                source.name,
+                lost,
+                " and ".join(sorted(whole)),
+            )
         found[which] = split
     return [found[i] for i in range(len(sets))]
 
@@ -218,6 +239,19 @@ def check_leaks(parts: dict[str, Sequence[tuple[sources.Source, int]]]) -> None:
                 f"({bits} bits apart); training on one would leak into the score of the other. "
                 "Leave one of the data sets out, or exclude one of the records."
             )
+
+
+def seen(
+    known: Sequence[tuple[sources.Source, int]], others: Sequence[tuple[sources.Source, int]]
+) -> set[int]:
+    """Returns the places in `others` of records that `known` gives away.
+
+    These are near duplicates of a record in `known`, and records of a group that has one there
+    (crops of one frame): what a score of `others` must leave out if `known` was trained on.
+    """
+    groups = {group_key(*entry) for entry in known}
+    found = {i for i, entry in enumerate(others) if group_key(*entry) in groups}
+    return found | near_duplicates_of(known, others)
 
 
 def near_duplicates_of(

@@ -1,5 +1,7 @@
 """Layers that the networks share."""
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -8,9 +10,18 @@ CONV_INIT = nnx.initializers.he_normal()
 
 
 def conv(in_features: int, out_features: int, size: int, *, rngs: nnx.Rngs) -> nnx.Conv:
-    """A `size` × `size` convolution, stride 1, 'same' padding, He initialisation, with bias."""
+    """A `size` × `size` convolution, stride 1, 'same' padding, He initialisation, with bias.
+
+    It computes in the type of its input.
+    """
     return nnx.Conv(
-        in_features, out_features, (size, size), padding="SAME", kernel_init=CONV_INIT, rngs=rngs
+        in_features,
+        out_features,
+        (size, size),
+        padding="SAME",
+        kernel_init=CONV_INIT,
+        promote_dtype=as_the_first,
+        rngs=rngs,
     )
 
 
@@ -63,7 +74,7 @@ def norm(kind: str, features: int, *, rngs: nnx.Rngs) -> nnx.Module | None:
         return BatchNorm(features)
     if kind == "group":
         groups = max(g for g in range(1, 9) if features % g == 0)
-        return nnx.GroupNorm(features, num_groups=groups, rngs=rngs)
+        return GroupNorm(features, num_groups=groups, rngs=rngs)
     return None
 
 
@@ -90,12 +101,12 @@ class UpConv(nnx.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps `[B, H, W, C_in]` to `[B, 2H, 2W, C_out]`."""
         batch, height, width, channels = x.shape
-        kernel = self.kernel[...]
+        kernel, bias = self.kernel[...].astype(x.dtype), self.bias[...].astype(x.dtype)
         out = kernel.shape[-1]
         flat = kernel.transpose(2, 0, 1, 3).reshape(channels, 4 * out)
         y = (x.reshape(-1, channels) @ flat).reshape(batch, height, width, 2, 2, out)
         y = y.transpose(0, 1, 3, 2, 4, 5).reshape(batch, 2 * height, 2 * width, out)
-        return y + self.bias[...]
+        return y + bias
 
 
 def max_pool(x: jax.Array) -> jax.Array:
@@ -215,7 +226,7 @@ class TransposedConv(nnx.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps `[B, H, W, C_in]` to `[B, 2H, 2W, C_out]`."""
         batch, height, width, _ = x.shape
-        kernel = self.kernel[...]
+        kernel, bias = self.kernel[...].astype(x.dtype), self.bias[...].astype(x.dtype)
         even, odd = (slice(1, 2), 0), (slice(None, None, -2), 1)  # taps, and padding at the end
         parts = [
             jax.lax.conv_general_dilated(
@@ -230,7 +241,7 @@ class TransposedConv(nnx.Module):
         ]
         y = jnp.stack(parts, axis=3).reshape(batch, height, width, 2, 2, -1)
         y = y.transpose(0, 1, 3, 2, 4, 5).reshape(batch, 2 * height, 2 * width, -1)
-        return y + self.bias[...]
+        return y + bias
 
 
 class ConvBlock(nnx.Module):
@@ -244,3 +255,40 @@ class ConvBlock(nnx.Module):
         """Maps `[B, H, W, C_in]` to `[B, H, W, C_out]`."""
         x = self.conv(x)
         return nnx.relu(self.norm(x) if self.norm else x)
+
+
+class GroupNorm(nnx.GroupNorm):
+    """Flax's, statistics in float32, that gives back the type of its input."""
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Normalises float `[B, H, W, C]` over space and the channels of each group."""
+        return super().__call__(x).astype(x.dtype)
+
+
+def as_the_first(arrays: Sequence[jax.Array | None], dtype: None = None) -> tuple:
+    """Casts all arrays to the type of the first, for `promote_dtype` of Flax's layers."""
+    return tuple(None if x is None else x.astype(arrays[0].dtype) for x in arrays)
+
+
+def enter(images: jax.Array, channels: int, dtype: str) -> jax.Array:
+    """Returns what a network computes on: `[B, H, W, channels]` of `dtype`.
+
+    Args:
+        images: float `[B, H, W, C]`.
+        channels: C, or 1: three channels become their luma.
+        dtype: name of a float type.
+    """
+    if channels == 1 and images.shape[-1] == 3:
+        images = to_gray(images)
+    return images.astype(dtype)
+
+
+def to_gray(images: jax.Array) -> jax.Array:
+    """Returns the luma of RGB, `[..., 3]` to `[..., 1]`: 0.299 R + 0.587 G + 0.114 B.
+
+    ITU-R BT.601, as Pillow, OpenCV and MATLAB's `rgb2gray`. The weights sum to 1, so that scaling
+    before or after is the same.
+    """
+    # Not a matrix product: accelerators round those of float32.
+    red, green, blue = images[..., 0:1], images[..., 1:2], images[..., 2:3]
+    return 0.299 * red + 0.587 * green + 0.114 * blue
