@@ -15,8 +15,8 @@ from wbc_jax.papers import cells
 OVERALL = "overall"
 COLUMNS = ("precision", "recall", "specificity", "F1", "accuracy")
 READINGS = {
-    "plain": "plain accuracy",
-    "one_vs_rest": "accuracy of a type against the rest, mean",
+    "plain": "share of right answers",
+    "one_vs_rest": "a type against the rest, mean",
     "balanced": "equation 6, mean",
     "macro_recall": "mean recall",
 }

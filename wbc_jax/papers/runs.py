@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 from etils import epath
 
+from wbc_jax import checkpoint, metric_writer
 from wbc_jax import config as config_lib
-from wbc_jax import metric_writer
 from wbc_jax.data import pipeline, records, sources
 
 SCALES = ("quick", "full")
@@ -111,7 +111,7 @@ PLANS = {
 }
 
 
-class RunError(ValueError):
+class RunError(checkpoint.CheckpointError):
     """A run's files cannot be read."""
 
 
@@ -149,17 +149,9 @@ class Run:
         found = self.summary.get(where) or {}
         for name in names:
             for known, result in found.items():
-                # A data set's default config may or may not be named.
-                if known == name or (known.partition("/")[0] == name and "/" not in name):
-                    if is_synthetic(known):
-                        continue
+                if is_named(known, name) and not is_synthetic(known):
                     return known, result
         return "", None
-
-    def why_not(self, name: str) -> str:
-        """Returns why a data set that should be scored beside is not."""
-        skipped = self.summary.get("skipped") or {}
-        return str(skipped.get(name, "it was not among the data sets scored"))
 
     @functools.cached_property
     def training_images(self) -> int | None:
@@ -176,6 +168,11 @@ class Run:
         if steps is None or not self.training_images:
             return None
         return steps * self.config.train.batch_size / self.training_images
+
+
+def is_named(dataset: str, name: str) -> bool:
+    """Returns whether a data set is the one of a name, whose config may be left out (`pbc`)."""
+    return dataset == name or ("/" not in name and dataset.partition("/")[0] == name)
 
 
 def is_synthetic(dataset: str) -> bool:
@@ -210,8 +207,8 @@ def load(plan: Plan, workdir: epath.Path, scale: str) -> Run | None:
         external_rows = _rows(report / "external.csv")
     except (json.JSONDecodeError, UnicodeDecodeError, OSError) as error:
         raise RunError(
-            f"the run in {where} is damaged: {error}. Score it again with --mode=evaluate "
-            f"--workdir={where}, or delete its folder."
+            f"the run in {where} is damaged: {error}. Score it again (--mode=evaluate), or delete "
+            "its folder."
         ) from error
     return Run(plan, where, config, summary, rows, external_rows, metric_writer.read(where))
 
@@ -252,10 +249,12 @@ def command(plan: Plan, workdir: epath.Path, scale: str) -> str:
         )
     datasets = ",".join(alternatives[0] for alternatives in plan.train)
     external = ",".join((*INDEPENDENT, *STAND_INS))
-    return (
+    line = (
         f"python -m wbc_jax.main --config={plan.config} --workdir={folder(plan, workdir, scale)} "
         f"--config.data.datasets={datasets} --config.evaluate.external={external}"
     )
+    manual = data_settings().manual_dir
+    return f"{line} --config.data.manual_dir={manual}" if manual else line
 
 
 def data_settings() -> config_lib.Data:
@@ -305,20 +304,18 @@ def quick_config(plan: Plan, data: config_lib.Data) -> tuple[config_lib.Config |
 def _quick(plan: Plan, data: config_lib.Data, datasets: tuple[str, ...]) -> config_lib.Config:
     """A small run: the papers' networks, narrower, on small images, for a few minutes."""
     config = config_lib.Config(task=plan.task)
-    config.data = dataclasses.replace(data, datasets=datasets, image_size=96)
+    config.data = dataclasses.replace(data, datasets=datasets, image_size=96, protocol="paper_b")
     config.optimizer = config_lib.Optimizer(learning_rate=3e-3, warmup_steps=50, ema_decay=0.99)
     config.evaluate = config_lib.Evaluate(size=256, external=(*INDEPENDENT, *STAND_INS))
     if plan.task == "classification":
         config.model = config_lib.Model(name="classifier", features=16, blocks=5)
-        config.augment = config_lib.Augment(
-            quarter_turns=False, rotation_degrees=20, translation_px=3, fill="zero"
-        )
+        config.augment = config_lib.Augment(preset="paper_b")
         config.loss = config_lib.Loss(cross_entropy=1.0, dice=0.0)
         config.train = config_lib.Train(batch_size=32, steps=300, evaluate_every=100)
     else:
         widths = {"unet": 8, "segnet": 16, "encoder_decoder": 16}
         config.model = config_lib.Model(name=plan.model, features=widths[plan.model], depth=4)
-        config.augment = config_lib.Augment(flip=True, quarter_turns=True)
+        config.augment = config_lib.Augment(preset="none")
         config.train = config_lib.Train(batch_size=16, steps=400, evaluate_every=100)
     for name, value in plan.quick.items():
         setattr(config.train, name, value)

@@ -82,10 +82,11 @@ class Line:
 
     @property
     def difference(self) -> float:
-        """Ours less the paper's; NaN where either is no number."""
-        if self.paper is None or not self.comparable:
+        """Ours less the paper's, or less what follows from it where it prints none; else NaN."""
+        if not self.comparable:
             return math.nan
-        return self.ours.number - self.paper.number
+        theirs = self.recomputed.number if self.paper is None else self.paper.number
+        return self.ours.number - theirs
 
     @property
     def digits(self) -> int:
@@ -189,7 +190,7 @@ class Sheet:
         for line in self.lines:
             if line.paper is not None and line.paper.note:
                 places = found.setdefault(line.paper.note, [])
-                place = f"{line.row}, {line.column}"
+                place = f"{line.paper.row}, {line.paper.column}"
                 if place not in places:
                     places.append(place)
         return [f"{'; '.join(places)}: {note}" for note, places in found.items()]
