@@ -129,8 +129,12 @@ class Library:
 
 
 def _choices(name: str) -> str:
-    others = [other for first, *more in runs.PLANS[name].train for other in more]
-    return f" (where you lack data: {', '.join(others)} will do in its place)" if others else ""
+    told = [
+        f"; {' or '.join(others)} will do where {first} is not there"
+        for first, *others in runs.PLANS[name].train
+        if others
+    ]
+    return "".join(told)
 
 
 def _differences(run: Run, theirs: Protocol) -> str:
