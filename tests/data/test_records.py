@@ -2,13 +2,16 @@
 
 import io
 import struct
+import time
 import zipfile
 import zlib
 
 import cv2
 import numpy as np
 import pytest
+import tensorflow_datasets as tfds
 from PIL import Image
+from tensorflow_datasets.core import example_serializer
 
 from wbc_jax.data import records
 
@@ -274,6 +277,53 @@ def test_features_hold_a_record():
     assert np.array_equal(read["image"], noise())
     assert np.array_equal(read["mask"], MASK[..., None] + 2)
     assert (read["label"], read["um_per_px"], read["group"]) == (3, 0.5, b"g")
+
+
+def test_parse_gives_what_tfds_gives():
+    record = records.example(
+        image=noise(), mask=MASK + 2, label=-1, id="ä", group="g", source="s", um_per_px=0.5
+    )
+    features = records.features()
+    with records.fixed_order():
+        serialized = example_serializer.ExampleSerializer(
+            features.get_serialized_info()
+        ).serialize_example(features.encode_example(record))
+    skip = tfds.decode.SkipDecoding()
+    theirs = features.deserialize_example_np(serialized, decoders={"image": skip, "mask": skip})
+    assert records.parse(serialized) == theirs
+    assert records.parse(serialized)["id"] == "ä".encode()
+
+
+def test_each_keeps_the_order_and_notes_bad_files():
+    def read(number):
+        time.sleep(0.002 * (number % 3))  # later ones are done earlier
+        if number in (2, 7):
+            raise records.DataError(f"{number} is bad")
+        return -number
+
+    for threads in (1, 5):
+        bad = records.BadFiles()
+        with records.reading(threads, ""):
+            found = list(records.each(read, range(40), lambda n: f"/x/{n}", bad))
+        assert found == [-n for n in range(40) if n not in (2, 7)]
+        assert bad.files == [("/x/2", "2 is bad"), ("/x/7", "7 is bad")]
+    with pytest.raises(records.DataError, match="2 is bad"):
+        list(records.each(read, range(40)))
+
+
+def test_each_reads_only_a_little_ahead():
+    started = []
+    with records.reading(2, ""):
+        found = records.each(started.append, range(1000))
+        next(found)
+        found.close()
+    assert 1 <= len(started) <= 9  # four a thread, and one
+
+
+def test_each_says_how_far_it_is(capsys):
+    with records.reading(2, "cells"):
+        assert list(records.each(str, range(3))) == ["0", "1", "2"]
+    assert capsys.readouterr().err.startswith("cells 3/3 (100 %)  ")
 
 
 def test_all_bad_files_are_collected_and_20_are_shown():

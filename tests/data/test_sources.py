@@ -1,7 +1,6 @@
 """wbc_jax.data.sources: data sets by name, written once, read back as they were drawn."""
 
 import dataclasses
-import math
 import pathlib
 
 import numpy as np
@@ -124,17 +123,15 @@ def test_index_equals_the_records(prepared):
 
 
 def test_repeated_ids_are_refused(monkeypatch, tmp_path):
-    record = {
-        "image": records.encode_png(np.zeros((8, 8, 3), np.uint8)),
-        "id": b"one",
-        "group": b"one",
-        "source": b"",
-        "subtype": b"",
-        "label_source": b"",
-        "label": 0,
-        "has_mask": True,
-        "um_per_px": math.nan,
-    }
+    features = records.features()
+    one, two = (
+        features.serialize_example(
+            features.encode_example(
+                records.example(image=np.zeros((8, 8, 3), np.uint8), id=id, source="s")
+            )
+        )
+        for id in ("one", "two")
+    )
 
     @dataclasses.dataclass
     class Builder:
@@ -143,8 +140,8 @@ def test_repeated_ids_are_refused(monkeypatch, tmp_path):
         def is_prepared(self):
             return True
 
-        def as_data_source(self, split, decoders):
-            return [record, record | {"id": b"two"}, record]
+        def as_data_source(self, split, deserialize_method):
+            return [one, two, one]
 
     monkeypatch.setattr(sources, "builder", lambda name, data_dir: Builder())
     with pytest.raises(records.DataError, match=r"x: the ids \['one'\] stand at several records"):

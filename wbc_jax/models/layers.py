@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from wbc_jax.data import augment
+
 CONV_INIT = nnx.initializers.he_normal()
 
 
@@ -279,16 +281,5 @@ def enter(images: jax.Array, channels: int, dtype: str) -> jax.Array:
         dtype: name of a float type.
     """
     if channels == 1 and images.shape[-1] == 3:
-        images = to_gray(images)
+        images = augment.to_gray(images)
     return images.astype(dtype)
-
-
-def to_gray(images: jax.Array) -> jax.Array:
-    """Returns the luma of RGB, `[..., 3]` to `[..., 1]`: 0.299 R + 0.587 G + 0.114 B.
-
-    ITU-R BT.601, as Pillow, OpenCV and MATLAB's `rgb2gray`. The weights sum to 1, so that scaling
-    before or after is the same.
-    """
-    # Not a matrix product: accelerators round those of float32.
-    red, green, blue = images[..., 0:1], images[..., 1:2], images[..., 2:3]
-    return 0.299 * red + 0.587 * green + 0.114 * blue
