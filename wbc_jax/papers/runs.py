@@ -88,7 +88,7 @@ PLANS = {
             "Dataset 1",
             "Dataset 2 & 3",
             "Dataset 4",
-            steps=400,
+            steps=1000,
         ),
         _classifier("classifier_dataset_1", "paper B's classifier on Dataset 1", "Dataset 1"),
         _classifier(
@@ -273,8 +273,6 @@ def lacking(name: str, data: config_lib.Data) -> str:
     """
     try:
         with records.no_downloads():
-            if not sources.is_prepared(name, data):
-                print(f"{name}: writing records to {data.data_dir}", flush=True)
             sources.prepare(name, data)
     except (records.DataError, OSError) as error:
         return str(error).splitlines()[0]
@@ -311,12 +309,12 @@ def _quick(plan: Plan, data: config_lib.Data, datasets: tuple[str, ...]) -> conf
         config.model = config_lib.Model(name="classifier", features=16, blocks=5)
         config.augment = config_lib.Augment(preset="paper_b")
         config.loss = config_lib.Loss(cross_entropy=1.0, dice=0.0)
-        config.train = config_lib.Train(batch_size=32, steps=300, evaluate_every=100)
+        config.train = config_lib.Train(batch_size=32, steps=600, evaluate_every=200)
     else:
         widths = {"unet": 8, "segnet": 16, "encoder_decoder": 16}
         config.model = config_lib.Model(name=plan.model, features=widths[plan.model], depth=4)
         config.augment = config_lib.Augment(preset="none")
-        config.train = config_lib.Train(batch_size=16, steps=400, evaluate_every=100)
+        config.train = config_lib.Train(batch_size=16, steps=700, evaluate_every=100)
     for name, value in plan.quick.items():
         setattr(config.train, name, value)
     return config_lib.validate(config)
