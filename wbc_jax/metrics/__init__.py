@@ -1,5 +1,16 @@
 """Metrics on integer masks `[N, H, W]` and labels `[N]` of anyone's model."""
 
+from wbc_jax.metrics.boundary import (
+    BFTotals,
+    SurfaceDistances,
+    bf_counts,
+    bf_from_counts,
+    bf_per_image,
+    bf_score,
+    boundary_distances,
+    boundary_matches,
+    surface_distances,
+)
 from wbc_jax.metrics.classification import (
     auroc,
     balanced_accuracy,
@@ -36,9 +47,17 @@ from wbc_jax.metrics.confusion import (
 from wbc_jax.metrics.nc_ratio import NCRatio, nc_ratio
 
 __all__ = [
+    "BFTotals",
     "NCRatio",
+    "SurfaceDistances",
     "auroc",
     "balanced_accuracy",
+    "bf_counts",
+    "bf_from_counts",
+    "bf_per_image",
+    "bf_score",
+    "boundary_distances",
+    "boundary_matches",
     "brier_score",
     "confusion_from_labels",
     "confusion_matrices",
@@ -66,5 +85,6 @@ __all__ = [
     "precision",
     "recall",
     "specificity",
+    "surface_distances",
     "weighted_iou",
 ]

@@ -49,17 +49,7 @@ def confusion_matrix(truth, prediction, num_classes: int) -> np.ndarray:
     Raises:
         ValueError: the shapes differ, or a class is not below `num_classes`.
     """
-    truth, prediction = np.asarray(truth), np.asarray(prediction)
-    if truth.shape != prediction.shape or truth.ndim != 3:
-        raise ValueError(
-            f"truth is {truth.shape} and prediction {prediction.shape}; both must be [N, H, W]."
-        )
-    for name, array in (("truth", truth[truth != vocabulary.IGNORE]), ("prediction", prediction)):
-        if array.size and not 0 <= array.min() <= array.max() < num_classes:
-            raise ValueError(
-                f"{name} holds classes {array.min()} to {array.max()}; num_classes is "
-                f"{num_classes}."
-            )
+    truth, prediction = check_masks(truth, prediction, num_classes)
     total = np.zeros((num_classes, num_classes), np.int64)
     truth, prediction = (a.reshape(len(a), a.shape[1] * a.shape[2], 1) for a in (truth, prediction))
     for start in range(0, truth.shape[1], _EXACT_PX):
@@ -67,6 +57,33 @@ def confusion_matrix(truth, prediction, num_classes: int) -> np.ndarray:
         counts = confusion_matrices(truth[:, part], prediction[:, part], num_classes)
         total += np.asarray(counts).astype(np.int64).sum(0)
     return total
+
+
+def check_masks(truth, prediction, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns both as arrays.
+
+    Raises:
+        ValueError: they are not two integer `[N, H, W]` of one shape, or hold a class that is not
+            below `num_classes`; 255 may stand in the truth only.
+    """
+    truth, prediction = np.asarray(truth), np.asarray(prediction)
+    if truth.shape != prediction.shape or truth.ndim != 3:
+        raise ValueError(
+            f"truth is {truth.shape} and prediction {prediction.shape}; both must be [N, H, W]."
+        )
+    for name, array in (("truth", truth), ("prediction", prediction)):
+        if array.dtype.kind not in "iub":
+            raise ValueError(
+                f"{name} is of {array.dtype}; masks are classes, so integers. Take the argmax of "
+                "probabilities first."
+            )
+    for name, array in (("truth", truth[truth != vocabulary.IGNORE]), ("prediction", prediction)):
+        if array.size and not 0 <= array.min() <= array.max() < num_classes:
+            raise ValueError(
+                f"{name} holds classes {array.min()} to {array.max()}; num_classes is "
+                f"{num_classes}."
+            )
+    return truth, prediction
 
 
 def iou(confusion: np.ndarray) -> np.ndarray:
