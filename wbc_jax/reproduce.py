@@ -121,7 +121,7 @@ def run(wanted: Request, workdir: epath.Path) -> list[epath.Path]:
         ConfigError, DataError, CheckpointError, NonFiniteLossError, Interrupted: from training.
     """
     from wbc_jax.papers import library, paper_a, paper_b
-    from wbc_jax.report import reproduce as report
+    from wbc_jax.report import side_by_side as report
 
     builders = {"a": paper_a, "b": paper_b}[wanted.paper]
     needed = list(dict.fromkeys(n for item in wanted.items for n in builders.NEEDS[item]))
