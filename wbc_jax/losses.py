@@ -246,6 +246,3 @@ def _overlaps(logits: jax.Array, masks: jax.Array) -> tuple[jax.Array, jax.Array
     target = target * valid[..., None]
     axes = tuple(range(1, masks.ndim))
     return (probabilities * target).sum(axes), probabilities.sum(axes), target.sum(axes)
-
-
-segmentation_loss = total

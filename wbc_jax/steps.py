@@ -68,7 +68,7 @@ def split_network(model: nnx.Module) -> tuple[Network, dict[str, Any]]:
     """Returns the network's description and its {`params`, `stats`}, as nested dictionaries."""
     graph, params, stats, other = nnx.split(model, nnx.Param, nnx.BatchStat, ...)
     weights = {"params": nnx.to_pure_dict(params), "stats": nnx.to_pure_dict(stats)}
-    return Network(graph, other), weights
+    return Network(graph, nnx.to_pure_dict(other)), weights
 
 
 def init_state(config: config_lib.Config, weights: dict[str, Any], mesh: Mesh) -> TrainState:

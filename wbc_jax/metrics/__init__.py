@@ -44,11 +44,45 @@ from wbc_jax.metrics.confusion import (
     recall,
     weighted_iou,
 )
-from wbc_jax.metrics.nc_ratio import NCRatio, nc_ratio
+from wbc_jax.metrics.nc_ratio import (
+    NCRatio,
+    RegionMeans,
+    nc_ratio,
+    region_means,
+)
+from wbc_jax.metrics.shape import (
+    CellShape,
+    Shape,
+    cell_shape,
+)
+from wbc_jax.metrics.statistics import (
+    Distribution,
+    GroupComparison,
+    PairedComparison,
+    bootstrap_interval,
+    bootstrap_sums,
+    bootstrap_sums_difference,
+    compare_groups,
+    compare_pairs,
+    distribution,
+    interval,
+    resampled_sums,
+)
+from wbc_jax.metrics.totals import (
+    SegmentationTotals,
+    sum_over_hosts,
+)
 
 __all__ = [
     "BFTotals",
+    "CellShape",
+    "Distribution",
+    "GroupComparison",
     "NCRatio",
+    "PairedComparison",
+    "RegionMeans",
+    "SegmentationTotals",
+    "Shape",
     "SurfaceDistances",
     "auroc",
     "balanced_accuracy",
@@ -56,16 +90,24 @@ __all__ = [
     "bf_from_counts",
     "bf_per_image",
     "bf_score",
+    "bootstrap_interval",
+    "bootstrap_sums",
+    "bootstrap_sums_difference",
     "boundary_distances",
     "boundary_matches",
     "brier_score",
+    "cell_shape",
+    "compare_groups",
+    "compare_pairs",
     "confusion_from_labels",
     "confusion_matrices",
     "confusion_matrix",
     "dice",
+    "distribution",
     "expected_calibration_error",
     "f1",
     "global_accuracy",
+    "interval",
     "iou",
     "label_confusions",
     "macro_auroc",
@@ -84,7 +126,10 @@ __all__ = [
     "pooled_specificity",
     "precision",
     "recall",
+    "region_means",
+    "resampled_sums",
     "specificity",
+    "sum_over_hosts",
     "surface_distances",
     "weighted_iou",
 ]

@@ -1,29 +1,32 @@
 """Layers that the networks share."""
 
-from collections.abc import Sequence
-
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from wbc_jax.data import augment
+from wbc_jax.models import fast
 
 CONV_INIT = nnx.initializers.he_normal()
 
 
-def conv(in_features: int, out_features: int, size: int, *, rngs: nnx.Rngs) -> nnx.Conv:
-    """A `size` × `size` convolution, stride 1, 'same' padding, He initialisation, with bias.
+class Conv(nnx.Conv):
+    """Flax's convolution of stride 1 with 'same' padding and bias, computed by `fast.conv`.
 
     It computes in the type of its input.
     """
-    return nnx.Conv(
-        in_features,
-        out_features,
-        (size, size),
-        padding="SAME",
-        kernel_init=CONV_INIT,
-        promote_dtype=as_the_first,
-        rngs=rngs,
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps `[B, H, W, C_in]` to `[B, H, W, C_out]`."""
+        kernel, bias = self.kernel[...].astype(x.dtype), self.bias[...].astype(x.dtype)
+        around = tuple(((size - 1) // 2, size // 2) for size in kernel.shape[:2])
+        return fast.conv(x, kernel, bias, around)
+
+
+def conv(in_features: int, out_features: int, size: int, *, rngs: nnx.Rngs) -> Conv:
+    """A `size` × `size` convolution, stride 1, 'same' padding, He initialisation, with bias."""
+    return Conv(
+        in_features, out_features, (size, size), padding="SAME", kernel_init=CONV_INIT, rngs=rngs
     )
 
 
@@ -231,19 +234,12 @@ class TransposedConv(nnx.Module):
         kernel, bias = self.kernel[...].astype(x.dtype), self.bias[...].astype(x.dtype)
         even, odd = (slice(1, 2), 0), (slice(None, None, -2), 1)  # taps, and padding at the end
         parts = [
-            jax.lax.conv_general_dilated(
-                x,
-                kernel[rows][:, columns],
-                window_strides=(1, 1),
-                padding=((0, bottom), (0, right)),
-                dimension_numbers=("NHWC", "HWIO", "NHWC"),
-            )
+            fast.conv(x, kernel[rows][:, columns], bias, ((0, bottom), (0, right)))
             for rows, bottom in (even, odd)
             for columns, right in (even, odd)
         ]
         y = jnp.stack(parts, axis=3).reshape(batch, height, width, 2, 2, -1)
-        y = y.transpose(0, 1, 3, 2, 4, 5).reshape(batch, 2 * height, 2 * width, -1)
-        return y + bias
+        return y.transpose(0, 1, 3, 2, 4, 5).reshape(batch, 2 * height, 2 * width, -1)
 
 
 class ConvBlock(nnx.Module):
@@ -265,11 +261,6 @@ class GroupNorm(nnx.GroupNorm):
     def __call__(self, x: jax.Array) -> jax.Array:
         """Normalises float `[B, H, W, C]` over space and the channels of each group."""
         return super().__call__(x).astype(x.dtype)
-
-
-def as_the_first(arrays: Sequence[jax.Array | None], dtype: None = None) -> tuple:
-    """Casts all arrays to the type of the first, for `promote_dtype` of Flax's layers."""
-    return tuple(None if x is None else x.astype(arrays[0].dtype) for x in arrays)
 
 
 def enter(images: jax.Array, channels: int, dtype: str) -> jax.Array:

@@ -1,0 +1,151 @@
+"""How convolutions are computed: the one place where a way is chosen, by backend and by shape.
+
+On accelerators XLA's own convolution and its own gradient are used. On CPU, XLA's convolution takes
+two to four times as long as oneDNN's, which jaxlib carries but does not call by itself. So there,
+where `usable` allows it, output and input gradient are calls of oneDNN. docs/performance.md has the
+measurements behind each rule.
+"""
+
+import contextlib
+import functools
+import json
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+Padding = tuple[tuple[int, int], tuple[int, int]]
+
+_KNOWN_JAXLIB = ("0.10.2",)
+"""Versions whose oneDNN call was tried. Its form is jaxlib's own affair: in a version unknown here
+it may have changed, and oneDNN ends the process when it is called wrongly."""
+
+_DIMENSIONS = ("NHWC", "HWIO", "NHWC")
+_plain = False
+
+
+@contextlib.contextmanager
+def disabled() -> Iterator[None]:
+    """Within it, traced convolutions are XLA's own: for export, counting and comparison.
+
+    Functions that `jax.jit` has traced before stay as they are. Not for several threads at once.
+    """
+    global _plain
+    before, _plain = _plain, True
+    try:
+        yield
+    finally:
+        _plain = before
+
+
+def usable() -> bool:
+    """Whether convolutions traced now may call oneDNN.
+
+    Not on several devices, among which XLA could not divide the call, and not with JAX's cache of
+    compiled programs on disk, which cannot hold it.
+    """
+    return (
+        not _plain
+        and jax.default_backend() == "cpu"
+        and jax.device_count() == 1
+        and not jax.config.jax_compilation_cache_dir
+        and _has_onednn()
+    )
+
+
+def conv(x: jax.Array, kernel: jax.Array, bias: jax.Array, padding: Padding) -> jax.Array:
+    """A convolution of stride 1 with bias.
+
+    Args:
+        x: `[B, H, W, C_in]`.
+        kernel: `[h, w, C_in, C_out]`.
+        bias: `[C_out]`.
+        padding: zeros before and after: ((top, bottom), (left, right)).
+
+    Returns:
+        `[B, H + top + bottom − h + 1, W + left + right − w + 1, C_out]`.
+    """
+    if usable() and x.dtype == kernel.dtype == bias.dtype == jnp.float32:
+        return _onednn_conv(x, kernel, bias, padding)
+    return _xla(x, kernel, padding) + bias
+
+
+def _xla(x: jax.Array, kernel: jax.Array, padding: Padding) -> jax.Array:
+    return lax.conv_general_dilated(x, kernel, (1, 1), padding, dimension_numbers=_DIMENSIONS)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _onednn_conv(x, kernel, bias, padding):
+    return _onednn(x, kernel, bias, padding)
+
+
+def _forward(x, kernel, bias, padding):
+    return _onednn(x, kernel, bias, padding), (x, kernel)
+
+
+def _backward(padding, saved, gradient):
+    x, kernel = saved
+    # The input's gradient is the convolution of the output's with the kernel turned round.
+    turned = kernel[::-1, ::-1].swapaxes(2, 3)
+    rest = tuple(
+        (size - 1 - before, size - 1 - after)
+        for size, (before, after) in zip(kernel.shape, padding)
+    )
+    for_x = _onednn(gradient, turned, None, rest)
+    (for_kernel,) = jax.vjp(lambda kernel: _xla(x, kernel, padding), kernel)[1](gradient)
+    return for_x, for_kernel, gradient.sum((0, 1, 2))
+
+
+_onednn_conv.defvjp(_forward, _backward)
+
+
+def _onednn(x: jax.Array, kernel: jax.Array, bias: jax.Array | None, padding: Padding) -> jax.Array:
+    """`conv` as a call of oneDNN, without a gradient."""
+    (top, bottom), (left, right) = padding
+    rows, columns, _, features = kernel.shape
+    pixels = {"batch_dim": 0, "feature_dim": 3, "spatial_dims": [1, 2]}
+    weights = {"input_feature_dim": 2, "output_feature_dim": 3, "spatial_dims": [0, 1]}
+    settings = {
+        "dims": 4,
+        "feature_groups": 1,
+        "input": {"data": pixels},
+        "kernel": {"filter": weights},
+        "output": {"data": pixels},
+        "window": {
+            "pad_left": [top, left],
+            "pad_right": [bottom, right],
+            "strides": [1, 1],
+            "window_dilations": [1, 1],
+        },
+        "fusions": {"ops": [] if bias is None else ["BIAS"]},
+    }
+    batch, height, width, _ = x.shape
+    shape = (batch, height + top + bottom - rows + 1, width + left + right - columns + 1, features)
+    call = jax.ffi.ffi_call(
+        "__onednn$convolution",
+        jax.ShapeDtypeStruct(shape, x.dtype),
+        vmap_method="sequential",
+        custom_call_api_version=2,
+        legacy_backend_config=json.dumps({"onednn_conv_config": settings}),
+    )
+    return call(x, kernel) if bias is None else call(x, kernel, bias)
+
+
+@functools.cache
+def _has_onednn() -> bool:
+    """Whether this jaxlib has oneDNN's convolution, as it is called here, and it is right."""
+    if jax.lib.__version__ not in _KNOWN_JAXLIB:
+        return False
+    rng = np.random.default_rng(0)
+    shapes = (2, 5, 6, 3), (3, 2, 3, 4), (4,)
+    arguments = [rng.normal(size=shape).astype(np.float32) for shape in shapes]
+    padding = (1, 0), (1, 1)
+    try:
+        with jax.ensure_compile_time_eval():
+            ours = jax.jit(lambda *a: _onednn(*a, padding))(*arguments)
+            theirs = jax.jit(lambda x, k, b: _xla(x, k, padding) + b)(*arguments)
+    except Exception:  # whatever a build without it says
+        return False
+    return bool(np.allclose(ours, theirs, rtol=1e-4, atol=1e-4))
