@@ -88,6 +88,16 @@ def test_records(layout, tmp_path, config, expected):
 
 
 @pytest.mark.parametrize(
+    "name", ["MO_a b", 'MO_O\'Neill "x"', "MO_Zellkörper 白血球", "MO_%20#[x]"]
+)
+def test_odd_names(layout, tmp_path, name):
+    draw(layout / "monocyte" / f"{name}.jpg", 70)
+    found = read(build(layout.parent.parent, tmp_path / "out"))
+    assert found.keys() == FIVE.keys() | {f"pbc_{name}"}
+    assert found[f"pbc_{name}"]["image"] == (layout / "monocyte" / f"{name}.jpg").read_bytes()
+
+
+@pytest.mark.parametrize(
     "cell_class, stem, expected",
     [
         ("neutrophil", "SNE_1", "segmented"),
