@@ -34,7 +34,7 @@ setuptools.setup(
     package_dir={"wbc_jax": "wbc_jax", **MAPPED},
     package_data={
         "wbc_jax": ["report/templates/*", "papers/*.csv"],
-        "wbc_jax.tfds_builders": ["*/*.md", "*/*.bib", "*/*.txt", "*/*.tsv", "*/*.csv"],
+        "wbc_jax.tfds_builders": ["*.md", "*/*.md", "*/*.bib", "*/*.txt", "*/*.tsv", "*/*.csv"],
     },
     install_requires=[
         "jax>=0.10,<0.12",
@@ -51,7 +51,7 @@ setuptools.setup(
         "scipy>=1.13",
         "scikit-image>=0.24",
         "pillow>=10.3",
-        "opencv-python-headless>=4.9",
+        "opencv-python-headless>=4.11",
         "matplotlib>=3.9",
         "imagehash>=4.3",
         "jinja2>=3.1",

@@ -32,7 +32,7 @@ def pixels(index, height=10, width=12):
     return image, rng.choice(np.array([0, 1, 2, 255], np.uint8), (height, width))
 
 
-def source(n=10, name="drawn", subtypes=None, has_mask=None):
+def source(n=10, name="drawn", subtypes=None, has_mask=None, labels=None):
     ids = tuple(f"cell_{i:02d}" for i in range(n))
     encoded = Encoded(
         {key: records.encode_png(array) for key, array in zip(("image", "mask"), pixels(i))}
@@ -45,7 +45,7 @@ def source(n=10, name="drawn", subtypes=None, has_mask=None):
         sources=("test",) * n,
         subtypes=("",) * n if subtypes is None else tuple(subtypes),
         label_sources=("",) * n,
-        labels=np.arange(n) % 2,
+        labels=np.arange(n) % 2 if labels is None else np.asarray(labels),
         has_mask=np.ones(n, bool) if has_mask is None else np.asarray(has_mask),
         um_per_px=np.full(n, np.nan, np.float32),
         encoded=encoded,
@@ -154,6 +154,7 @@ def test_examples_are_the_records_resized():
         found[2],
         {
             "image": pipeline.resize_image(image, 16, 16),
+            "label": np.int32(0),
             "mask": pipeline.resize_mask(mask, 20, 20),
         },
     )
@@ -198,7 +199,14 @@ def test_augmenting_a_batch_in_place_does_not_change_the_cache():
 def test_usable(cell_only_masks, expected):
     s = source(4, subtypes=["", "", "cell_only", "cell_only"], has_mask=[True, False, True, False])
     data = config_lib.Data(cell_only_masks=cell_only_masks)
-    assert pipeline.usable(s, data).tolist() == expected
+    assert pipeline.usable(s, data, "segmentation").tolist() == expected
+    assert pipeline.usable(s, data, "classification").all()
+    assert pipeline.usable(source(4, labels=[0, -1, 4, -1]), data, "classification").tolist() == [
+        True,
+        False,
+        True,
+        False,
+    ]
     assert s.has_mask.tolist() == [True, False, True, False]  # the source is not written to
 
 

@@ -100,6 +100,21 @@ CONVERTED = {
         lambda p: grey16(p / "a.png", np.array([[0, 256], [0x1234, 65535]], np.uint16)),
         np.repeat(np.array([[0, 1], [0x12, 255]], np.uint8)[..., None], 3, -1),
     ),
+    "grey JPEG": (
+        lambda p: saved(p / "a.jpg", np.full((2, 2), 77, np.uint8)),
+        np.full((2, 2, 3), 77, np.uint8),
+    ),
+    "CMYK JPEG": (
+        lambda p: (
+            Image.new("RGB", (2, 2), (200, 30, 90)).convert("CMYK").save(p / "a.jpg", quality=100),
+            p / "a.jpg",
+        )[1],
+        np.full((2, 2, 3), (200, 30, 90), np.uint8),
+    ),
+    "grey with alpha": (
+        lambda p: saved(p / "a.png", np.dstack([COLOURS[..., 0], COLOURS[..., 1]])),
+        np.repeat(COLOURS[..., :1], 3, -1),
+    ),
     "16-bit RGB": (
         lambda p: grey16(p / "a.png", COLOURS[..., ::-1].astype(np.uint16) * 257),
         COLOURS,
@@ -143,8 +158,8 @@ def cut(path, keep):
 
 
 def pages(path):
-    page = Image.fromarray(noise())
-    page.save(path, save_all=True, append_images=[page])
+    first, second = Image.fromarray(noise()), Image.fromarray(255 - noise())
+    first.save(path, save_all=True, append_images=[second])
     return path
 
 
@@ -181,7 +196,11 @@ BAD_IMAGES = {
     ),
     "100 MP": (lambda p: bomb(p / "a.png", 10_001), "allowed are 100,000,000"),
     "400 MP": (lambda p: bomb(p / "a.png"), "allowed are 100,000,000"),
+    "60,000 x 60,000": (lambda p: bomb(p / "a.png", 60_000), "3600000000 pixels.* allowed are 100"),
     "two pages": (lambda p: pages(p / "a.tiff"), "2 pages"),
+    "animated PNG": (lambda p: pages(p / "a.png"), "2 pages"),
+    "animated WebP": (lambda p: pages(p / "a.webp"), "2 pages"),
+    "animated GIF": (lambda p: pages(p / "a.gif"), "is not an image"),
     "floats": (lambda p: floats(p / "a.tiff"), "floating-point"),
 }
 
@@ -379,6 +398,23 @@ def test_unzip_stays_in_its_folder(tmp_path, name):
         records.unzip(archive, tmp_path / "deep" / "out")
     assert not list((tmp_path / "deep").glob("out*"))
     assert not list(tmp_path.rglob("evil"))
+
+
+def test_unzip_makes_no_links(tmp_path):
+    link = zipfile.ZipInfo("set/link")
+    link.external_attr = 0o120777 << 16
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("set/one", b"1")
+        archive.writestr(link, "../../evil")
+    with pytest.raises(records.DataError, match="holds the link 'set/link': allowed are files"):
+        records.unzip(tmp_path / "a.zip", tmp_path / "out")
+    assert not list(tmp_path.glob("out*"))
+
+
+def test_unzip_sweeps_what_a_killed_process_left(tmp_path):
+    (tmp_path / "out.incomplete.123" / "set").mkdir(parents=True)
+    records.unzip(zipped(tmp_path / "a.zip", one=b"1"), tmp_path / "out")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.zip", "out"]
 
 
 @pytest.mark.parametrize("damage", ["text", "cut"])

@@ -18,6 +18,7 @@ import functools
 import io
 import math
 import os
+import stat
 import uuid
 import warnings
 import zipfile
@@ -720,7 +721,7 @@ def unzip(archive: epath.PathLike, folder: epath.PathLike) -> epath.Path:
 
     Raises:
         DataError: not a zip file, a damaged one, one beyond `MAX_UNZIPPED_BYTES`, or one with a
-            member that would land outside the folder.
+            link or a member that would land outside the folder.
     """
     folder = epath.Path(folder)
     if folder.exists():
@@ -738,6 +739,11 @@ def unzip(archive: epath.PathLike, folder: epath.PathLike) -> epath.Path:
                 )
             for info in infos:
                 parts = info.filename.replace("\\", "/").split("/")
+                if stat.S_ISLNK(info.external_attr >> 16):
+                    raise DataError(
+                        f"{archive}: holds the link {info.filename!r}: allowed are files; it is "
+                        "not the authors' file; remove it"
+                    )
                 if ".." in parts or not parts[0] or ":" in parts[0]:
                     raise DataError(
                         f"{archive}: holds {info.filename!r}, which would land outside {folder}: "
