@@ -33,8 +33,8 @@ def class_bits(codes: jax.Array, num_classes: int) -> jax.Array:
         # which XLA does not repeat for each of its users as it would a chain of "or"s.
         pairs = ((codes >> bit) & 3).astype(jnp.uint32) << shifts
         pairs = jnp.sum(pairs, axis=-2, dtype=jnp.uint32)
-        for half in (pairs, pairs >> 1):
-            planes.append(_even_bits(half[..., 0, :]) | _even_bits(half[..., 1, :]) << 16)
+        for plane in (_even_bits(pairs), _even_bits(pairs >> 1)):
+            planes.append(plane[..., 0, :] | plane[..., 1, :] << 16)
     classes = []
     for c in range(num_classes):
         signed = [plane if c >> bit & 1 else ~plane for bit, plane in enumerate(planes)]

@@ -55,7 +55,8 @@ def boundary_matches(
     """Counts boundary points, and those strictly nearer than the tolerance to the other boundary.
 
     Args:
-        truth: integer `[N, H, W]`; what is no class (255) is left out, see the module's docstring.
+        truth: integer `[N, H, W]`, H below 2^16; what is no class (255) is left out, see the
+            module's docstring.
         prediction: integer `[N, H, W]`.
         num_classes: C, at most 254.
         tolerance_px: static; a point matches at distances below it.
@@ -331,20 +332,17 @@ def _percentile_95(ascending: np.ndarray, number: np.ndarray) -> np.ndarray:
 
 def _boundary_bits(truth: jax.Array, prediction: jax.Array, num_classes: int) -> jax.Array:
     """Returns the boundaries of truth and prediction, uint32 `[2, N, C, ⌈H / 32⌉, W]`."""
-    true, predicted = (_class_bits(mask, num_classes) for mask in (truth, prediction))
-    known = functools.reduce(jnp.bitwise_or, true)
-    masks = jnp.moveaxis(jnp.stack([true, predicted & known]), 1, 2)
+    n, height, width = truth.shape
+    codes = jnp.stack([bits.codes(mask, num_classes) for mask in (truth, prediction)])
+    words = -(-height // bits.WORD)
+    below = ((0, 0), (0, 0), (0, words * bits.WORD - height), (0, 0))
+    codes = jnp.pad(codes, below, constant_values=num_classes)
+    masks = bits.class_bits(codes.reshape(2, n, words, bits.WORD, width), num_classes)
+    masks = jnp.moveaxis(masks, 0, 2)
+    masks &= functools.reduce(jnp.bitwise_or, [masks[0, :, c] for c in range(num_classes)])[:, None]
     beside = [(0, 0)] * (masks.ndim - 1) + [(1, 1)]
     wide = jnp.pad(masks, beside)
     return masks & ~(_down(masks) & _up(masks) & wide[..., :-2] & wide[..., 2:])
-
-
-def _class_bits(mask: jax.Array, num_classes: int) -> jax.Array:
-    n, height, width = mask.shape
-    words = -(-height // bits.WORD)
-    below = ((0, 0), (0, words * bits.WORD - height), (0, 0))
-    codes = jnp.pad(bits.codes(mask, num_classes), below, constant_values=num_classes)
-    return bits.class_bits(codes.reshape(n, words, bits.WORD, width), num_classes)
 
 
 def _down(words: jax.Array) -> jax.Array:

@@ -27,8 +27,13 @@ def confusion_matrices(truth: jax.Array, prediction: jax.Array, num_classes: int
         int32 `[N, C, C]`, rows truth, columns prediction.
     """
     # Where a pixel lies does not matter: any 32 make a word.
-    rows, columns = (_words(mask, num_classes) for mask in (truth, prediction))
-    counts = bits.count(rows[:, None] & columns[None]).sum(-1)
+    n, height, width = truth.shape
+    codes = jnp.stack([bits.codes(mask, num_classes) for mask in (truth, prediction)])
+    words = -(-height * width // bits.WORD)
+    filled = ((0, 0), (0, 0), (0, words * bits.WORD - height * width))
+    codes = jnp.pad(codes.reshape(2, n, height * width), filled, constant_values=num_classes)
+    words = bits.class_bits(codes.reshape(2, n, bits.WORD, words), num_classes)
+    counts = bits.count(words[:, None, 0] & words[None, :, 1]).sum(-1)
     return jnp.moveaxis(counts, -1, 0)
 
 
@@ -52,13 +57,6 @@ def confusion_matrix(truth, prediction, num_classes: int) -> np.ndarray:
         counts = confusion_matrices(truth[part], prediction[part], num_classes)
         total += np.asarray(counts).sum(0, dtype=np.int64)
     return total
-
-
-def _words(mask: jax.Array, num_classes: int) -> jax.Array:
-    codes = bits.codes(mask, num_classes).reshape(len(mask), mask.shape[1] * mask.shape[2])
-    filled = ((0, 0), (0, -codes.shape[1] % bits.WORD))
-    codes = jnp.pad(codes, filled, constant_values=num_classes)
-    return bits.class_bits(codes.reshape(len(mask), bits.WORD, -1), num_classes)
 
 
 def parts(shape: tuple[int, ...], pixels: int) -> Iterator[slice]:
