@@ -29,8 +29,8 @@ SYNTHETIC = "wbc_synthetic"
 INDEPENDENT = ("lisc/crops", "bcd/crops")
 """Paper B's Datasets 5 and 6."""
 STAND_INS = {
-    "segmentation_wbc/jtsc": "JTSC",
-    "segmentation_wbc/cellavision": "CellaVision (Zheng)",
+    "segmentation_wbc/jtsc": "JTSC (stand-in)",
+    "segmentation_wbc/cellavision": "CellaVision of Zheng (stand-in)",
 }
 """Sources that no run trains on, and what their columns are called."""
 SOURCES: dict[str, tuple[str, ...]] = {
