@@ -1,12 +1,13 @@
 """Folders of finished runs as `experiment` leaves them, with scores of random predictions."""
 
 import pathlib
+import types
 from typing import Any
 
 import numpy as np
 
 from wbc_jax import config as config_lib
-from wbc_jax import evaluate, files, vocabulary
+from wbc_jax import evaluate, files
 from wbc_jax.papers import runs
 
 MASKED = ("eosinophil", "lymphocyte", "monocyte", "neutrophil")
@@ -33,58 +34,36 @@ def type_scores(seed: int, right: float = 0.6) -> dict[str, Any]:
     return evaluate.cell_types.summarize(labels(), probabilities(seed, right), bootstrap=20)
 
 
-def confusions(seed: int, good: int = 60) -> np.ndarray:
-    """Of the masks of test images of four types, `[4 * PER_TYPE, 3, 3]`."""
+def counts(seed: int, good: int = 60) -> np.ndarray:
+    """What is counted of test images of four types, `[4 * PER_TYPE, 3, 7]`.
+
+    Each class's row of the confusion matrix and its boundary points, as of `masks.measure_test`.
+    """
     rng = np.random.default_rng(seed)
-    counts = rng.integers(1, 20, (4 * PER_TYPE, 3, 3))
-    return counts + np.eye(3, dtype=int) * rng.integers(20, good, (len(counts), 1, 1))
+    n = 4 * PER_TYPE
+    confusion = rng.integers(1, 20, (n, 3, 3))
+    confusion += np.eye(3, dtype=int) * rng.integers(20, good, (n, 1, 1))
+    points = rng.integers(10, 30, (n, 3, 2))
+    matched = rng.integers(0, points)
+    boundary = np.stack([matched[..., 0], points[..., 0], matched[..., 1], points[..., 1]], -1)
+    return np.concatenate([confusion, boundary], -1)
+
+
+def _examples(dataset: str) -> types.SimpleNamespace:
+    labels = np.repeat(np.arange(1, 5), PER_TYPE)
+    ids = [f"i{i}" for i in range(len(labels))]
+    return types.SimpleNamespace(datasets=[dataset] * len(labels), ids=ids, labels=labels)
 
 
 def mask_scores(seed: int, good: int = 60) -> dict[str, Any]:
     """A data set's entry in `report/metrics.json` of a segmentation run."""
-    counts = confusions(seed, good)
-    found = _mask_summary(counts)
-    found["by_type"] = {
-        kind: _mask_summary(counts[i * PER_TYPE : (i + 1) * PER_TYPE])
-        for i, kind in enumerate(MASKED)
-    }
-    return found
-
-
-def _mask_summary(counts: np.ndarray) -> dict[str, Any]:
-    found = evaluate.masks.summarize(counts, bootstrap=20)
-    total = counts.sum(0)
-    cytoplasm = float(total[1, 1] / total.sum())
-    found["bf_score"] = {"mean": 0.7, "background": 0.9, "cytoplasm": cytoplasm, "nucleus": 0.0}
-    found["recall"] = {
-        name: float(total[i, i] / total[i].sum()) for i, name in enumerate(vocabulary.MASK_CLASSES)
-    }
-    found["intervals"] |= {"bf_score_mean": [0.6, 0.8], "recall_nucleus": [0.1, 0.9]}
-    return found
+    found = evaluate.masks.results(counts(seed, good), _examples("one"), bootstrap=20)
+    return found["one"]
 
 
 def mask_rows(seed: int, dataset: str, good: int = 60) -> list[dict[str, Any]]:
     """Rows of `report/per_image.csv` of the same images."""
-    counts = confusions(seed, good)
-    rng = np.random.default_rng(seed)
-    rows = []
-    for i, one in enumerate(counts):
-        truth, found = one.sum(1), one.sum(0)
-        rows.append(
-            {
-                "dataset": dataset,
-                "id": f"i{i}",
-                "label": 1 + i // PER_TYPE,
-                "global_accuracy": np.trace(one) / one.sum(),
-                "mean_accuracy": (np.diag(one) / truth).mean(),
-                "mean_iou": (np.diag(one) / (truth + found - np.diag(one))).mean(),
-                "weighted_iou": rng.random(),
-                "bf_score": rng.random(),
-                "truth_nc_ratio": truth[2] / truth[1],
-                "nc_ratio": found[2] / found[1],
-            }
-        )
-    return rows
+    return evaluate.masks.rows(counts(seed, good), _examples(dataset))
 
 
 def write(

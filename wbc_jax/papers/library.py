@@ -12,8 +12,9 @@ import jax
 import numpy as np
 from etils import epath
 
-from wbc_jax import checkpoint, files, inference, steps, vocabulary
-from wbc_jax.data import records
+from wbc_jax import checkpoint, files, inference, metrics, steps, vocabulary
+from wbc_jax import config as config_lib
+from wbc_jax.data import pipeline, records
 from wbc_jax.papers import cells, confusions, runs
 from wbc_jax.papers.runs import Run
 from wbc_jax.papers.sheets import UNKNOWN, Line, Value
@@ -193,10 +194,9 @@ def _all_scores(confusion: np.ndarray) -> dict[cells.Key, np.ndarray]:
 
 
 def _value(point: float, spread: np.ndarray) -> Value:
-    known = spread[np.isfinite(spread)]
-    if math.isnan(point) or not len(known):
-        return Value(point)
-    low, high = np.percentile(known, (2.5, 97.5))
+    if math.isnan(point):
+        return UNKNOWN
+    low, high = metrics.interval(spread)
     return Value(point, float(low), float(high))
 
 
@@ -205,9 +205,8 @@ def median(values: Sequence[float]) -> Value:
     known = np.asarray([v for v in values if math.isfinite(v)])
     if not len(known):
         return UNKNOWN
-    rng = np.random.default_rng(0)
-    drawn = known[rng.integers(0, len(known), (RESAMPLES, len(known)))]
-    return _value(float(np.median(known)), np.median(drawn, axis=1))
+    low, high = metrics.bootstrap_interval(np.median, known, resamples=RESAMPLES)
+    return Value(float(np.median(known)), float(low), float(high))
 
 
 def share(hits: Sequence[bool]) -> Value:
@@ -356,37 +355,90 @@ class Shown:
     prediction: np.ndarray
 
 
-def typical_cells(run: Run, types: Sequence[str]) -> tuple[list[Shown], str]:
-    """Returns of each cell type the test cell of middling mean IoU, with its masks.
+class Unreadable(Exception):
+    """A run's network or test images are not there; says which."""
 
-    Of an even number the lower of the two in the middle is taken.
 
-    Returns:
-        The cells, of types that the test split has; and '' or why there are none.
+@dataclasses.dataclass(frozen=True, slots=True)
+class Cells:
+    """The test cells of a run, with what its network says of them.
+
+    Attributes:
+        large: image and true mask at the size at which masks are scored.
+        small: the network's input.
+        predict: uint8 `[B, S, S, 3]` → uint8 `[B, E, E]`.
+    """
+
+    large: pipeline.Examples
+    small: pipeline.Examples
+    predict: Callable[[np.ndarray], np.ndarray]
+
+    def __getitem__(self, place: int) -> Shown:
+        source, index = self.large.entries[place]
+        example = self.large[place]
+        prediction = np.asarray(self.predict(self.small[place]["image"][None]))[0]
+        kind = vocabulary.CELL_TYPES[source.labels[index]] if source.labels[index] >= 0 else ""
+        return Shown(
+            kind, source.name, source.ids[index], example["image"], example["mask"], prediction
+        )
+
+
+def scored_cells(run: Run) -> Cells:
+    """Opens the test cells of a segmentation run.
+
+    Raises:
+        Unreadable: its checkpoint or its records are not there.
     """
     model = _model(run)
     if model is None:
-        return [], f"There is no checkpoint in {run.folder}."
+        raise Unreadable(f"There is no checkpoint in {run.folder}.")
     try:
-        test = runs.splits_of(run.config)["test"]
-    except (records.DataError, OSError) as error:
-        return [], f"The test images cannot be read: {str(error).splitlines()[0]}"
-    places = {pair: i for i, pair in enumerate(zip(test.datasets, test.ids))}
+        test = runs.splits_of(run)["test"]
+    except (config_lib.ConfigError, records.DataError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise Unreadable(f"The test images cannot be read: {reason}") from error
     size, side = run.config.evaluate.size, run.config.data.image_size
-    large, small = test.resized(size, size), test.resized(side, 0)
-    predict = steps.make_predict_step(run.config, model.network, run.config.evaluate.flips)
+    step = steps.make_predict_step(run.config, model.network, run.config.evaluate.flips)
+    return Cells(
+        test.resized(size, size), test.resized(side, 0), lambda images: step(model.weights, images)
+    )
+
+
+def typical_cells(run: Run, types: Sequence[str]) -> list[Shown]:
+    """Returns of each cell type the test cell of middling mean IoU, with its masks.
+
+    Of an even number the lower of the two in the middle is taken. Types that the test split lacks
+    are left out.
+
+    Raises:
+        Unreadable: as of `scored_cells`.
+    """
+    there = scored_cells(run)
+    names = zip(there.large.datasets, there.large.ids)
+    places = {pair: i for i, pair in enumerate(names)}
     found = []
     for kind in types:
         label = vocabulary.CELL_TYPES.index(kind)
         of_type = [r for r in run.rows if r["label"] == label and (r["dataset"], r["id"]) in places]
         of_type.sort(key=lambda r: (r["mean_iou"], r["id"]))
-        if not of_type:
-            continue
-        row = of_type[(len(of_type) - 1) // 2]
-        place = places[row["dataset"], row["id"]]
-        example = large[place]
-        prediction = np.asarray(predict(model.weights, small[place]["image"][None]))[0]
-        found.append(
-            Shown(kind, row["dataset"], row["id"], example["image"], example["mask"], prediction)
-        )
-    return found, "" if found else "The test split has no cell of these types."
+        if of_type:
+            row = of_type[(len(of_type) - 1) // 2]
+            found.append(there[places[row["dataset"], row["id"]]])
+    return found
+
+
+def mean_ratios(run: Run, kind: str) -> tuple[list[float], list[float]]:
+    """Returns paper A's ratio of means of the test cells of a type: predicted, and by true masks.
+
+    Raises:
+        Unreadable: as of `scored_cells`.
+    """
+    there = scored_cells(run)
+    label = vocabulary.CELL_TYPES.index(kind)
+    found, truth = [], []
+    for place in np.flatnonzero(there.large.labels == label):
+        cell = there[int(place)]
+        for mask, values in ((cell.prediction, found), (cell.truth, truth)):
+            ratio = metrics.region_means(cell.image[None], mask[None]).image_mean_ratio[0]
+            values.append(float(ratio))
+    return found, truth

@@ -122,6 +122,7 @@ def _all_cells(library_: Library, kind: str, figures: Sequence[ratios.Figure]) -
         return lambda values: library.share([ratios.verdict(kind, v) == verdict for v in values])
 
     count = Value(float(len(rows))) if rows else UNKNOWN
+    mean_ratios = ([f.mean_ratio for f in figures], *_mean_ratios(library_, kind, reason))
     unhealthy = [f.printed["verdict"].value == ratios.UNHEALTHY for f in figures]
     return [
         Line(
@@ -140,6 +141,7 @@ def _all_cells(library_: Library, kind: str, figures: Sequence[ratios.Figure]) -
             library.median([_share(v) for v in theirs]).number,
             lambda values: library.median([_share(v) for v in values]),
         ),
+        _mean_line(name, *mean_ratios),
         line("called healthy", "fraction", sum(healthy) / len(healthy), called(ratios.HEALTHY)),
         line(
             "called unhealthy",
@@ -148,6 +150,32 @@ def _all_cells(library_: Library, kind: str, figures: Sequence[ratios.Figure]) -
             called(ratios.UNHEALTHY),
         ),
     ]
+
+
+def _mean_ratios(library_: Library, kind: str, reason: str) -> tuple[list[float], list[float], str]:
+    """Returns our ratios of means, those of expert masks, and why there are none."""
+    run = library_.run(RUN)
+    if run is None:
+        return [], [], reason
+    try:
+        return *library.mean_ratios(run, kind), reason
+    except library.Unreadable as error:
+        return [], [], str(error)
+
+
+def _mean_line(
+    name: str, theirs: list[float], ours: list[float], truth: list[float], reason: str
+) -> Line:
+    value = library.median(ours)
+    return Line(
+        name,
+        "median ratio of means",
+        "ratio",
+        recomputed=library.median(theirs),
+        ours=value,
+        reason="" if value.known else reason,
+        stand_ins={EXPERT: library.median(truth)} if truth else {},
+    )
 
 
 def _column(rows: Sequence[Mapping[str, Any]], name: str) -> list[float]:

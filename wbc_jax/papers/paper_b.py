@@ -7,11 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import scipy.stats
 from flax import nnx
 
 from wbc_jax import config as config_lib
-from wbc_jax import models, vocabulary
+from wbc_jax import metrics, models, vocabulary
 from wbc_jax.data import records
 from wbc_jax.models import describe
 from wbc_jax.papers import cells, confusions, library, pictures, runs
@@ -125,8 +124,8 @@ def _counts(run: Run | None) -> dict[cells.Key, int]:
     apart = _by_type_counts([run.external((name,))[1] for name in runs.INDEPENDENT])
     found |= {(row, "independent"): n for row, n in apart.items()}
     try:
-        parts = runs.splits_of(run.config)
-    except (records.DataError, OSError):
+        parts = runs.splits_of(run)
+    except (config_lib.ConfigError, records.DataError, OSError):
         return found
     for split in ("train", "validation", "test"):
         counts = np.bincount(parts[split].labels, minlength=len(vocabulary.CELL_TYPES))
@@ -478,18 +477,24 @@ def _scores(rows: Sequence[Mapping[str, Any]], kind: str, metric: str) -> list[f
     return [v for v in values if math.isfinite(v)]
 
 
-def _p_value(library_: Library, rows: Rows, nets: Sequence[str], kind: str, metric: str) -> Value:
-    """Mann–Whitney's p of two networks' scores of the images, Kruskal–Wallis's of three."""
-    samples = []
-    for net in nets:
-        run = library_.run(NETS[net])
-        samples.append(_scores(rows(run), kind, metric) if run else [])
-    if min(map(len, samples)) < 2:
-        return UNKNOWN
-    if len(set(itertools.chain(*samples))) == 1:
-        return Value(1.0)  # nothing differs; the rank tests are not defined
-    test = scipy.stats.mannwhitneyu if len(nets) == 2 else scipy.stats.kruskal
-    return Value(float(test(*samples).pvalue))
+def _p_values(
+    library_: Library, rows: Rows, kind: str, metric: str
+) -> dict[tuple[str, ...], Value]:
+    """Returns Kruskal–Wallis's p of the networks' scores, and Mann–Whitney's of each pair of them.
+
+    Those by all the networks' names, these by the two; only of networks with two images or more.
+    """
+    groups = {}
+    for net, name in NETS.items():
+        run = library_.run(name)
+        scores = _scores(rows(run), kind, metric) if run else []
+        if len(scores) > 1:
+            groups[net] = scores
+    if len(groups) < 2:
+        return {}
+    found = metrics.compare_groups(groups)
+    values = {(pair.first, pair.second): Value(pair.p) for pair in found.pairs}
+    return values | ({tuple(groups): Value(found.p)} if len(groups) == len(NETS) else {})
 
 
 def _p_lines(
@@ -503,16 +508,19 @@ def _p_lines(
 
     lines = []
     printed = cells.load("b", item)
+    places = [("Kruskal–Wallis", tuple(NETS))]
+    places += [
+        (f"proposed CNN vs {other}", ("proposed CNN", other)) for other in ("SegNet", "UNet")
+    ]
     for metric in PER_IMAGE:
-        everything = tuple(NETS)
-        places = [(f"{metric}, Kruskal–Wallis", everything)]
-        places += [
-            (f"{metric}, proposed CNN vs {other}", ("proposed CNN", other))
-            for other in ("SegNet", "UNet")
-        ]
-        for row, nets in places:
+        ours = {kind: _p_values(library_, rows, kind, metric) for kind in MASKED_TYPES}
+        others = {
+            name: {kind: _p_values(library_, get, kind, metric) for kind in MASKED_TYPES}
+            for name, get in stand_ins.items()
+        }
+        for name, nets in places:
             for kind in MASKED_TYPES:
-                value = _p_value(library_, rows, nets, kind, metric)
+                row, value = f"{metric}, {name}", ours[kind].get(nets, UNKNOWN)
                 lines.append(
                     Line(
                         row,
@@ -522,8 +530,7 @@ def _p_lines(
                         ours=value,
                         reason="" if value.known else reason(),
                         stand_ins={
-                            name: _p_value(library_, get, nets, kind, metric)
-                            for name, get in stand_ins.items()
+                            name: found[kind].get(nets, UNKNOWN) for name, found in others.items()
                         },
                         comparable=False,
                     )

@@ -79,7 +79,12 @@ def mask_sheet(
         protocol: more differences.
     """
     run = library_.run(name)
-    shown, why = ([], library_.reason(name)) if run is None else library.typical_cells(run, types)
+    shown, why = [], library_.reason(name)
+    if run is not None:
+        try:
+            shown, why = library.typical_cells(run, types), ""
+        except library.Unreadable as error:
+            why = str(error)
     by_type = {cell.type: cell for cell in shown}
     lines, drawn = [], []
     for kind in types:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from wbc_jax import checkpoint, metric_writer
+from wbc_jax import checkpoint, experiment, metric_writer
 from wbc_jax import config as config_lib
 from wbc_jax.data import pipeline, records, sources
 
@@ -29,8 +29,8 @@ SYNTHETIC = "wbc_synthetic"
 INDEPENDENT = ("lisc/crops", "bcd/crops")
 """Paper B's Datasets 5 and 6."""
 STAND_INS = {
-    "segmentation_wbc/jtsc": "JTSC",
-    "segmentation_wbc/cellavision": "CellaVision (Zheng)",
+    "segmentation_wbc/jtsc": "JTSC (stand-in)",
+    "segmentation_wbc/cellavision": "CellaVision of Zheng (stand-in)",
 }
 """Sources that no run trains on, and what their columns are called."""
 SOURCES: dict[str, tuple[str, ...]] = {
@@ -320,14 +320,16 @@ def _quick(plan: Plan, data: config_lib.Data, datasets: tuple[str, ...]) -> conf
     return config_lib.validate(config)
 
 
-def splits_of(config: config_lib.Config) -> dict[str, pipeline.Examples]:
+def splits_of(run: Run) -> dict[str, pipeline.Examples]:
     """Opens the splits of a run whose records are there, drawn cells left out.
 
     Raises:
         DataError: they are not.
-        ConfigError: there is no data set of a name.
+        ConfigError: there is no data set of a name, or the records are not those of the training.
     """
+    config = run.config
     found = pipeline.load_splits(config.data, config.evaluate.size, config.task)
+    experiment.check_splits(run.folder, found)
     for examples in found.values():
         examples.entries = [e for e in examples.entries if not is_synthetic(e[0].name)]
     return found

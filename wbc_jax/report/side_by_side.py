@@ -28,6 +28,8 @@ SCALES = {
     "quick": "Quick scale: small networks, small images, few steps. Not the paper's protocol.",
     "full": "Full scale: finished runs of the papers' protocols, where there are any.",
 }
+PLAIN_UNITS = ("fraction", "ratio", "p", "verdict")
+"""Units that are not written beside a column."""
 RESEARCH = "For research use only. Not a medical device; not for diagnosis or treatment."
 _LATEX = {
     "\\": r"\textbackslash{}",
@@ -99,6 +101,14 @@ def body(sheet: Sheet) -> Body:
     )
 
 
+def _title(sheet: Sheet) -> str:
+    """The title, with the unit that all lines share."""
+    units = {line.unit for line in sheet.lines}
+    shared = units.pop() if len(units) == 1 else ""
+    said = shared and shared not in PLAIN_UNITS
+    return f"{sheet.title}, in {shared}" if said else sheet.title
+
+
 def _row(line: Line, sheet: Sheet, letters: dict[str, str]) -> Row:
     found = [line.printed or tables.DASH]
     if sheet.has_recomputed:
@@ -111,10 +121,10 @@ def _row(line: Line, sheet: Sheet, letters: dict[str, str]) -> Row:
     for name in sheet.stand_ins:
         value = line.stand_ins.get(name)
         found.append("" if value is None else line.written(value) or tables.DASH)
-    column = line.column if line.unit in ("fraction", "ratio", "p", "verdict") else ""
+    said = line.unit in PLAIN_UNITS or len({other.unit for other in sheet.lines}) == 1
     return Row(
         line.row,
-        column or f"{line.column} [{line.unit}]",
+        line.column if said else f"{line.column} [{line.unit}]",
         tuple(found),
         letters.get(line.reason, ""),
         letters.get(line.remark, ""),
@@ -148,7 +158,7 @@ def _beneath(sheet: Sheet) -> list[tuple[str, list[str]]]:
 def text(sheet: Sheet) -> str:
     """Returns a sheet as plain text for a terminal."""
     table = body(sheet)
-    title = f"Paper {sheet.paper.upper()}, {sheet.name}: {sheet.title}"
+    title = f"Paper {sheet.paper.upper()}, {sheet.name}: {_title(sheet)}"
     ours = table.heads.index("ours")
     grid = [["row", "column", *table.heads]]
     before = None
@@ -198,13 +208,9 @@ def csv_rows(sheet: Sheet) -> list[dict[str, Any]]:
         }
         for name in sheet.stand_ins:
             value = line.stand_ins.get(name)
-            row[_stand_in(name)] = math.nan if value is None else value.number
+            row[name] = math.nan if value is None else value.number
         found.append(row)
     return found
-
-
-def _stand_in(name: str) -> str:
-    return f"stand_in: {name}"
 
 
 def _word_or_number(word: str, number: float) -> Any:
@@ -220,7 +226,7 @@ def latex(sheet: Sheet) -> str:
     """Returns a sheet as a LaTeX table (packages longtable and booktabs)."""
     table = body(sheet)
     ours = table.heads.index("ours")
-    title = f"{sheet.title} ({PAPERS[sheet.paper]}, {sheet.name})"
+    title = f"{_title(sheet)} ({PAPERS[sheet.paper]}, {sheet.name})"
     heads = " & ".join(latex_text(h) for h in ("row", "column", *table.heads))
     lines = [
         "% packages: longtable, booktabs",
@@ -256,7 +262,7 @@ def page(paper: str, scale: str, sheets: Sequence[Sheet]) -> str:
         {
             "item": sheet.item,
             "name": sheet.name,
-            "title": sheet.title,
+            "title": _title(sheet),
             "body": body(sheet),
             "beneath": _beneath(sheet),
             "pictures": [
@@ -303,7 +309,7 @@ def write(folder: epath.Path, paper: str, scale: str, sheets: Sequence[Sheet]) -
     written = []
     for sheet in sheets:
         stem = folder / sheet.item
-        columns = (*CSV_COLUMNS, *map(_stand_in, sheet.stand_ins))
+        columns = (*CSV_COLUMNS, *sheet.stand_ins)
         files.write_text(stem.with_suffix(".txt"), text(sheet) + "\n")
         files.write_csv(stem.with_suffix(".csv"), csv_rows(sheet), columns)
         files.write_text(stem.with_suffix(".tex"), latex(sheet))
