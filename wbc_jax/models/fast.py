@@ -87,6 +87,9 @@ def _forward(x, kernel, bias, padding):
 
 def _backward(padding, saved, gradient):
     x, kernel = saved
+    # Without it XLA computes what led to these arrays again, slowly, in the order that the kernel's
+    # gradient reads them.
+    x, gradient = lax.optimization_barrier((x, gradient))
     # The input's gradient is the convolution of the output's with the kernel turned round.
     turned = kernel[::-1, ::-1].swapaxes(2, 3)
     rest = tuple(
@@ -94,8 +97,22 @@ def _backward(padding, saved, gradient):
         for size, (before, after) in zip(kernel.shape, padding)
     )
     for_x = _onednn(gradient, turned, None, rest)
-    (for_kernel,) = jax.vjp(lambda kernel: _xla(x, kernel, padding), kernel)[1](gradient)
+    for_kernel = _kernel_gradient(x, gradient, padding, rest)
     return for_x, for_kernel, gradient.sum((0, 1, 2))
+
+
+def _kernel_gradient(x: jax.Array, gradient: jax.Array, padding: Padding, rest: Padding):
+    """The kernel's gradient by XLA: a convolution whose channels are the images.
+
+    One of the two arrays is the image of it, the other the kernel. XLA copies each pixel of the
+    image once a tap, so that has to be the one of fewer channels.
+    """
+    images = functools.partial(
+        lax.conv_general_dilated, window_strides=(1, 1), dimension_numbers=("CHWN", "IHWO", "NHWC")
+    )
+    if x.shape[-1] <= gradient.shape[-1]:
+        return images(x, gradient, padding=padding).transpose(1, 2, 0, 3)
+    return images(gradient, x, padding=rest)[:, ::-1, ::-1].transpose(1, 2, 3, 0)
 
 
 _onednn_conv.defvjp(_forward, _backward)
