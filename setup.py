@@ -61,7 +61,13 @@ setuptools.setup(
         "test": ["pytest>=8", "ruff>=0.6", "scikit-learn>=1.4"],
         "cuda13": ["jax[cuda13]>=0.10,<0.12"],
         "tpu": ["jax[tpu]>=0.10,<0.12"],
-        "bench": ["torch>=2.4", "monai>=1.4", "scikit-learn>=1.4"],
+        "bench": [
+            "torch>=2.4",
+            "monai>=1.4",
+            "torchmetrics>=1.4",
+            "surface-distance>=0.1",
+            "scikit-learn>=1.4",
+        ],
     },
     classifiers=[
         "Programming Language :: Python :: 3",

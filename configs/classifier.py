@@ -10,7 +10,7 @@ def get_config() -> config_lib.Config:
     config = config_lib.Config(task="classification")
     config.data.datasets = ("wbc_synthetic",)
     config.data.image_size = 96
-    config.model = config_lib.Model(name="classifier", features=16, blocks=5, norm="batch")
+    config.model = config_lib.Model(name="classifier", features=8, blocks=5, norm="batch")
     config.augment = config_lib.Augment(
         rotation_degrees=45, zoom=0.2, stain=0.12, channel_gain=0.08, contrast=0.1, brightness=0.05
     )

@@ -50,7 +50,7 @@ def test_external_data_sets_that_are_there_are_scored_whole(data_dir):
     assert skipped == {}
     whole = pipeline.load_splits(tiny_runs.config(data_dir).data, tiny_runs.SIZE)["all"]
     assert len(whole) == 60
-    counts = masks.measure(baselines.otsu, whole, 8)
+    counts = masks.measure_test(baselines.otsu, whole, 8)
     assert found.keys() == {tiny_runs.DATASET}
     expected = masks.results(counts, whole, 50)
     expected[tiny_runs.DATASET]["left_out"] = 0

@@ -230,9 +230,10 @@ def evaluate_run(
     batch, bootstrap = config.evaluate.batch_size, config.evaluate.bootstrap
     test = examples["test"]
     print(f"Scoring the {len(test)} images of the test split.", flush=True)
-    measured = task.measure(predict, test, batch)
+    measured = task.measure_test(predict, test, batch)
     floor, floor_name = _floor(config, examples)
-    external, skipped = _external(config, predict, examples)
+    external_rows: list[dict[str, Any]] = []
+    external, skipped = _external(config, predict, examples, external_rows)
     summary = {
         "task": config.task,
         "model": config.model.name,
@@ -256,6 +257,7 @@ def evaluate_run(
     folder = workdir / "report"
     files.write_json(folder / "metrics.json", summary)
     files.write_csv(folder / "per_image.csv", rows, task.ROW_COLUMNS)
+    files.write_csv(folder / "external.csv", external_rows, task.ROW_COLUMNS)
     html.write(
         folder / "index.html",
         title=f"{config.model.name} on {', '.join(config.data.datasets)}",
@@ -277,7 +279,7 @@ def _floor(
     test, batch = examples["test"], config.evaluate.batch_size
     if config.task == "segmentation":
         large = test.resized(config.evaluate.size, config.evaluate.size)
-        return evaluate.masks.measure(
+        return evaluate.masks.measure_test(
             baselines.otsu, large, batch
         ), "Colour thresholds alone (Otsu)"
     counts = pipeline.class_counts(examples["train"], evaluate.cell_types.CLASSES)
@@ -297,11 +299,12 @@ def _external(
     config: config_lib.Config,
     predict: Predict,
     examples: dict[str, pipeline.Examples],
+    rows: list[dict[str, Any]] | None = None,
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """Scores whole data sets that training never saw, where they are present.
 
     Records that share a group with a training or validation image (crops of one frame), or are
-    near duplicates of one, are left out; `left_out` counts them.
+    near duplicates of one, are left out; `left_out` counts them. A row an image is added to `rows`.
     """
     task = evaluate.TASKS[config.task]
     seen = examples["train"].entries + examples["validation"].entries
@@ -326,10 +329,12 @@ def _external(
         if not len(whole):
             skipped[name] = "training saw all of its images, or near duplicates of them"
             continue
-        measured = task.measure(predict, whole, config.evaluate.batch_size)
+        measured = task.measure_test(predict, whole, config.evaluate.batch_size)
         scored = task.results(measured, whole, config.evaluate.bootstrap)
         scored[name]["left_out"] = len(leaks)
         found |= scored
+        if rows is not None:
+            rows += task.rows(measured, whole)
     return found, skipped
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from wbc_jax import vocabulary
+from wbc_jax import metrics, vocabulary
 from wbc_jax.evaluate import masks
 
 # Rows truth, columns prediction: background, cytoplasm, nucleus.
@@ -16,6 +16,7 @@ B = [[5, 0, 0], [0, 3, 1], [0, 0, 3]]
 NO_NUCLEUS = [[9, 0, 0], [0, 6, 1], [0, 0, 0]]  # flagged for its truth
 NO_CYTOPLASM = [[4, 0, 0], [0, 0, 2], [0, 0, 3]]  # flagged for its prediction
 COUNTS = np.array([A, B])
+BF_COLUMNS = ("bf_score", *(f"bf_score_{name}" for name in vocabulary.MASK_CLASSES))
 
 
 def _examples(datasets, labels):
@@ -47,6 +48,8 @@ def test_summarize_by_hand():
     assert found["weighted_iou"] == pytest.approx(weighted)
     dice = {"background": 26 / 28, "cytoplasm": 14 / 18, "nucleus": 14 / 18}
     assert found["dice"] == pytest.approx(dice)
+    recall = {"background": 13 / 15, "cytoplasm": 7 / 8, "nucleus": 7 / 9}
+    assert found["recall"] == pytest.approx(recall)
     # N/C: true 6/4 and 3/4, found 5/7 and 4/3; the median of two is their mean.
     errors = ((6 / 4 - 5 / 7) / (6 / 4), (4 / 3 - 3 / 4) / (3 / 4))
     assert found["nc"]["median_relative_error"] == pytest.approx(sum(errors) / 2)
@@ -171,12 +174,15 @@ def test_rows():
         "id": "i0",
         "label": 4,
         "global_accuracy": pytest.approx(16 / 20),
+        "mean_accuracy": pytest.approx((8 / 10 + 1 + 4 / 6) / 3),
         "mean_iou": pytest.approx((8 / 10 + 4 / 7 + 4 / 7) / 3),
+        "weighted_iou": pytest.approx((8 + 4 * 4 / 7 + 6 * 4 / 7) / 20),
         "iou_background": pytest.approx(8 / 10),
         "iou_cytoplasm": pytest.approx(4 / 7),
         "iou_nucleus": pytest.approx(4 / 7),
         "dice_cytoplasm": pytest.approx(8 / 11),
         "dice_nucleus": pytest.approx(8 / 11),
+        **dict.fromkeys(BF_COLUMNS, pytest.approx(math.nan, nan_ok=True)),
         "truth_nucleus_px": 6,
         "truth_cytoplasm_px": 4,
         "nucleus_px": 5,
@@ -235,3 +241,43 @@ def test_confusions_leave_out_the_filling():
     for i, mask in enumerate(truth):
         expected[i, :, i % 3] = [(mask == c).sum() for c in range(3)]
     np.testing.assert_array_equal(counts, expected)
+    more = masks.measure_test(predict, examples, 2)
+    np.testing.assert_array_equal(more[..., :3], expected)
+    found = np.stack([np.full((4, 4), i % 3, np.uint8) for i in range(5)])
+    np.testing.assert_array_equal(more[..., 3:], metrics.bf_counts(truth, found, 3))
+
+
+# Boundary points of truth that match, of truth, of prediction that match, of prediction.
+BF_COUNTS = np.array(
+    [
+        [[4, 4, 4, 4], [2, 4, 4, 4], [0, 3, 0, 2]],  # 1, 2/3, 0
+        [[1, 2, 1, 1], [0, 0, 0, 5], [0, 0, 0, 0]],  # 2/3, absent in truth, absent in both
+        [[0, 0, 0, 0], [0, 0, 0, 3], [0, 0, 0, 0]],  # no score at all
+    ]
+)
+
+
+def test_boundary_scores_by_hand():
+    counts = np.concatenate([np.array([A, B, B]), BF_COUNTS], -1)
+    found = masks.summarize(counts, bootstrap=200)
+    bf = found["bf_score"]
+    assert bf["mean"] == pytest.approx((5 / 9 + 2 / 3) / 2)
+    assert bf["background"] == pytest.approx((1 + 2 / 3) / 2)
+    assert (bf["cytoplasm"], bf["nucleus"]) == pytest.approx((2 / 3, 0))
+    assert bf["absent_on_one_side"] == {"background": 0, "cytoplasm": 2, "nucleus": 0}
+    assert bf["mean_absent_as_zero"] == pytest.approx((5 / 9 + 1 / 3 + 0) / 3)
+    low, high = found["intervals"]["bf_score_mean"]
+    # Drawn with replacement, the images with a score are one, the other, or both.
+    assert (low, high) == pytest.approx((5 / 9, 2 / 3))
+    assert found["intervals"]["bf_score_nucleus"] == [0, 0]
+    rows = masks.rows(counts, _examples(["d"] * 3, [0] * 3))
+    assert [row["bf_score"] for row in rows[:2]] == pytest.approx([5 / 9, 2 / 3])
+    assert math.isnan(rows[2]["bf_score"]) and math.isnan(rows[1]["bf_score_cytoplasm"])
+    assert rows[0]["bf_score_cytoplasm"] == pytest.approx(2 / 3)
+    # Without boundary counts everything else is the same.
+    without = masks.summarize(counts[..., :3], bootstrap=200)
+    assert "bf_score" not in without
+    del found["bf_score"]
+    found["intervals"] = {k: v for k, v in found["intervals"].items() if "bf_" not in k}
+    _assert_same(found, without)
+    np.testing.assert_allclose(masks.nc_errors(counts), masks.nc_errors(counts[..., :3]))

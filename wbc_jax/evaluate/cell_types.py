@@ -38,6 +38,10 @@ def measure(predict: Predict, examples: pipeline.Examples, batch_size: int) -> n
     return found
 
 
+measure_test = measure
+"""There is nothing that only the test split is measured by."""
+
+
 def training_summary(confusion: np.ndarray) -> dict[str, float]:
     """Returns what the log says of training, from the confusion matrix of the images drawn."""
     return {

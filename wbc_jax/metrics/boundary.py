@@ -27,19 +27,18 @@ How others differ:
 import dataclasses
 import functools
 import math
-from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from wbc_jax.metrics.confusion import _nanmean, _ratio, check_masks
+from wbc_jax.metrics import bits
+from wbc_jax.metrics.confusion import _nanmean, _ratio, check_masks, parts
 
 TOLERANCE_RATIO = 0.0075
 """MATLAB's default tolerance, as a share of the diagonal of the image."""
 
-_WORD = 32
 # Pixels that one call works on: bounds the memory that a large set of masks takes.
 _MATCH_PX, _DISTANCE_PX = 2**26, 2**21
 
@@ -56,7 +55,8 @@ def boundary_matches(
     """Counts boundary points, and those strictly nearer than the tolerance to the other boundary.
 
     Args:
-        truth: integer `[N, H, W]`; what is no class (255) is left out, see the module's docstring.
+        truth: integer `[N, H, W]`, H below 2^16; what is no class (255) is left out, see the
+            module's docstring.
         prediction: integer `[N, H, W]`.
         num_classes: C, at most 254.
         tolerance_px: static; a point matches at distances below it.
@@ -102,7 +102,7 @@ def bf_counts(
     if not tolerance_px >= 0:
         raise ValueError(f"the tolerance is {tolerance_px} pixels; it must be 0 or more.")
     counts = np.zeros((n, num_classes, 4), np.int64)
-    for part in _parts_of(truth.shape, _MATCH_PX):
+    for part in parts(truth.shape, _MATCH_PX):
         counts[part] = boundary_matches(
             truth[part], prediction[part], num_classes, float(tolerance_px)
         )
@@ -302,7 +302,7 @@ def surface_distances(truth, prediction, num_classes: int) -> SurfaceDistances:
     hausdorff = np.full((len(truth), num_classes), np.nan)
     average = hausdorff.copy()
     points = bf_counts(truth, prediction, num_classes, tolerance_px=0)[..., [1, 3]]
-    for part in _parts_of(truth.shape, _DISTANCE_PX):
+    for part in parts(truth.shape, _DISTANCE_PX):
         # A power of two, so that few sizes are ever compiled.
         room = 1 << max(7, int(points[part].max() - 1).bit_length())
         squared = boundary_distances(truth[part], prediction[part], num_classes, room)
@@ -327,51 +327,19 @@ def _percentile_95(ascending: np.ndarray, number: np.ndarray) -> np.ndarray:
     return np.where(number > 0, low + (place - below) * (high - low), np.nan)
 
 
-def _parts_of(shape: tuple[int, ...], pixels: int) -> Iterator[slice]:
-    images = max(1, pixels // max(1, shape[1] * shape[2]))
-    return (slice(start, start + images) for start in range(0, shape[0], images))
-
-
-# Bits. A word holds 32 rows of a column, the topmost in its lowest bit: `[..., ⌈H / 32⌉, W]`.
-
-
-def _class_bits(mask: jax.Array, num_classes: int) -> jax.Array:
-    """Packs `[N, H, W]` into uint32 `[N, C, ⌈H / 32⌉, W]`: a set bit is a pixel of the class."""
-    n, height, width = mask.shape
-    words = -(-height // _WORD)
-    none = num_classes
-    codes = jnp.where((mask >= 0) & (mask < num_classes), mask, none).astype(jnp.uint8)
-    below = ((0, 0), (0, words * _WORD - height), (0, 0))
-    codes = jnp.pad(codes, below, constant_values=none).reshape(n, words, 2, 16, width)
-    shifts = 2 * jnp.arange(16, dtype=jnp.uint32)[:, None]
-    planes = []
-    for bit in range(0, num_classes.bit_length(), 2):
-        # Two bits of each code at once, 16 rows to a word: one pass over the pixels, and a sum,
-        # which XLA does not repeat for each of its users as it would a chain of "or"s.
-        pairs = ((codes >> bit) & 3).astype(jnp.uint32) << shifts
-        pairs = jnp.sum(pairs, axis=3, dtype=jnp.uint32)
-        for half in (pairs, pairs >> 1):
-            planes.append(_even_bits(half[:, :, 0]) | _even_bits(half[:, :, 1]) << 16)
-    classes = []
-    for c in range(num_classes):
-        signed = [plane if c >> bit & 1 else ~plane for bit, plane in enumerate(planes)]
-        classes.append(functools.reduce(jnp.bitwise_and, signed))
-    return jnp.stack(classes, axis=1)
-
-
-def _even_bits(words: jax.Array) -> jax.Array:
-    """Moves bits 0, 2 … 30 to bits 0, 1 … 15."""
-    words &= 0x55555555
-    for shift, kept in ((1, 0x33333333), (2, 0x0F0F0F0F), (4, 0x00FF00FF), (8, 0x0000FFFF)):
-        words = (words | words >> shift) & kept
-    return words
+# Below, a word is 32 rows of a column, the topmost in its lowest bit: `[..., ⌈H / 32⌉, W]`.
 
 
 def _boundary_bits(truth: jax.Array, prediction: jax.Array, num_classes: int) -> jax.Array:
     """Returns the boundaries of truth and prediction, uint32 `[2, N, C, ⌈H / 32⌉, W]`."""
-    true = _class_bits(truth, num_classes)
-    known = functools.reduce(jnp.bitwise_or, [true[:, c] for c in range(num_classes)])
-    masks = jnp.stack([true, _class_bits(prediction, num_classes) & known[:, None]])
+    n, height, width = truth.shape
+    codes = jnp.stack([bits.codes(mask, num_classes) for mask in (truth, prediction)])
+    words = -(-height // bits.WORD)
+    below = ((0, 0), (0, 0), (0, words * bits.WORD - height), (0, 0))
+    codes = jnp.pad(codes, below, constant_values=num_classes)
+    masks = bits.class_bits(codes.reshape(2, n, words, bits.WORD, width), num_classes)
+    masks = jnp.moveaxis(masks, 0, 2)
+    masks &= functools.reduce(jnp.bitwise_or, [masks[0, :, c] for c in range(num_classes)])[:, None]
     beside = [(0, 0)] * (masks.ndim - 1) + [(1, 1)]
     wide = jnp.pad(masks, beside)
     return masks & ~(_down(masks) & _up(masks) & wide[..., :-2] & wide[..., 2:])
@@ -379,12 +347,12 @@ def _boundary_bits(truth: jax.Array, prediction: jax.Array, num_classes: int) ->
 
 def _down(words: jax.Array) -> jax.Array:
     """Moves every bit one row down."""
-    return words << 1 | _neighbour(words, 1) >> _WORD - 1
+    return words << 1 | _neighbour(words, 1) >> bits.WORD - 1
 
 
 def _up(words: jax.Array) -> jax.Array:
     """Moves every bit one row up."""
-    return words >> 1 | _neighbour(words, -1) << _WORD - 1
+    return words >> 1 | _neighbour(words, -1) << bits.WORD - 1
 
 
 def _neighbour(words: jax.Array, by: int) -> jax.Array:
@@ -435,7 +403,7 @@ def _points(words: jax.Array, number: int) -> tuple[jax.Array, jax.Array, jax.Ar
     """Returns rows, columns (int32) and validity (bool) of the first set bits, `[..., number]`."""
     width = words.shape[-1]
     flat = words.reshape(-1, words.shape[-2] * width)
-    counts = lax.population_count(flat).astype(jnp.int32)
+    counts = bits.count(flat)
     ends = jnp.cumsum(counts, axis=-1)
     wanted = jnp.arange(number, dtype=jnp.int32)
     index = jax.vmap(lambda e: jnp.searchsorted(e, wanted, side="right"))(ends)
@@ -444,36 +412,36 @@ def _points(words: jax.Array, number: int) -> tuple[jax.Array, jax.Array, jax.Ar
     rank = wanted - (end - count)
     bit = jnp.zeros_like(rank)
     for step in (16, 8, 4, 2, 1):
-        low = lax.population_count(word & (1 << step) - 1).astype(jnp.int32)
+        low = bits.count(word & (1 << step) - 1)
         higher = rank >= low
         rank = jnp.where(higher, rank - low, rank)
         word = jnp.where(higher, word >> step, word)
         bit += jnp.where(higher, step, 0)
     shape = (*words.shape[:-2], number)
-    y, x, valid = index // width * _WORD + bit, index % width, wanted < ends[:, -1:]
+    y, x, valid = index // width * bits.WORD + bit, index % width, wanted < ends[:, -1:]
     return y.reshape(shape), x.reshape(shape), valid.reshape(shape)
 
 
 def _column_distances(words: jax.Array, height: int) -> jax.Array:
     """Rows to the nearest set bit of the column, int32 `[..., H, W]`; H + W where there is none."""
     far = height + words.shape[-1]
-    row = jnp.arange(words.shape[-2], dtype=jnp.int32)[:, None] * _WORD
-    last = row + _WORD - 1 - lax.clz(words).astype(jnp.int32)
+    row = jnp.arange(words.shape[-2], dtype=jnp.int32)[:, None] * bits.WORD
+    last = row + bits.WORD - 1 - lax.clz(words).astype(jnp.int32)
     last = lax.cummax(jnp.where(words != 0, last, -2 * far), axis=words.ndim - 2)
     first = row + _trailing_zeros(words)
     first = lax.cummin(jnp.where(words != 0, first, 2 * far), words.ndim - 2, reverse=True)
     # Of the words above and below; in the word itself, the bits up to and from each row on.
     last = jnp.concatenate([jnp.full_like(last[..., :1, :], -2 * far), last[..., :-1, :]], -2)
     first = jnp.concatenate([first[..., 1:, :], jnp.full_like(first[..., :1, :], 2 * far)], -2)
-    bits = jnp.arange(_WORD, dtype=jnp.uint32)[:, None]
+    rows = jnp.arange(bits.WORD, dtype=jnp.uint32)[:, None]
     words, last, first = (a[..., None, :] for a in (words, last, first))
-    y = row[..., None] + bits.astype(jnp.int32)
-    up_to, from_on = words << _WORD - 1 - bits, words >> bits
+    y = row[..., None] + rows.astype(jnp.int32)
+    up_to, from_on = words << bits.WORD - 1 - rows, words >> rows
     above = jnp.where(up_to != 0, lax.clz(up_to).astype(jnp.int32), y - last)
     below = jnp.where(from_on != 0, _trailing_zeros(from_on), first - y)
-    rows = jnp.minimum(jnp.minimum(above, below), far)
-    return rows.reshape(*rows.shape[:-3], -1, rows.shape[-1])[..., :height, :]
+    nearest = jnp.minimum(jnp.minimum(above, below), far)
+    return nearest.reshape(*nearest.shape[:-3], -1, nearest.shape[-1])[..., :height, :]
 
 
 def _trailing_zeros(words: jax.Array) -> jax.Array:
-    return lax.population_count((words & -words) - 1).astype(jnp.int32)
+    return bits.count((words & -words) - 1)
