@@ -10,4 +10,5 @@ from wbc_jax.configs import unet
 def get_config() -> config_lib.Config:
     config = unet.get_config()
     config.model = config_lib.Model(name="encoder_decoder", norm="batch")
+    config.train.steps = 500
     return config
