@@ -17,6 +17,7 @@ def result(images=40, **changes):
         "dice": {"background": 0.995, "cytoplasm": 0.8966, "nucleus": 0.9474},
         "confusion": [[90, 10, 0], [5, 95, 0], [0, 1, 99]],
         "intervals": {"mean_iou": [0.88, 0.9151], "nc_median_relative_error": [0.04, 0.08]},
+        "bf_score": {"mean": 0.7345, "nucleus": 0.8},
         "nc": {"images": 39, "median_relative_error": 0.0561, "spearman": 0.954, "flagged": 1},
     }
     return {**found, **changes}
@@ -29,10 +30,10 @@ def test_results_table_writes_every_number_in_its_column():
     assert [row[:11].strip() for row in rows] == ["jtsc", "blood cells", "all"]
     assert " ".join(heads.split()) == (
         "data set images global mean mean [95 % interval] weighted backgr. cytopl. nucleus "
-        "cytopl. nucleus error Spearman"
+        "cytopl. nucleus mean error Spearman"
     )
     assert " ".join(rows[0][11:].split()) == (
-        "40 0.988 0.951 0.900 [0.880, 0.915] 0.933 0.990 0.813 0.900 0.897 0.947 5.6 % 0.954"
+        "40 0.988 0.951 0.900 [0.880, 0.915] 0.933 0.990 0.813 0.900 0.897 0.947 0.735 5.6 % 0.954"
     )
     assert rows[2][11:].split()[0] == "1,240"
     for word, value in (("images", "40"), ("weighted", "0.933"), ("Spearman", "0.954")):
@@ -44,12 +45,17 @@ def test_results_table_writes_every_number_in_its_column():
 
 def test_missing_values_are_dashes_and_keep_the_columns():
     holes = result(
-        mean_iou=None, intervals={}, nc={"median_relative_error": math.nan}, iou={}, dice=None
+        mean_iou=None,
+        intervals={},
+        nc={"median_relative_error": math.nan},
+        iou={},
+        dice=None,
+        bf_score=None,
     )
     text = tables.results_table({"a": result(), "b": holes, "c": {}})
     _, heads, _, first, second, third = text.split("\n")
-    assert second[1:].split() == ["40", "0.988", "0.951", "–", "0.933", *"–" * 7]
-    assert third.split() == ["c", *"–" * 12]
+    assert second[1:].split() == ["40", "0.988", "0.951", "–", "0.933", *"–" * 8]
+    assert third.split() == ["c", *"–" * 13]
     assert len(first) == len(second) == len(third) == len(heads)
     for word in ("weighted", "Spearman"):
         assert third[: heads.index(word) + len(word)].endswith(" –")

@@ -132,8 +132,9 @@ _CLASSES = {
     "classification": vocabulary.CELL_TYPES,
 }
 _EXPLAINED = {
-    "segmentation": "N/C median error: relative error of the predicted nucleus to cytoplasm ratio, "
-    "median over images.",
+    "segmentation": "BF: boundary F1 score (tolerance 0.75 % of the diagonal), mean over images of "
+    "the mean over classes. N/C median error: relative error of the predicted nucleus to cytoplasm "
+    "ratio, median over images.",
     "classification": "Accuracy: share of the cells whose type is right. One-vs-rest and balanced "
     "accuracy count the true negatives of each type too, so they lie above it.",
 }

@@ -90,6 +90,7 @@ COLUMNS = (
     Column("iou_nucleus", "IoU", "nucleus", "nucleus"),
     Column("dice_cytoplasm", "Dice", "cytoplasm", "cytopl."),
     Column("dice_nucleus", "Dice", "nucleus", "nucleus"),
+    Column("bf_score", "BF", "mean", "mean", low="bf_score_low", high="bf_score_high"),
     Column(
         "nc_error",
         "N/C ratio",
@@ -149,6 +150,8 @@ def _flat(result: Mapping[str, Any]) -> dict[str, Any]:
         row[f"iou_{name}"] = number(iou.get(name))
     for name in vocabulary.MASK_CLASSES:
         row[f"dice_{name}"] = number(dice.get(name))
+    row["bf_score"] = number((result.get("bf_score") or {}).get("mean"))
+    row["bf_score_low"], row["bf_score_high"] = _ends(intervals, "bf_score_mean")
     row["nc_images"], row["nc_flagged"] = nc.get("images"), nc.get("flagged")
     row["nc_error"] = number(nc.get("median_relative_error"))
     row["nc_error_low"], row["nc_error_high"] = _ends(intervals, "nc_median_relative_error")
