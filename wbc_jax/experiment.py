@@ -307,8 +307,7 @@ def _external(
     near duplicates of one, are left out; `left_out` counts them. A row an image is added to `rows`.
     """
     task = evaluate.TASKS[config.task]
-    seen = examples["train"].entries + examples["validation"].entries
-    seen_groups = {splits.group_key(*entry) for entry in seen}
+    trained = examples["train"].entries + examples["validation"].entries
     found, skipped = {}, {}
     for name in config.evaluate.external:
         if name in config.data.datasets:
@@ -321,8 +320,7 @@ def _external(
             reason = str(error).splitlines()[0]
             skipped[name] = reason
             continue
-        leaks = splits.near_duplicates_of(seen, whole.entries)
-        leaks |= {i for i, e in enumerate(whole.entries) if splits.group_key(*e) in seen_groups}
+        leaks = splits.seen(trained, whole.entries)
         if leaks:
             print(f"{name}: {len(leaks)} images that training saw are left out.", flush=True)
             whole.entries = [e for i, e in enumerate(whole.entries) if i not in leaks]
