@@ -151,7 +151,7 @@ def test_missing_runs_are_named_with_their_command(tmp_path):
         for name in needs:
             wanted = f"--config={runs.PLANS[name].config} --workdir={tmp_path / name} "
             assert sum(wanted in sentence for sentence in sheet.missing) == 1
-        counted = ("parameters", "operations an image")
+        counted = ("parameters", "operations an image", "layers")
         known = [line for line in sheet.lines if line.ours.known]
         assert all(line.column in counted for line in known)
 
@@ -399,7 +399,11 @@ def test_sizes_and_times(folder, monkeypatch):
     assert lines["classifier", "test time of 8,367 images"].ours.number == pytest.approx(83.67)
     assert lines["classifier", "inference time an image"].ours.number == 0.01
     assert math.isnan(lines["UNet", "training time"].difference)
-    assert not lines["classifier", "layers"].ours.known
+    # Seven blocks are not the 36 layers that the paper prints, as its note says.
+    assert lines["classifier", "layers"].ours.number == 32
+    assert lines["proposed CNN", "layers"].ours.number == 22
+    assert "5,041" in lines["classifier", "operations an image"].paper.note
+    assert lines["classifier", "operations an image"].ours.number == pytest.approx(5041, abs=0.5)
 
 
 def test_without_a_checkpoint_there_is_no_time(built):
@@ -429,7 +433,7 @@ def test_drawn_cells_never_stand_in_a_papers_cell(tmp_path):
         external = {"wbc_synthetic/small": scores}
         paper_runs.write(tmp_path, name, drawn(synthetic, scores), external, rows, rows)
     shelf = library.Library(epath.Path(tmp_path), "full")
-    own = ("training time", "parameters", "operations an image")
+    own = ("training time", "parameters", "operations an image", "layers")
     for paper, item in PAIRS:
         if item in ("figure_3",) or (paper, item) == ("a", "figure_7"):
             continue  # curves of training itself
@@ -560,6 +564,7 @@ def test_damaged_runs_are_named(folder, tmp_path):
 
 def test_data_set_names():
     assert runs.is_named("pbc", "pbc") and runs.is_named("pbc/five", "pbc")
+    assert runs.is_named("lisc", "lisc/crops")
     assert not runs.is_named("raabin_wbc/kaggle", "raabin_wbc/crops")
     assert not runs.is_named("pbc_other", "pbc")
 

@@ -815,7 +815,8 @@ TIMES_NOTE = (
     "Times are of other machines, image sizes and numbers of images, and so not to be subtracted; "
     "ours are of the network alone, without reading and decoding files."
 )
-LAYERS = "The paper's toolbox counts input, softmax and output layers as layers; ours does not."
+TOOLBOX_LAYERS = 3
+"""Input, softmax and output, which the paper's toolbox counts as layers."""
 
 
 def _text_accuracy(library_: Library, cell: cells.Cell, name: str) -> list[Line]:
@@ -846,11 +847,12 @@ def _text_accuracy(library_: Library, cell: cells.Cell, name: str) -> list[Line]
 
 def _text_number(library_: Library, cell: cells.Cell, name: str) -> tuple[Value, str, str]:
     """Returns ours, why it is blank, and what it is."""
-    size = "Counted by this project for the paper's network at 360 × 360 px."
-    if cell.column in ("parameters", "operations an image"):
+    size = (
+        "Counted for the network that the text describes, at 360 × 360 px; an operation is half a "
+        "multiply-add, and input, softmax and output are layers."
+    )
+    if cell.column in ("parameters", "operations an image", "layers"):
         return _network_size(name, cell), "", size
-    if cell.column == "layers":
-        return UNKNOWN, LAYERS, ""
     run = library_.run(name)
     if run is None:
         return UNKNOWN, library_.reason(name), ""
@@ -874,6 +876,8 @@ def _network_size(name: str, cell: cells.Cell) -> Value:
     side = 360
     model = nnx.eval_shape(lambda: models.build(config_lib.Model(name=name), image_size=side))
     found = describe.describe(model, (1, side, side, 3))
+    if cell.column == "layers":
+        return Value(float(len(found) + TOOLBOX_LAYERS))
     scale = {"million": 1e6, "thousand": 1e3, "MFLOPs": 1e6, "BFLOPs": 1e9}[cell.unit]
     total = sum(x.parameters if cell.column == "parameters" else x.flops for x in found)
     return Value(total / scale)

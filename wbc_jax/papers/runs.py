@@ -171,8 +171,9 @@ class Run:
 
 
 def is_named(dataset: str, name: str) -> bool:
-    """Returns whether a data set is the one of a name, whose config may be left out (`pbc`)."""
-    return dataset == name or ("/" not in name and dataset.partition("/")[0] == name)
+    """Returns whether two names are of one data set; either may leave out its config (`pbc`)."""
+    bases = [text.partition("/")[0] for text in (dataset, name)]
+    return dataset == name or (bases[0] == bases[1] and ("/" not in dataset or "/" not in name))
 
 
 def is_synthetic(dataset: str) -> bool:
