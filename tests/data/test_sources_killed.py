@@ -166,7 +166,7 @@ def start():
 
 
 def finish(process):
-    process.join(60)
+    process.join(240)
     code = process.exitcode
     assert code is not None
     return code
