@@ -1,6 +1,8 @@
 """Paper B's 22-layer encoder-decoder for nucleus and cytoplasm, on the embedded data set.
 
 python -m wbc_jax.main --config=configs/encoder_decoder.py
+
+Not measured with these 500 steps; with 700, mean IoU 0.928.
 """
 
 from wbc_jax import config as config_lib
