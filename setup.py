@@ -34,7 +34,7 @@ setuptools.setup(
     package_dir={"wbc_jax": "wbc_jax", **MAPPED},
     package_data={
         "wbc_jax": ["report/templates/*", "papers/*.csv"],
-        "wbc_jax.tfds_builders": ["*/*.md", "*/*.bib", "*/*.txt", "*/*.tsv", "*/*.csv"],
+        "wbc_jax.tfds_builders": ["*.md", "*/*.md", "*/*.bib", "*/*.txt", "*/*.tsv", "*/*.csv"],
     },
     install_requires=[
         "jax>=0.10,<0.12",
@@ -51,7 +51,7 @@ setuptools.setup(
         "scipy>=1.13",
         "scikit-image>=0.24",
         "pillow>=10.3",
-        "opencv-python-headless>=4.9",
+        "opencv-python-headless>=4.11",
         "matplotlib>=3.9",
         "imagehash>=4.3",
         "jinja2>=3.1",
@@ -61,7 +61,13 @@ setuptools.setup(
         "test": ["pytest>=8", "ruff>=0.6", "scikit-learn>=1.4"],
         "cuda13": ["jax[cuda13]>=0.10,<0.12"],
         "tpu": ["jax[tpu]>=0.10,<0.12"],
-        "bench": ["torch>=2.4", "monai>=1.4", "scikit-learn>=1.4"],
+        "bench": [
+            "torch>=2.4",
+            "monai>=1.4",
+            "torchmetrics>=1.4",
+            "surface-distance>=0.1",
+            "scikit-learn>=1.4",
+        ],
     },
     classifiers=[
         "Programming Language :: Python :: 3",

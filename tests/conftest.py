@@ -52,6 +52,20 @@ def run(tmp_path_factory, data_dir) -> types.SimpleNamespace:
 
 
 @pytest.fixture(scope="session")
+def typed_run(tmp_path_factory, data_dir) -> types.SimpleNamespace:
+    """As `run`, of a classifier of cell types."""
+    from etils import epath
+
+    import tiny_runs
+    from wbc_jax import experiment
+
+    workdir = tmp_path_factory.mktemp("run") / "types"
+    config = tiny_runs.types(data_dir)
+    experiment.run(config, epath.Path(workdir))
+    return types.SimpleNamespace(workdir=workdir, config=config)
+
+
+@pytest.fixture(scope="session")
 def model(run):
     """The shared run's model."""
     import wbc_jax

@@ -63,3 +63,8 @@ def test_images_do_not_touch_each_other():
     found = baselines.otsu(np.stack([blank, image, blank]))
     np.testing.assert_array_equal(found[1], alone)
     assert not found[0].any() and not found[2].any()
+
+
+def test_most_frequent():
+    found = baselines.most_frequent(np.array([1, 6, 3]), 2)
+    np.testing.assert_allclose(found, [[0.1, 0.6, 0.3]] * 2)

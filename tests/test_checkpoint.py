@@ -28,6 +28,7 @@ def _state(step, average=True, scale=1.0):
         stats={},  # Orbax refuses empty trees
         opt_state=optax.adam(1e-3).init(params),
         average={"params": params, "stats": {}} if average else None,
+        rate_scale=jnp.float32(0.5),
     )
 
 

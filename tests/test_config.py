@@ -6,6 +6,7 @@ import json
 import pytest
 
 from wbc_jax import config as config_lib
+from wbc_jax import networks
 
 
 def _set(config, name, value):
@@ -64,10 +65,111 @@ def test_invalid_values(name, value, allowed):
         assert f"config.{name} is {value!r}" in text  # a float field shows 3 as 3.0
 
 
-def test_no_loss_at_all():
-    config = config_lib.Config(loss=config_lib.Loss(cross_entropy=0.0, dice=0.0))
-    with pytest.raises(config_lib.ConfigError, match=r"config\.loss .*set cross_entropy or dice"):
+def message_of(config):
+    with pytest.raises(config_lib.ConfigError) as caught:
         config_lib.validate(config)
+    return str(caught.value)
+
+
+@pytest.fixture
+def classification(monkeypatch):
+    """A config of the other task that is valid as it stands."""
+    monkeypatch.setitem(config_lib.CHOICES, "task", ("segmentation", "classification"))
+    config = config_lib.Config(
+        task="classification",
+        data=config_lib.Data(image_size=128),
+        model=config_lib.Model(name="classifier"),
+        loss=config_lib.Loss(dice=0.0),
+    )
+    assert config_lib.validate(config) is config
+    return config
+
+
+def test_no_loss_at_all(classification):
+    none = config_lib.Loss(cross_entropy=0.0, dice=0.0)
+    text = message_of(config_lib.Config(loss=none))
+    assert text.startswith("config.loss has no term above 0; set cross_entropy, ")
+    assert text.endswith("binary_focal, dice or generalised_dice.")
+    classification.loss = none
+    assert message_of(classification).endswith(
+        "set cross_entropy, binary_cross_entropy, focal or binary_focal."
+    )
+
+
+@pytest.mark.parametrize("name", ["dice", "generalised_dice"])
+def test_cell_types_have_no_dice(classification, name):
+    setattr(classification.loss, name, 0.5)
+    assert message_of(classification) == (
+        f"config.loss.{name} is 0.5, but it compares masks and config.task is 'classification'; set"
+        " it to 0."
+    )
+
+
+def test_label_smoothing_belongs_to_cross_entropy():
+    config = config_lib.Config()
+    config.loss.label_smoothing, config.loss.cross_entropy = 0.1, 0.0
+    assert message_of(config).startswith("config.loss.label_smoothing is 0.1, but it belongs to")
+
+
+def test_networks_fit_the_task_and_the_images(classification):
+    config = config_lib.Config(model=config_lib.Model(name="classifier"))
+    assert message_of(config) == (
+        "config.model.name is 'classifier', a network for the task 'classification', but"
+        " config.task is 'segmentation'; choose one of unet, segnet, encoder_decoder, or the other"
+        " task."
+    )
+    classification.data.image_size = 127
+    assert "config.model.blocks is 7; a classifier halves" in message_of(classification)
+    assert "choose at most 6 blocks" in message_of(classification)
+    classification.model.name = "unet"
+    assert "config.model.name is 'unet', a network for the task 'segmenta" in message_of(
+        classification
+    )
+
+
+def test_a_network_of_ones_own_can_be_named(monkeypatch):
+    config = config_lib.Config(model=config_lib.Model(name="mine"))
+    assert "'mine'; allowed are 'unet', 'segnet'," in message_of(config)
+    monkeypatch.setitem(networks.NETWORKS, "mine", networks.Entry("somewhere:Mine"))
+    assert config_lib.validate(config) is config
+
+
+@pytest.mark.parametrize("name", config_lib.PRESETS)
+def test_a_preset_sets_every_field(name):
+    config = config_lib.Config(augment=config_lib.Augment(preset=name, zoom=0.0))
+    config_lib.validate(config)
+    first = config_lib.flatten(config.augment)
+    off = config_lib.flatten(config_lib.Augment(preset=name, flip=False, quarter_turns=False))
+    assert {k: v for k, v in first.items() if v != off[k]} == {
+        k: v for k, v in config_lib.PRESETS[name].items() if v != off[k]
+    }
+    # What is stored with a run can be read again.
+    assert config_lib.from_json(config_lib.to_json(config)) == config
+
+
+def test_paper_bs_preset():
+    config = config_lib.Config(augment=config_lib.Augment(preset="paper_b"))
+    assert config_lib.validate(config).augment == config_lib.Augment(
+        preset="paper_b",
+        flip=True,
+        quarter_turns=False,
+        rotation_degrees=20.0,
+        translation_px=3.0,
+        fill="zero",
+    )
+
+
+def test_a_preset_is_not_mixed_with_other_values():
+    config = config_lib.Config(augment=config_lib.Augment(preset="paper_b", zoom=0.3))
+    assert message_of(config) == (
+        "config.augment.zoom is 0.3, but the preset 'paper_b' sets it to 0.0; leave it out, or set"
+        " config.augment.preset to 'custom'."
+    )
+    config.augment = config_lib.Augment(preset="paper_b", rotation_degrees=20)
+    config_lib.validate(config)
+    # Another preset on the command line over a config file that was already validated.
+    config.augment.preset = "none"
+    assert "config.augment.rotation_degrees is 20.0, but the preset 'none'" in message_of(config)
 
 
 @pytest.mark.parametrize(
@@ -81,6 +183,40 @@ def test_no_loss_at_all():
         (
             {"protocol": "leave_one_out", "datasets": ("a",), "left_out": "a"},
             "config.data.left_out is 'a'; leave_one_out needs one of at least two",
+        ),
+        (
+            {"left_out": "wbc_synthetic"},
+            "'fractions'; set it to 'leave_one_out', or leave left_out",
+        ),
+        (
+            {"protocol": "one_source", "datasets": ("a", "b"), "train_source": "c"},
+            "config.data.train_source is 'c'; one_source needs one of at least two",
+        ),
+        (
+            {"protocol": "one_source", "datasets": ("a",), "train_source": "a"},
+            "config.data.train_source is 'a'; one_source needs one of at least two",
+        ),
+        ({"train_source": "wbc_synthetic"}, "config.data.train_source is 'wbc_synthetic', but"),
+        (
+            {"protocol": "independent", "datasets": ("a", "b"), "independent": ("a", "b")},
+            "config.data.independent is ('a', 'b'); independent needs some, but not all",
+        ),
+        (
+            {"protocol": "independent", "datasets": ("a", "b"), "independent": ("c",)},
+            "config.data.independent is ('c',); independent needs some, but not all",
+        ),
+        (
+            {"protocol": "independent", "datasets": ("a", "b")},
+            "config.data.independent is (); independent needs some",
+        ),
+        ({"independent": ("wbc_synthetic",)}, "set it to 'independent', or leave independent"),
+        (
+            {"protocol": "independent", "datasets": ("a", "b"), "independent": ("b", "b")},
+            "config.data.independent names a data set twice",
+        ),
+        (
+            {"protocol": "paper_a", "fractions": (0.6, 0.2, 0.2)},
+            "the protocol 'paper_a' has (0.7, 0.15, 0.15); set config.data.protocol to 'fractions'",
         ),
         ({"weights": (1.0,)}, "config.data.mixture is 'natural'; set it to 'custom'"),
         ({"mixture": "custom"}, "config.data.weights is (); the mixture 'custom' needs one"),
@@ -100,6 +236,9 @@ def test_data_fields_that_must_fit_each_other(fields, expected):
     "fields, expected",
     [
         ({"name": "segnet", "dropout": 0.5}, "config.model.dropout is 0.5, but segnet has none"),
+        ({"name": "segnet", "up_relu": True}, "config.model.up_relu is True, but segnet has none"),
+        ({"layout": "vgg16"}, "config.model.layout is 'vgg16', but unet has none; set it to 'mat"),
+        ({"channels": 2}, "config.model.channels is 2; it must be 3 (colour) or 1 (grey)"),
         ({"name": "segnet", "depth": 7}, "config.model.depth is 7; a SegNet halves the image"),
         ({"name": "segnet", "layout": "vgg16", "depth": 6}, "config.model.depth is 6"),
     ],

@@ -1,5 +1,6 @@
 """What goes into a report: the splits, the data sets never seen, the floor."""
 
+import csv
 import dataclasses
 import json
 
@@ -9,9 +10,11 @@ import tensorflow_datasets as tfds
 from etils import epath
 
 import tiny_runs
-from wbc_jax import baselines, evaluate, experiment
+import wbc_jax
+from wbc_jax import baselines, experiment, metric_writer
 from wbc_jax import config as config_lib
 from wbc_jax.data import pipeline, records
+from wbc_jax.evaluate import masks
 
 
 def test_external_data_sets_that_are_absent_are_listed_with_the_reason(run):
@@ -47,9 +50,9 @@ def test_external_data_sets_that_are_there_are_scored_whole(data_dir):
     assert skipped == {}
     whole = pipeline.load_splits(tiny_runs.config(data_dir).data, tiny_runs.SIZE)["all"]
     assert len(whole) == 60
-    counts = evaluate.confusions(baselines.otsu, whole, 8)
+    counts = masks.measure_test(baselines.otsu, whole, 8)
     assert found.keys() == {tiny_runs.DATASET}
-    expected = evaluate.results(counts, whole, 50)
+    expected = masks.results(counts, whole, 50)
     expected[tiny_runs.DATASET]["left_out"] = 0
     np.testing.assert_equal(found, expected)
 
@@ -96,11 +99,11 @@ def test_the_report_says_what_was_scored(run, model):
     found = report["results"][tiny_runs.DATASET]
     assert found["images"] == len(test) == 20
     # The report's numbers are those of the model's masks, counted here.
-    masks = np.stack([model.predict(test[i]["image"]).mask for i in range(20)])
+    found_masks = np.stack([model.predict(test[i]["image"]).mask for i in range(20)])
     truth = np.stack([test[i]["mask"] for i in range(20)])
-    confusion = [[((truth == t) & (masks == p)).sum() for p in range(3)] for t in range(3)]
+    confusion = [[((truth == t) & (found_masks == p)).sum() for p in range(3)] for t in range(3)]
     assert np.abs(np.subtract(found["confusion"], confusion)).max() <= 2
-    assert found["global_accuracy"] == pytest.approx((truth == masks).mean(), abs=1e-3)
+    assert found["global_accuracy"] == pytest.approx((truth == found_masks).mean(), abs=1e-3)
     floor = np.stack([baselines.otsu(test.resized(32, 32)[i]["image"][None])[0] for i in range(20)])
     baseline = report["baseline"][tiny_runs.DATASET]
     assert baseline["global_accuracy"] == pytest.approx((truth == floor).mean())
@@ -111,6 +114,44 @@ def test_the_report_says_what_was_scored(run, model):
     assert report["train_seconds"] > 0
     assert report["trained_steps"] == 240 and not report["stopped_early"]
     assert (run.workdir / "report" / "index.html").stat().st_size > 10_000
+
+
+def test_the_report_of_a_classification(typed_run):
+    report = json.loads((typed_run.workdir / "report" / "metrics.json").read_text())
+    found = report["results"][tiny_runs.DATASET]
+    test = pipeline.load_splits(typed_run.config.data, 0, "classification")["test"]
+    # Counted here: what the loaded model says of each test image.
+    loaded = wbc_jax.load(typed_run.workdir)
+    said = loaded.predict([test[i]["image"] for i in range(20)])
+    confusion = np.zeros((5, 5), int)
+    for label, prediction in zip(test.labels, said):
+        confusion[label, prediction.label] += 1
+    assert found["confusion"] == confusion.tolist()
+    assert found["accuracy"] == pytest.approx(np.trace(confusion) / 20)
+    assert (report["task"], report["model"]) == ("classification", "classifier")
+    # Four test cells of each type, and seven training cells of each: the floor names the first.
+    assert report["baseline"][tiny_runs.DATASET]["accuracy"] == pytest.approx(4 / 20)
+    with open(typed_run.workdir / "report" / "per_image.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["label"]) for row in rows] == test.labels.tolist()
+    assert [int(row["predicted"]) for row in rows] == [p.label for p in said]
+    for row, prediction in zip(rows, said):
+        assert float(row["probability"]) == pytest.approx(prediction.probabilities.max(), abs=1e-4)
+    page = (typed_run.workdir / "report" / "index.html").read_text()
+    missed = sum(row["right"] == "False" for row in rows)
+    assert f"{missed} cell" in page and "Calibration" in page
+
+
+def test_an_epoch_is_a_pass_over_the_training_split(data_dir, tmp_path):
+    config = tiny_runs.types(
+        data_dir, train__epochs=2, train__evaluate_every=0, model__blocks=1, model__features=2
+    )
+    experiment.run(config, epath.Path(tmp_path))
+    lines = metric_writer.read(tmp_path)
+    # 35 training cells in batches of 8 are five steps.
+    assert [line["step"] for line in lines if line["kind"] == "validation"] == [5, 10]
+    report = json.loads((tmp_path / "report" / "metrics.json").read_text())
+    assert report["trained_steps"] == 10
 
 
 def test_evaluating_without_a_run(data_dir, tmp_path):

@@ -11,7 +11,7 @@ from PIL import Image
 
 import tiny_runs
 import wbc_jax
-from wbc_jax import predict
+from wbc_jax import predict, vocabulary
 from wbc_jax.data import pipeline
 
 
@@ -118,6 +118,19 @@ def test_cells_without_a_ratio(folder, tmp_path, capsys):
     (row,) = _read(tmp_path / "out" / "cells.csv")
     assert (row["nc_ratio"], row["nucleus_share"], row["flag"]) == ("", "", "no_cell")
     assert "median" not in capsys.readouterr().out
+
+
+def test_a_classifier_gives_types_and_no_masks(typed_run, folder, tmp_path):
+    typed = wbc_jax.load(typed_run.workdir)
+    predict.predict_files(typed, [str(folder / "a.png")], tmp_path / "out")
+    (row,) = _read(tmp_path / "out" / "cells.csv")
+    found = typed.predict(wbc_jax.read_image(folder / "a.png"))
+    assert found.mask is None and found.nc_ratio is None
+    assert found.probabilities.sum() == pytest.approx(1, abs=1e-6)
+    assert row["type"] == found.type == vocabulary.CELL_TYPES[found.probabilities.argmax()]
+    assert float(row["probability"]) == pytest.approx(found.probabilities.max(), rel=1e-4)
+    assert (row["mask"], row["nc_ratio"], row["flag"]) == ("", "", "")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["cells.csv"]
 
 
 @pytest.mark.parametrize(

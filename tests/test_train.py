@@ -3,6 +3,7 @@
 import json
 import re
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from etils import epath
@@ -136,3 +137,46 @@ def test_without_a_validation_split_the_last_look_is_the_best(data_dir, tmp_path
     train.train(config, workdir, examples)
     state, _ = tiny_runs.state(workdir, checkpoint.BEST, config)
     assert int(state.step) == 3
+
+
+def test_plateau_lowers_the_rate_and_is_gone_on_with(data_dir, tmp_path):
+    # A rate so small that validation never gains: with no patience every look after the first
+    # halves it.
+    fields = {
+        "optimizer__schedule": "plateau",
+        "optimizer__learning_rate": 1e-9,
+        "optimizer__drop_factor": 0.5,
+        "optimizer__plateau_patience": 0,
+        "optimizer__warmup_steps": 0,
+        "train__steps": 4,
+    }
+    config = tiny_runs.least(data_dir, **fields)
+    examples = pipeline.load_splits(config.data, tiny_runs.SIZE)
+    train.train(config, epath.Path(tmp_path / "whole"), examples)
+    rates = [
+        line["learning_rate"]
+        for line in metric_writer.read(tmp_path / "whole")
+        if line["kind"] == "train"
+    ]
+    # Step s is written before the look that follows it.
+    assert rates == pytest.approx([1e-9, 1e-9, 5e-10, 2.5e-10])
+    state, position = tiny_runs.state(tmp_path / "whole", checkpoint.LAST, config)
+    assert float(state.rate_scale) == 0.125 and position["plateau_looks"] == 0
+
+
+def test_class_weights_come_from_the_training_split(data_dir, tmp_path, monkeypatch):
+    given = []
+
+    def total(settings, logits, truth, class_weights):
+        given.append(class_weights)
+        return jnp.zeros(len(logits)) + logits.mean()
+
+    monkeypatch.setattr(steps.losses, "total", total)
+    config = tiny_runs.least(data_dir, train__steps=1, loss__class_weights="inverse_frequency")
+    examples = pipeline.load_splits(config.data, tiny_runs.SIZE)
+    train.train(config, epath.Path(tmp_path), examples)
+    pixels = np.zeros(3)
+    for i in range(len(examples["train"])):
+        pixels += [(examples["train"][i]["mask"] == c).sum() for c in range(3)]
+    weights = 1 / pixels
+    np.testing.assert_allclose(given[0], weights / weights.mean(), rtol=1e-5)

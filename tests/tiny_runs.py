@@ -59,9 +59,27 @@ def least(data_dir: Any, **fields: Any) -> config_lib.Config:
     return config(data_dir, **(quick | fields))
 
 
+def types(data_dir: Any, **fields: Any) -> config_lib.Config:
+    """As `config`, of the cells' types."""
+    settings = {
+        "model__name": "classifier",
+        "model__blocks": 3,
+        "loss__dice": 0.0,
+        "train__steps": 60,
+        "train__evaluate_every": 20,
+    }
+    made = config(data_dir, model__name="unet")
+    made.task = "classification"
+    for name, value in (settings | fields).items():
+        section, field = name.split("__")
+        setattr(getattr(made, section), field, value)
+    return config_lib.validate(made)
+
+
 def state(workdir: Any, which: str, of: config_lib.Config) -> tuple[steps.TrainState, dict]:
     """The `best` or `last` checkpoint of a run: its arrays and its position."""
-    _, weights = steps.split_network(models.build(of.model, of.train.seed))
+    model = models.build(of.model, of.train.seed, image_size=of.data.image_size)
+    _, weights = steps.split_network(model)
     with checkpoint.Checkpoints(workdir) as checkpoints:
         return checkpoints.restore(which, steps.init_state(of, weights, sharding.make_mesh(1)))
 

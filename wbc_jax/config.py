@@ -12,9 +12,15 @@ import typing
 from collections.abc import Sequence
 from typing import Any
 
+from wbc_jax.networks import NETWORKS
+
 
 class ConfigError(ValueError):
     """A field of the configuration holds a value that is not allowed."""
+
+
+PAPER_FRACTIONS = {"paper_a": (0.70, 0.15, 0.15), "paper_b": (0.56, 0.14, 0.30)}
+"""Shares of train, validation and test in the papers (B: Table 3, each data set by itself)."""
 
 
 @dataclasses.dataclass(slots=True)
@@ -30,16 +36,23 @@ class Data:
     image_size: int = 96
     """Side in pixels to which images are resized for the network."""
     protocol: str = "fractions"
-    """`fractions`: every data set is split by `fractions`. `k_fold`: test is fold `fold` of
-    `folds`, validation the next one. `leave_one_out`: test is the whole of `left_out`, and the
-    others are split into train and validation at the ratio of their fractions."""
+    """How records come into train, validation and test. `fractions`: every data set is split by
+    `fractions`. `paper_a`, `paper_b`: so too, by the papers' own fractions. `k_fold`: test is fold
+    `fold` of `folds`, validation the next one. `one_source`: `train_source` is split by
+    `fractions`, and the whole of every other data set is test as well (paper B's Table 8).
+    `leave_one_out`: test is the whole of `left_out`; `independent`: the whole of each of
+    `independent` (as paper B's LISC and BCD); in both the others are split into train and
+    validation at the ratio of their fractions."""
     fractions: tuple[float, float, float] = (0.56, 0.14, 0.30)
-    """Shares of train, validation and test, per data set and cell type: (0.56, 0.14, 0.30) is
-    paper B's protocol, (0.70, 0.15, 0.15) paper A's."""
+    """Shares of train, validation and test, per data set and cell type."""
     folds: int = 5
     fold: int = 0
+    train_source: str = ""
+    """The one of `datasets` that `one_source` trains on."""
     left_out: str = ""
     """The one of `datasets` that `leave_one_out` tests on."""
+    independent: tuple[str, ...] = ()
+    """Those of `datasets` that `independent` tests on."""
     split_seed: int = 0
     """Another number draws another split."""
     cell_only_masks: bool = False
@@ -63,6 +76,8 @@ class Data:
 class Augment:
     """What happens to a training image on the device; image and mask move together."""
 
+    preset: str = "custom"
+    """`custom`: the fields below. Another name of `PRESETS` sets them all."""
     flip: bool = True
     """Reflection in x and in y, each with probability 1/2."""
     quarter_turns: bool = True
@@ -85,6 +100,12 @@ class Augment:
     """Largest standard deviation of a Gaussian blur in pixels."""
     noise: float = 0.0
     """Largest standard deviation of Gaussian noise, in units of the full range."""
+    grayscale: float = 0.0
+    """Probability that the colours are replaced by their luma."""
+    cutout_boxes: int = 0
+    """Squares of the image's mean colour laid over it; what they hide is 255 in the mask."""
+    cutout_side: float = 0.25
+    """Largest side of these, as a share of the image's shorter side."""
     fill: str = "reflect"
     """What lies beyond the frame: `reflect` mirrors image and mask, `zero` is black background."""
 
@@ -94,17 +115,27 @@ class Model:
     """Which network."""
 
     name: str = "unet"
-    """`unet`, `segnet`, or paper B's 22-layer `encoder_decoder`, whose widths are fixed."""
+    """`unet`, `segnet`, paper B's 22-layer `encoder_decoder`, whose widths are fixed, or, for cell
+    types, paper B's `classifier`; a network of your own once it is in `networks.NETWORKS`."""
     features: int = 16
-    """Channels of the first level; in a U-Net they double at each level."""
+    """Channels of the first level; in a U-Net and in the classifier they double at each level."""
     depth: int = 4
-    """Levels below the first: the image is halved this many times."""
+    """U-Net and SegNet, levels below the first: the image is halved this many times."""
+    blocks: int = 7
+    """Classifier: how many times the image is halved."""
     layout: str = "matlab"
     """SegNet's stages: `matlab` (two convolutions, all of `features` channels) or `vgg16`."""
     norm: str = "batch"
     """`batch`, `group` or `none`."""
     dropout: float = 0.0
     """U-Net: after the last encoder level and the bridge (MATLAB's `unetLayers` has 0.5)."""
+    up_relu: bool = False
+    """U-Net: ReLU after each up-convolution, as MATLAB's `unetLayers` has it (paper B)."""
+    channels: int = 3
+    """What the network sees: 3 (colour) or 1 (its luma; paper A's grey images)."""
+    dtype: str = "float32"
+    """Of the computation: `float32` or `bfloat16`. Parameters, statistics of normalisation and
+    logits are float32 in either case."""
 
 
 @dataclasses.dataclass(slots=True)
@@ -112,12 +143,23 @@ class Optimizer:
     """How the parameters are moved."""
 
     name: str = "adamw"
+    """`adamw` (decoupled weight decay), `adam` or `sgd` (L2 added to the gradient)."""
     learning_rate: float = 3e-3
     """Peak of the schedule."""
     schedule: str = "cosine"
-    """`cosine` (to zero) or `constant`, both after the warm-up."""
+    """After the warm-up: `cosine` (to zero), `constant`, `step` (times `drop_factor` every
+    `drop_every` steps) or `plateau` (times `drop_factor` when validation stops improving)."""
     warmup_steps: int = 50
+    drop_every: int = 1000
+    """Steps between two drops of the schedule `step`."""
+    drop_factor: float = 0.1
+    """What a drop of the schedules `step` and `plateau` multiplies the learning rate by."""
+    plateau_patience: int = 5
+    """Looks at validation without a better score that `plateau` lets pass; the next one drops."""
+    momentum: float = 0.9
+    """Of `sgd`."""
     weight_decay: float = 1e-2
+    """Decay of `adamw`; L2 factor of `adam` and `sgd` (MATLAB's default: 1e-4)."""
     gradient_clip: float = 1.0
     """Largest global norm of the gradient; 0: no clipping."""
     ema_decay: float = 0.0
@@ -126,10 +168,30 @@ class Optimizer:
 
 @dataclasses.dataclass(slots=True)
 class Loss:
-    """Weighted sum of losses."""
+    """Weighted sum of losses; each of the first six fields is the weight of one."""
 
     cross_entropy: float = 1.0
+    """Categorical cross-entropy."""
+    binary_cross_entropy: float = 0.0
+    """Cross-entropy of each class against the rest."""
+    focal: float = 0.0
+    """Categorical focal loss; its α are the class weights."""
+    binary_focal: float = 0.0
+    """Focal loss of each class against the rest."""
     dice: float = 1.0
+    """Soft Dice loss; for masks only, as the next one."""
+    generalised_dice: float = 0.0
+    """Dice loss with classes weighted by the inverse square of their size."""
+    focal_gamma: float = 2.0
+    """Exponent of both focal losses; 0: they are cross-entropies."""
+    focal_alpha: float = 0.0
+    """Weight of the true class in `binary_focal`, 1 less it that of the others (Lin et al.: 0.25);
+    0: no weights."""
+    label_smoothing: float = 0.0
+    """Share of the target of `cross_entropy` that is spread evenly over the classes."""
+    class_weights: str = "none"
+    """`inverse_frequency`: a pixel or cell counts by how rare its class is in the training split
+    (`losses.inverse_frequency`); the Dice losses are left as they are."""
 
 
 @dataclasses.dataclass(slots=True)
@@ -139,14 +201,18 @@ class Train:
     batch_size: int = 16
     """Images a step over all devices and hosts."""
     steps: int = 600
-    """Length of training."""
+    """Length of training, where `epochs` is 0."""
+    epochs: int = 0
+    """Length of training in passes over the training split; 0: `steps` decides."""
     seed: int = 0
     log_every: int = 20
     """Steps between two lines of `metrics.jsonl`."""
     evaluate_every: int = 100
-    """Steps between two looks at the validation split; a checkpoint is saved at each."""
+    """Steps between two looks at the validation split; a checkpoint is saved at each. 0: one look
+    a pass over the training split."""
     patience: int = 0
-    """Looks without a better validation mean IoU before training stops; 0: never."""
+    """Looks without a better validation score (mean IoU, or macro recall) before training stops;
+    0: never."""
 
 
 @dataclasses.dataclass(slots=True)
@@ -154,7 +220,8 @@ class Evaluate:
     """How predictions are scored."""
 
     size: int = 256
-    """Logits are resized to this side and scored against truth resized by nearest neighbour."""
+    """Segmentation: logits are resized to this side and scored against truth resized by nearest
+    neighbour."""
     batch_size: int = 16
     flips: bool = False
     """Average the logits over the four reflections of each image."""
@@ -169,6 +236,7 @@ class Config:
     """An experiment."""
 
     task: str = "segmentation"
+    """`segmentation` (masks of nucleus and cytoplasm) or `classification` (the cell's type)."""
     data: Data = dataclasses.field(default_factory=Data)
     augment: Augment = dataclasses.field(default_factory=Augment)
     model: Model = dataclasses.field(default_factory=Model)
@@ -178,18 +246,51 @@ class Config:
     evaluate: Evaluate = dataclasses.field(default_factory=Evaluate)
 
 
+# Both papers' settings and none at all; what a preset does not name is off.
+PRESETS: dict[str, dict[str, Any]] = {
+    "none": {"flip": False, "quarter_turns": False},
+    # "Rotations, flips, zoom operations, and brightness modifications", without numbers: the
+    # numbers are ours.
+    "paper_a": {
+        "flip": True,
+        "quarter_turns": False,
+        "rotation_degrees": 20.0,
+        "zoom": 0.2,
+        "brightness": 0.1,
+    },
+    # Of its classifier (MATLAB's imageDataAugmenter, which fills with 0); segmentation has none.
+    "paper_b": {
+        "flip": True,
+        "quarter_turns": False,
+        "rotation_degrees": 20.0,
+        "translation_px": 3.0,
+        "fill": "zero",
+    },
+}
+
 CHOICES = {
-    "task": ("segmentation",),
+    "task": ("segmentation", "classification"),
     "data.on_bad_file": ("error", "skip"),
-    "data.protocol": ("fractions", "k_fold", "leave_one_out"),
+    "data.protocol": (
+        "fractions",
+        "paper_a",
+        "paper_b",
+        "k_fold",
+        "one_source",
+        "leave_one_out",
+        "independent",
+    ),
     "data.mixture": ("natural", "balanced", "custom"),
     "data.class_mixture": ("natural", "balanced"),
+    "augment.preset": ("custom", *PRESETS),
     "augment.fill": ("reflect", "zero"),
-    "model.name": ("unet", "segnet", "encoder_decoder"),
+    "model.name": NETWORKS,
     "model.layout": ("matlab", "vgg16"),
     "model.norm": ("batch", "group", "none"),
-    "optimizer.name": ("adamw",),
-    "optimizer.schedule": ("cosine", "constant"),
+    "model.dtype": ("float32", "bfloat16"),
+    "loss.class_weights": ("none", "inverse_frequency"),
+    "optimizer.name": ("adamw", "adam", "sgd"),
+    "optimizer.schedule": ("cosine", "constant", "step", "plateau"),
 }
 
 # field: (lowest, highest), both allowed.
@@ -209,21 +310,38 @@ RANGES: dict[str, tuple[float, float]] = {
     "augment.channel_gain": (0, 1),
     "augment.blur": (0, 4),
     "augment.noise": (0, 1),
+    "augment.grayscale": (0, 1),
+    "augment.cutout_boxes": (0, 64),
+    "augment.cutout_side": (0, 1),
     "model.features": (1, 4096),
     "model.depth": (1, 8),
+    "model.blocks": (1, 12),
     "model.dropout": (0, 0.99),
+    "model.channels": (1, 3),
     "loss.cross_entropy": (0, math.inf),
+    "loss.binary_cross_entropy": (0, math.inf),
+    "loss.focal": (0, math.inf),
+    "loss.binary_focal": (0, math.inf),
     "loss.dice": (0, math.inf),
+    "loss.generalised_dice": (0, math.inf),
+    "loss.focal_gamma": (0, 100),
+    "loss.focal_alpha": (0, 1),
+    "loss.label_smoothing": (0, 1),
     "optimizer.learning_rate": (0, math.inf),
     "optimizer.warmup_steps": (0, math.inf),
+    "optimizer.drop_every": (1, math.inf),
+    "optimizer.drop_factor": (0, 1),
+    "optimizer.plateau_patience": (0, math.inf),
+    "optimizer.momentum": (0, 0.999999),
     "optimizer.weight_decay": (0, math.inf),
     "optimizer.gradient_clip": (0, math.inf),
     "optimizer.ema_decay": (0, 0.999999),
     "train.batch_size": (1, math.inf),
     "train.steps": (1, math.inf),
+    "train.epochs": (0, math.inf),
     "train.seed": (0, 2**31 - 1),
     "train.log_every": (1, math.inf),
-    "train.evaluate_every": (1, math.inf),
+    "train.evaluate_every": (0, math.inf),
     "train.patience": (0, math.inf),
     "evaluate.size": (8, 4096),
     "evaluate.batch_size": (1, math.inf),
@@ -256,6 +374,7 @@ def validate(config: Config) -> Config:
     _check_types(config)
     # `--config.data.datasets=a,b` arrives as the tuple ("a,b",).
     config.data.datasets = _split_names(config.data.datasets)
+    config.data.independent = _split_names(config.data.independent)
     config.evaluate.external = _split_names(config.evaluate.external)
     flat = flatten(config)
     for name, value in flat.items():
@@ -288,29 +407,7 @@ def validate(config: Config) -> Config:
             f"config.data.fold is {config.data.fold}; the {config.data.folds} folds are numbered"
             f" 0 to {config.data.folds - 1}."
         )
-    if config.data.protocol == "leave_one_out" and (
-        config.data.left_out not in config.data.datasets or len(config.data.datasets) < 2
-    ):
-        raise ConfigError(
-            f"config.data.left_out is {config.data.left_out!r}; leave_one_out needs one of at least"
-            f" two config.data.datasets, here {', '.join(config.data.datasets)}."
-        )
-    if config.model.name == "segnet" and config.model.layout == "vgg16" and config.model.depth > 5:
-        raise ConfigError(
-            f"config.model.depth is {config.model.depth}; the layout 'vgg16' has 5 stages, so at"
-            " most 5."
-        )
-    if config.model.name == "segnet" and config.data.image_size < 2**config.model.depth:
-        raise ConfigError(
-            f"config.model.depth is {config.model.depth}; a SegNet halves the image that often,"
-            f" and config.data.image_size is {config.data.image_size}: choose a depth of at most"
-            f" {config.data.image_size.bit_length() - 1}."
-        )
-    if config.model.dropout and config.model.name != "unet":
-        raise ConfigError(
-            f"config.model.dropout is {config.model.dropout!r}, but {config.model.name} has none;"
-            " set it to 0."
-        )
+    _check_protocol(config.data)
     weights = config.data.weights
     if config.data.mixture == "custom":
         if len(weights) != len(config.data.datasets) or not all(0 < w < math.inf for w in weights):
@@ -323,15 +420,128 @@ def validate(config: Config) -> Config:
             f"config.data.weights is {weights!r}, but config.data.mixture is"
             f" {config.data.mixture!r}; set it to 'custom', or leave the weights empty."
         )
-    for name in ("data.datasets", "evaluate.external"):
+    for name in ("data.datasets", "data.independent", "evaluate.external"):
         values = flat[name]
         if len(set(values)) != len(values):
             raise ConfigError(f"config.{name} names a data set twice: {values!r}; name each once.")
-    if config.loss.cross_entropy + config.loss.dice == 0:
-        raise ConfigError("config.loss has no term above 0; set cross_entropy or dice.")
     if config.optimizer.learning_rate == 0:
         raise ConfigError("config.optimizer.learning_rate is 0; it must be above 0.")
+    _apply_preset(config.augment)
+    _check_model(config)
+    _check_loss(config)
     return config
+
+
+def _apply_preset(augment: Augment) -> None:
+    """Sets the fields that a named preset stands for.
+
+    Raises:
+      ConfigError: one of them was also set, to something else.
+    """
+    if augment.preset == "custom":
+        return
+    default = Augment()
+    off = Augment(preset=augment.preset, flip=False, quarter_turns=False)
+    preset = dataclasses.replace(off, **PRESETS[augment.preset])
+    for field in dataclasses.fields(Augment):
+        value, wanted = getattr(augment, field.name), getattr(preset, field.name)
+        if value not in (wanted, getattr(default, field.name)):
+            raise ConfigError(
+                f"config.augment.{field.name} is {value!r}, but the preset {augment.preset!r} sets"
+                f" it to {wanted!r}; leave it out, or set config.augment.preset to 'custom'."
+            )
+        setattr(augment, field.name, wanted)
+
+
+def _check_model(config: Config) -> None:
+    """Checks that the fields of the network fit it, the task and the images."""
+    model, size = config.model, config.data.image_size
+    network = NETWORKS[model.name]
+    if network.task != config.task:
+        there = ", ".join(name for name, other in NETWORKS.items() if other.task == config.task)
+        raise ConfigError(
+            f"config.model.name is {model.name!r}, a network for the task {network.task!r}, but"
+            f" config.task is {config.task!r}; choose one of {there}, or the other task."
+        )
+    # Sizes that a network does not have are passed over, so that its name alone can be changed.
+    for name in ("layout", "dropout", "up_relu"):
+        value, off = getattr(model, name), getattr(Model(), name)
+        if value != off and name not in network.fields:
+            raise ConfigError(
+                f"config.model.{name} is {value!r}, but {model.name} has none; set it to {off!r}."
+            )
+    if model.channels == 2:
+        raise ConfigError("config.model.channels is 2; it must be 3 (colour) or 1 (grey).")
+    if model.name == "segnet" and model.layout == "vgg16" and model.depth > 5:
+        raise ConfigError(
+            f"config.model.depth is {model.depth}; the layout 'vgg16' has 5 stages, so at most 5."
+        )
+    if model.name == "segnet" and size < 2**model.depth:
+        raise ConfigError(
+            f"config.model.depth is {model.depth}; a SegNet halves the image that often, and"
+            f" config.data.image_size is {size}: choose a depth of at most {size.bit_length() - 1}."
+        )
+    if model.name == "classifier" and size < 2**model.blocks:
+        raise ConfigError(
+            f"config.model.blocks is {model.blocks}; a classifier halves the image that often, and"
+            f" config.data.image_size is {size}: choose at most {size.bit_length() - 1} blocks."
+        )
+
+
+def _check_loss(config: Config) -> None:
+    """Checks that there is a loss, and that it suits the task."""
+    loss = config.loss
+    terms = ("cross_entropy", "binary_cross_entropy", "focal", "binary_focal")
+    mask_terms = ("dice", "generalised_dice")
+    if config.task == "classification":
+        for name in mask_terms:
+            if getattr(loss, name):
+                raise ConfigError(
+                    f"config.loss.{name} is {getattr(loss, name)!r}, but it compares masks and"
+                    " config.task is 'classification'; set it to 0."
+                )
+    else:
+        terms += mask_terms
+    if not any(getattr(loss, name) for name in terms):
+        raise ConfigError(
+            f"config.loss has no term above 0; set {', '.join(terms[:-1])} or {terms[-1]}."
+        )
+    if loss.label_smoothing and not loss.cross_entropy:
+        raise ConfigError(
+            f"config.loss.label_smoothing is {loss.label_smoothing!r}, but it belongs to"
+            " cross_entropy, which is 0; set one of them."
+        )
+
+
+# Protocol: the field that names its data sets, and what it must be.
+_NAMED_BY = {
+    "one_source": ("train_source", "one of at least two"),
+    "leave_one_out": ("left_out", "one of at least two"),
+    "independent": ("independent", "some, but not all, of the"),
+}
+
+
+def _check_protocol(data: Data) -> None:
+    papers = PAPER_FRACTIONS.get(data.protocol, data.fractions)
+    if data.fractions not in (papers, Data().fractions):
+        raise ConfigError(
+            f"config.data.fractions is {data.fractions!r}, but the protocol {data.protocol!r} has"
+            f" {papers!r}; set config.data.protocol to 'fractions', or leave the fractions alone."
+        )
+    for protocol, (field, needed) in _NAMED_BY.items():
+        value = getattr(data, field)
+        chosen = {value} if isinstance(value, str) else set(value)
+        if data.protocol == protocol:
+            if not chosen < set(data.datasets) or not chosen:
+                raise ConfigError(
+                    f"config.data.{field} is {value!r}; {protocol} needs {needed}"
+                    f" config.data.datasets, here {', '.join(data.datasets)}."
+                )
+        elif value:
+            raise ConfigError(
+                f"config.data.{field} is {value!r}, but config.data.protocol is"
+                f" {data.protocol!r}; set it to {protocol!r}, or leave {field} empty."
+            )
 
 
 def _split_names(names: Sequence[str]) -> tuple[str, ...]:
@@ -402,6 +612,22 @@ def _typed(hint: Any, value: Any, field: str) -> Any:
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         raise ConfigError(f"{field} is {value!r}; it must be of type {kind.__name__}.")
     return value
+
+
+def in_steps(config: Config, images: int) -> Config:
+    """Returns the config with `train.steps` and `train.evaluate_every` filled in.
+
+    Args:
+        config: validated; left as it is.
+        images: in the training split.
+    """
+    a_pass = math.ceil(images / config.train.batch_size)
+    train = dataclasses.replace(
+        config.train,
+        steps=config.train.epochs * a_pass or config.train.steps,
+        evaluate_every=config.train.evaluate_every or a_pass,
+    )
+    return dataclasses.replace(config, train=train)
 
 
 def differences(old: Config, new: Config, ignore: Sequence[str] = ()) -> list[str]:

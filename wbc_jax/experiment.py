@@ -5,11 +5,13 @@ import importlib.metadata
 import json
 import os
 import platform
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
 from etils import epath
+from flax import nnx
 
 from wbc_jax import (
     baselines,
@@ -18,11 +20,13 @@ from wbc_jax import (
     files,
     inference,
     metric_writer,
+    models,
     steps,
     train,
 )
 from wbc_jax import config as config_lib
 from wbc_jax.data import pipeline, records, sources, splits
+from wbc_jax.models import describe as describe_lib
 from wbc_jax.papers import counts as paper_counts
 from wbc_jax.report import figures, gallery, html, tables
 
@@ -39,7 +43,11 @@ FREE_FIELDS = (
     "evaluate.external",
 )
 SHOWN_PER_GROUP = 6
+SHOWN_MISTAKES, SHOWN_UNSURE = 40, 10
 SPLITS = "splits.json"
+
+Predict = Callable[[np.ndarray], jax.Array]
+"""uint8 images `[B, S, S, 3]` → what `steps.make_predict_step` says of them."""
 
 
 def prepare(config: config_lib.Config, workdir: epath.Path | None = None) -> None:
@@ -76,7 +84,7 @@ def prepare_only(config: config_lib.Config, workdir: epath.Path) -> None:
     # Before the split, which refuses data that the page may explain.
     page = workdir / "gallery.html"
     gallery.write(page, [sources.load(name, config.data) for name in config.data.datasets])
-    examples = pipeline.load_splits(config.data, config.evaluate.size)
+    examples = pipeline.load_splits(config.data, config.evaluate.size, config.task)
     print(split_table(examples))
     # Drawn cells never stand beside a paper's.
     labels = {
@@ -92,18 +100,28 @@ def prepare_only(config: config_lib.Config, workdir: epath.Path) -> None:
     print(f"\nGallery of the masks: {page}", flush=True)
 
 
+def describe(config: config_lib.Config, workdir: epath.Path) -> None:
+    """Prints the network's layers, shapes, parameters and FLOPs for one image, writes nothing."""
+    del workdir
+    side = config.data.image_size
+    model = nnx.eval_shape(lambda: models.build(config.model, image_size=side))
+    print(f"{config.model.name} for images of {side} x {side} pixels:")
+    found = describe_lib.describe(model, (1, side, side, 3))
+    print(describe_lib.table(found, config.model.name), flush=True)
+
+
 def run(config: config_lib.Config, workdir: epath.Path) -> None:
     """Prepares what is missing, trains or goes on training, evaluates, writes the report."""
     check_claim(config, workdir)
     prepare(config, workdir)
-    examples = pipeline.load_splits(config.data, config.evaluate.size)
+    examples = pipeline.load_splits(config.data, config.evaluate.size, config.task)
     # Only now: a data set misspelt or missing must not claim the folder for a config that cannot
     # run, which the mended command would then be refused for.
     check_splits(workdir, examples)
     claim(config, workdir)
     files.write_json(workdir / SPLITS, fingerprints(examples))
     print(split_table(examples), flush=True)
-    train.train(config, workdir, examples)
+    train.train(config_lib.in_steps(config, len(examples["train"])), workdir, examples)
     evaluate_run(config, workdir, examples)
 
 
@@ -191,18 +209,20 @@ def evaluate_run(
     claim(config, workdir)
     if examples is None:
         prepare(config, workdir)
-        examples = pipeline.load_splits(config.data, config.evaluate.size)
+        examples = pipeline.load_splits(config.data, config.evaluate.size, config.task)
     check_splits(workdir, examples)
     with checkpoint.Checkpoints(workdir) as checkpoints:
         end = train.Position(**checkpoints.position(checkpoint.LAST))
-    if end.step < config.train.steps and not end.stopped:
+    length = config_lib.in_steps(config, len(examples["train"])).train.steps
+    if end.step < length and not end.stopped:
         print(
-            f"Training stands at step {end.step} of {config.train.steps}; its best checkpoint so "
-            "far is scored.",
+            f"Training stands at step {end.step} of {length}; its best checkpoint so far is "
+            "scored.",
             flush=True,
         )
+    task = evaluate.TASKS[config.task]
     model = inference.load(workdir)
-    step_fn = steps.make_predict_step(model.network, config.evaluate.size, config.evaluate.flips)
+    step_fn = steps.make_predict_step(config, model.network, config.evaluate.flips)
 
     def predict(images: np.ndarray) -> jax.Array:
         return step_fn(model.weights, images)
@@ -210,10 +230,10 @@ def evaluate_run(
     batch, bootstrap = config.evaluate.batch_size, config.evaluate.bootstrap
     test = examples["test"]
     print(f"Scoring the {len(test)} images of the test split.", flush=True)
-    counts = evaluate.confusions(predict, test, batch)
-    floor = test.resized(config.evaluate.size, config.evaluate.size)
-    floor_counts = evaluate.confusions(baselines.otsu, floor, batch)
-    external, skipped = _external(config, predict, examples)
+    measured = task.measure_test(predict, test, batch)
+    floor, floor_name = _floor(config, examples)
+    external_rows: list[dict[str, Any]] = []
+    external, skipped = _external(config, predict, examples, external_rows)
     summary = {
         "task": config.task,
         "model": config.model.name,
@@ -222,8 +242,9 @@ def evaluate_run(
         "split": "test",
         "eval_size": config.evaluate.size,
         "flips": config.evaluate.flips,
-        "results": evaluate.results(counts, test, bootstrap),
-        "baseline": evaluate.results(floor_counts, test, bootstrap),
+        "results": task.results(measured, test, bootstrap),
+        "baseline": task.results(floor, test, bootstrap),
+        "baseline_name": floor_name,
         "external": external,
         "skipped": skipped,
         "trained_steps": end.step,
@@ -232,33 +253,37 @@ def evaluate_run(
         "versions": _versions(),
         "hardware": _hardware(),
     }
-    rows = evaluate.rows(counts, test)
+    rows = task.rows(measured, test)
     folder = workdir / "report"
     files.write_json(folder / "metrics.json", summary)
-    files.write_csv(folder / "per_image.csv", rows, evaluate.ROW_COLUMNS)
+    files.write_csv(folder / "per_image.csv", rows, task.ROW_COLUMNS)
+    files.write_csv(folder / "external.csv", external_rows, task.ROW_COLUMNS)
     html.write(
         folder / "index.html",
         title=f"{config.model.name} on {', '.join(config.data.datasets)}",
         summary=files.finite(summary),
         rows=rows,
         history=metric_writer.read(workdir),
-        examples=_shown(rows, floor, predict, config.data.image_size),
+        examples=_shown(config, rows, test, predict),
         config=config_lib.flatten(config),
     )
-    print(f"\nTest split, scored at {config.evaluate.size} x {config.evaluate.size}:")
-    print(tables.results_table(summary["results"]))
-    print("\nBy cell type:")
-    print(tables.type_table(summary["results"]))
-    print("\nColour thresholds alone (Otsu), same images:")
-    print(tables.results_table(summary["baseline"]))
-    if external or skipped:
-        print("\nData sets that training never saw:")
-        if external:
-            print(tables.results_table(external))
-        for name, reason in skipped.items():
-            print(f"  {name}: {reason}")
+    print(f"\n{tables.text(summary)}")
     print(f"\nReport: {folder / 'index.html'}", flush=True)
     return summary
+
+
+def _floor(
+    config: config_lib.Config, examples: dict[str, pipeline.Examples]
+) -> tuple[np.ndarray, str]:
+    """Returns what the test split measures without a network, and what that is called."""
+    test, batch = examples["test"], config.evaluate.batch_size
+    if config.task == "segmentation":
+        large = test.resized(config.evaluate.size, config.evaluate.size)
+        return evaluate.masks.measure_test(
+            baselines.otsu, large, batch
+        ), "Colour thresholds alone (Otsu)"
+    counts = pipeline.class_counts(examples["train"], evaluate.cell_types.CLASSES)
+    return baselines.most_frequent(counts, len(test)), "Always the most frequent type of training"
 
 
 def split_table(examples: dict[str, pipeline.Examples]) -> str:
@@ -272,16 +297,17 @@ def split_table(examples: dict[str, pipeline.Examples]) -> str:
 
 def _external(
     config: config_lib.Config,
-    predict: evaluate.Predict,
+    predict: Predict,
     examples: dict[str, pipeline.Examples],
+    rows: list[dict[str, Any]] | None = None,
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """Scores whole data sets that training never saw, where they are present.
 
     Records that share a group with a training or validation image (crops of one frame), or are
-    near duplicates of one, are left out; `left_out` counts them.
+    near duplicates of one, are left out; `left_out` counts them. A row an image is added to `rows`.
     """
-    seen = examples["train"].entries + examples["validation"].entries
-    seen_groups = {splits.group_key(*entry) for entry in seen}
+    task = evaluate.TASKS[config.task]
+    trained = examples["train"].entries + examples["validation"].entries
     found, skipped = {}, {}
     for name in config.evaluate.external:
         if name in config.data.datasets:
@@ -289,30 +315,38 @@ def _external(
         try:
             with records.no_downloads():  # a look aside must not wait for a network
                 sources.prepare(name, config.data)
-            whole = pipeline.load_whole(name, config.data, config.evaluate.size)
+            whole = pipeline.load_whole(name, config.data, config.evaluate.size, config.task)
         except (records.DataError, OSError) as error:
             reason = str(error).splitlines()[0]
             skipped[name] = reason
             continue
-        leaks = splits.near_duplicates_of(seen, whole.entries)
-        leaks |= {i for i, e in enumerate(whole.entries) if splits.group_key(*e) in seen_groups}
+        leaks = splits.seen(trained, whole.entries)
         if leaks:
             print(f"{name}: {len(leaks)} images that training saw are left out.", flush=True)
             whole.entries = [e for i, e in enumerate(whole.entries) if i not in leaks]
         if not len(whole):
             skipped[name] = "training saw all of its images, or near duplicates of them"
             continue
-        counts = evaluate.confusions(predict, whole, config.evaluate.batch_size)
-        scored = evaluate.results(counts, whole, config.evaluate.bootstrap)
+        measured = task.measure_test(predict, whole, config.evaluate.batch_size)
+        scored = task.results(measured, whole, config.evaluate.bootstrap)
         scored[name]["left_out"] = len(leaks)
         found |= scored
+        if rows is not None:
+            rows += task.rows(measured, whole)
     return found, skipped
 
 
 def _shown(
-    rows: list[dict[str, Any]], examples: pipeline.Examples, predict: evaluate.Predict, side: int
+    config: config_lib.Config,
+    rows: list[dict[str, Any]],
+    test: pipeline.Examples,
+    predict: Predict,
 ) -> list[figures.Example]:
-    """The best, the median and the worst test images, with their predictions."""
+    """Test images for the report: the best, the median and the worst masks, or the worst types."""
+    if config.task == "classification":
+        return _mistakes(config, rows, test)
+    side, size = config.data.image_size, config.evaluate.size
+    examples = test.resized(size, size)
     order = sorted(range(len(rows)), key=lambda i: (rows[i]["mean_iou"], rows[i]["id"]))
     n, middle = min(SHOWN_PER_GROUP, len(order)), len(order) // 2
     chosen = order[:n] + order[max(0, middle - n // 2) :][:n] + order[-n:]
@@ -332,6 +366,27 @@ def _shown(
             )
         )
     return shown
+
+
+def _mistakes(
+    config: config_lib.Config, rows: list[dict[str, Any]], test: pipeline.Examples
+) -> list[figures.Example]:
+    """The test images whose type was missed with the most confidence, then the least sure hits."""
+    order = sorted(range(len(rows)), key=lambda i: (rows[i]["probability"], rows[i]["id"]))
+    missed = [i for i in reversed(order) if not rows[i]["right"]][:SHOWN_MISTAKES]
+    unsure = [i for i in order if rows[i]["right"]][:SHOWN_UNSURE]
+    examples = test.resized(config.evaluate.size, 0)
+    return [
+        figures.Example(
+            dataset=rows[i]["dataset"],
+            id=rows[i]["id"],
+            label=rows[i]["label"],
+            image=examples[i]["image"],
+            score=rows[i]["probability"],
+            predicted=rows[i]["predicted"],
+        )
+        for i in missed + unsure
+    ]
 
 
 def _versions() -> dict[str, str]:

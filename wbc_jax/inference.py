@@ -8,17 +8,18 @@ from typing import Any
 import cv2
 import jax
 import numpy as np
+import scipy.special
 from etils import epath
 from flax import nnx
 
-from wbc_jax import checkpoint, metrics, models, sharding, steps
+from wbc_jax import checkpoint, metrics, models, sharding, steps, vocabulary
 from wbc_jax import config as config_lib
 from wbc_jax.data import pipeline, records
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Prediction:
-    """What a model says of one cell.
+    """What a model says of one cell; None where it has no such output.
 
     Attributes:
         mask: uint8 `[H, W]` at the image's own size: 0 background, 1 cytoplasm, 2 nucleus.
@@ -27,17 +28,23 @@ class Prediction:
         nucleus_share: N / (N + C); NaN without nucleus.
         flag: empty, or why the ratio is not an ordinary number (`no_cytoplasm`, `no_nucleus`,
             `no_cell`).
-        label, probabilities: the cell's type; None where the model has no such output.
+        label: the cell's type, an index of `vocabulary.CELL_TYPES`.
+        probabilities: float32 `[K]` of the cell types.
     """
 
-    mask: np.ndarray
-    nucleus_px: int
-    cytoplasm_px: int
-    nc_ratio: float
-    nucleus_share: float
-    flag: str
+    mask: np.ndarray | None = None
+    nucleus_px: int | None = None
+    cytoplasm_px: int | None = None
+    nc_ratio: float | None = None
+    nucleus_share: float | None = None
+    flag: str = ""
     label: int | None = None
     probabilities: np.ndarray | None = None
+
+    @property
+    def type(self) -> str | None:
+        """The cell type's name, such as `monocyte`."""
+        return None if self.label is None else vocabulary.CELL_TYPES[self.label]
 
 
 class Model:
@@ -69,10 +76,10 @@ class Model:
     def predict(
         self, images: np.ndarray | Sequence[np.ndarray], batch_size: int = 16
     ) -> Prediction | list[Prediction]:
-        """Segments one image or several, of any sizes.
+        """Segments or classifies one image or several, of any sizes.
 
-        Images are resized to the network's input, its logits back to each image's own size. Batches
-        are filled up to a power of two, so that few shapes are ever compiled.
+        Images are resized to the network's input, masks' logits back to each image's own size.
+        Batches are filled up to a power of two, so that few shapes are ever compiled.
 
         Args:
             images: uint8 `[H, W, 3]` RGB, or a list (or `[N, H, W, 3]`) of such.
@@ -101,7 +108,9 @@ class Model:
             batch[i] = pipeline.resize_image(image, side, side)
         with self._lock:  # one compilation, not one a thread
             logits = np.asarray(self._logits(self.weights, batch))
-        return [_prediction(logit, image.shape[:2]) for logit, image in zip(logits, images)]
+        if self.config.task == "classification":
+            return [_typed(logit) for logit in logits[: len(images)]]
+        return [_segmented(logit, image.shape[:2]) for logit, image in zip(logits, images)]
 
 
 def check_image(image: np.ndarray) -> None:
@@ -157,7 +166,8 @@ def _empty_state(config: config_lib.Config) -> tuple[steps.Network, steps.TrainS
     take most of the time of loading."""
 
     def build() -> nnx.Module:
-        return models.build(config.model, config.train.seed)
+        side = config.data.image_size
+        return models.build(config.model, config.train.seed, image_size=side)
 
     network, weights = steps.split_network(nnx.eval_shape(build))
     if jax.tree.leaves(network.other):  # dropout's streams are needed as they are
@@ -170,7 +180,11 @@ def _empty_state(config: config_lib.Config) -> tuple[steps.Network, steps.TrainS
     )
 
 
-def _prediction(logits: np.ndarray, size: tuple[int, int]) -> Prediction:
+def _typed(logits: np.ndarray) -> Prediction:
+    return Prediction(label=int(logits.argmax()), probabilities=scipy.special.softmax(logits))
+
+
+def _segmented(logits: np.ndarray, size: tuple[int, int]) -> Prediction:
     height, width = size
     if logits.shape[:2] != size:
         logits = cv2.resize(logits, (width, height), interpolation=cv2.INTER_LINEAR)

@@ -9,11 +9,12 @@ from etils import epath
 from ml_collections import config_flags
 
 from wbc_jax import config as config_lib
+from wbc_jax import reproduce
 
-MODES = ("train", "evaluate", "prepare")
+MODES = ("train", "evaluate", "prepare", "describe", "reproduce")
 _CONFIG = config_flags.DEFINE_config_file("config", None, "File of the experiment.")
 _WORKDIR = flags.DEFINE_string(
-    "workdir", None, "Folder of the run; runs/<name of config> if unset."
+    "workdir", None, "Folder of the run; runs/<name of config or scale> if unset."
 )
 _MODE = flags.DEFINE_enum("mode", "train", MODES, "What to do.")
 
@@ -21,22 +22,28 @@ _MODE = flags.DEFINE_enum("mode", "train", MODES, "What to do.")
 def main(argv: list[str]) -> None:
     if argv[1:]:
         sys.exit(f"error: {argv[1]!r} is no flag; fields are set with --config.FIELD=VALUE")
-    if _CONFIG.value is None:
+    reproducing = _MODE.value == "reproduce"
+    if _CONFIG.value is None and not reproducing:
         sys.exit("error: name an experiment, such as --config=configs/unet.py")
     try:
-        config = config_lib.validate(_CONFIG.value)
+        config = reproduce.request() if reproducing else config_lib.validate(_CONFIG.value)
     except config_lib.ConfigError as error:
         sys.exit(f"error: {error}")
     # JAX, Orbax and TFDS take seconds to import: what is wrong so far is told before.
     from wbc_jax import checkpoint, experiment, train
     from wbc_jax.data import records
 
-    stem = pathlib.Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
+    if reproducing:
+        stem = config.name
+    else:
+        stem = pathlib.Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
     workdir = epath.Path(_WORKDIR.value or f"runs/{stem}").expanduser()
     do = {
         "train": experiment.run,
         "evaluate": experiment.evaluate_run,
         "prepare": experiment.prepare_only,
+        "describe": experiment.describe,
+        "reproduce": reproduce.run,
     }
     expected = (config_lib.ConfigError, records.DataError, checkpoint.CheckpointError)
     try:

@@ -21,12 +21,15 @@ COLUMNS = (
     "overlay",
     "width",
     "height",
+    "type",
+    "probability",
     "nucleus_px",
     "cytoplasm_px",
     "nc_ratio",
     "nucleus_share",
     "flag",
 )
+MASK_COLUMNS = COLUMNS[COLUMNS.index("nucleus_px") :]
 RESULTS = ("masks", "overlays")
 BATCH = 16
 _OUT = flags.DEFINE_string("out", None, "Folder for the results.")
@@ -93,7 +96,8 @@ def output_names(paths: Iterable[str]) -> list[str]:
 def predict_files(model: Any, paths: Sequence[str], out: epath.PathLike) -> list[tuple[str, str]]:
     """Predicts image files and writes `masks/`, `overlays/` and `cells.csv` under `out`.
 
-    Masks are 8-bit PNGs with the values 0, 1 and 2. Bad files are left out, listed in
+    Masks are 8-bit PNGs with the values 0, 1 and 2; a classifier writes none. Bad files are left
+    out, listed in
     `bad_files.csv`, and returned.
 
     Args:
@@ -125,23 +129,16 @@ def predict_files(model: Any, paths: Sequence[str], out: epath.PathLike) -> list
             except records.DataError as error:
                 bad.append((path, str(error)))
         for (path, name), image, found in zip(good, images, model.predict(images, BATCH)):
-            mask, overlay = f"masks/{name}.png", f"overlays/{name}.png"
-            files.write_bytes(out / mask, records.encode_png(found.mask))
-            files.write_bytes(out / overlay, records.encode_png(figures.overlay(image, found.mask)))
-            rows.append(
-                {
-                    "file": path,
-                    "mask": mask,
-                    "overlay": overlay,
-                    "width": image.shape[1],
-                    "height": image.shape[0],
-                    "nucleus_px": found.nucleus_px,
-                    "cytoplasm_px": found.cytoplasm_px,
-                    "nc_ratio": found.nc_ratio,
-                    "nucleus_share": found.nucleus_share,
-                    "flag": found.flag,
-                }
-            )
+            row = {"file": path, "width": image.shape[1], "height": image.shape[0]}
+            if found.mask is not None:
+                row |= {"mask": f"masks/{name}.png", "overlay": f"overlays/{name}.png"}
+                overlay = figures.overlay(image, found.mask)
+                files.write_bytes(out / row["mask"], records.encode_png(found.mask))
+                files.write_bytes(out / row["overlay"], records.encode_png(overlay))
+                row |= {key: getattr(found, key) for key in MASK_COLUMNS}
+            if found.probabilities is not None:
+                row |= {"type": found.type, "probability": float(found.probabilities.max())}
+            rows.append({column: row.get(column, "") for column in COLUMNS})
         progress.update(start + len(chunk), len(chunk))
     progress.close()
     files.write_csv(out / "cells.csv", rows, COLUMNS)
@@ -151,7 +148,7 @@ def predict_files(model: Any, paths: Sequence[str], out: epath.PathLike) -> list
         files.write_csv(listed, table, ("file", "reason"))
     else:
         listed.unlink(missing_ok=True)  # that of an earlier call
-    ratios = [row["nc_ratio"] for row in rows if np.isfinite(row["nc_ratio"])]
+    ratios = [r["nc_ratio"] for r in rows if r["nc_ratio"] != "" and np.isfinite(r["nc_ratio"])]
     median = f", median N/C {np.median(ratios):.3f}" if ratios else ""
     print(f"{len(rows)} images predicted{median}: {out / 'cells.csv'}", flush=True)
     return bad

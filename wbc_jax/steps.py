@@ -29,6 +29,8 @@ class TrainState:
         stats: running statistics of batch normalisation, likewise.
         opt_state: Optax's.
         average: {`params`, `stats`} averaged over steps, or None.
+        rate_scale: float32 scalar that multiplies the schedule's learning rate; below 1 once the
+            schedule `plateau` has seen no progress.
     """
 
     step: jax.Array
@@ -36,6 +38,7 @@ class TrainState:
     stats: Any
     opt_state: Any
     average: Any
+    rate_scale: jax.Array
 
     def weights(self) -> dict[str, Any]:
         """Returns the {`params`, `stats`} to evaluate and ship: the averaged ones if there are."""
@@ -65,7 +68,7 @@ def split_network(model: nnx.Module) -> tuple[Network, dict[str, Any]]:
     """Returns the network's description and its {`params`, `stats`}, as nested dictionaries."""
     graph, params, stats, other = nnx.split(model, nnx.Param, nnx.BatchStat, ...)
     weights = {"params": nnx.to_pure_dict(params), "stats": nnx.to_pure_dict(stats)}
-    return Network(graph, other), weights
+    return Network(graph, nnx.to_pure_dict(other)), weights
 
 
 def init_state(config: config_lib.Config, weights: dict[str, Any], mesh: Mesh) -> TrainState:
@@ -74,7 +77,9 @@ def init_state(config: config_lib.Config, weights: dict[str, Any], mesh: Mesh) -
     # The average owns its arrays: the step donates the state's buffers, each only once.
     average = jax.tree.map(jnp.copy, weights) if config.optimizer.ema_decay else None
     params = weights["params"]
-    state = TrainState(jnp.int32(0), params, weights["stats"], tx.init(params), average)
+    state = TrainState(
+        jnp.int32(0), params, weights["stats"], tx.init(params), average, jnp.float32(1)
+    )
     return jax.device_put(state, sharding.replicated(mesh))
 
 
@@ -84,14 +89,18 @@ def normalize(images: jax.Array) -> jax.Array:
 
 
 def make_train_step(
-    config: config_lib.Config, network: Network, mesh: Mesh
+    config: config_lib.Config,
+    network: Network,
+    mesh: Mesh,
+    class_weights: jax.Array | None = None,
 ) -> Callable[[TrainState, dict[str, jax.Array]], tuple[TrainState, dict[str, jax.Array]]]:
     """Returns the jitted training step.
 
-    It maps (state, batch) to (state, metrics). The batch has `image` uint8 `[B, S, S, 3]`, `mask`
-    uint8 `[B, S, S]`, `index` and `epoch` int32 `[B]`; metrics are `loss` and `gradient_norm`
-    (float32 scalars) and `confusion` (int32 `[C, C]`, of the augmented batch). The state given is
-    donated.
+    It maps (state, batch) to (state, metrics). The batch has `image` uint8 `[B, S, S, 3]`, the
+    truth (`mask` uint8 `[B, S, S]` for segmentation, `label` int32 `[B]` for classification),
+    `index` and `epoch` int32 `[B]`; metrics are `loss` and `gradient_norm` (float32 scalars) and
+    `confusion` (int32 `[C, C]`, of the augmented batch). The state given is donated.
+    `class_weights` are float32 `[C]`, of `losses.total`.
     """
     tx = optimizers.build(config.optimizer, config.train.steps)
     seed, decay = config.train.seed, config.optimizer.ema_decay
@@ -99,8 +108,9 @@ def make_train_step(
     def step_fn(state: TrainState, batch):
         keys = augment.example_keys(seed, batch["epoch"], batch["index"])
         images = batch["image"].astype(jnp.float32) / 255
-        images, masks = augment.augment(config.augment, keys, images, batch["mask"])
+        images, masks = augment.augment(config.augment, keys, images, batch.get("mask"))
         images = normalize(images)
+        truth = batch["label"] if masks is None else masks
 
         def loss_fn(params):
             model = network.merge(params, state.stats)
@@ -108,11 +118,12 @@ def make_train_step(
             key = jax.random.fold_in(jax.random.key(seed), _DROPOUT_STREAM)
             nnx.reseed(model, dropout=jax.random.fold_in(key, state.step))
             logits = model(images)
-            loss = losses.segmentation_loss(config.loss, logits, masks).mean()
+            loss = losses.total(config.loss, logits, truth, class_weights).mean()
             return loss, (logits, nnx.to_pure_dict(nnx.state(model, nnx.BatchStat)))
 
         (loss, (logits, stats)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
+        updates = jax.tree.map(lambda update: update * state.rate_scale, updates)
         params = optax.apply_updates(state.params, updates)
         average = state.average
         if decay:
@@ -123,13 +134,18 @@ def make_train_step(
                 average,
                 {"params": params, "stats": stats},
             )
-        confusion = metrics.confusion_matrices(masks, logits.argmax(-1), logits.shape[-1]).sum(0)
+        # A label is an image of one pixel.
+        shape = (len(truth), -1, 1)
+        confusion = metrics.confusion_matrices(
+            truth.reshape(shape), logits.argmax(-1).reshape(shape), logits.shape[-1]
+        ).sum(0)
         report = {
             "loss": loss,
             "gradient_norm": optax.tree.norm(grads),
             "confusion": confusion,
         }
-        return TrainState(state.step + 1, params, stats, opt_state, average), report
+        step = state.step + 1
+        return TrainState(step, params, stats, opt_state, average, state.rate_scale), report
 
     whole = sharding.replicated(mesh)
     return jax.jit(
@@ -141,7 +157,9 @@ def make_train_step(
 
 
 def make_logits(network: Network, flips: bool = False) -> Callable[[Any, jax.Array], jax.Array]:
-    """Returns (weights, uint8 images `[B, S, S, 3]`) → float32 logits `[B, S, S, C]`, unjitted.
+    """Returns (weights, uint8 images `[B, S, S, 3]`) → float32 logits, unjitted.
+
+    The logits are `[B, S, S, C]` of a segmentation network, `[B, K]` of a classifier.
 
     Args:
         network: from `split_network`.
@@ -156,23 +174,32 @@ def make_logits(network: Network, flips: bool = False) -> Callable[[Any, jax.Arr
             return model(x)
         total = 0
         for axes in ((), (1,), (2,), (1, 2)):
-            total += jnp.flip(model(jnp.flip(x, axes)), axes)
+            logits = model(jnp.flip(x, axes))
+            total += jnp.flip(logits, axes) if logits.ndim == x.ndim else logits
         return total / 4
 
     return logits_fn
 
 
 def make_predict_step(
-    network: Network, size: int, flips: bool = False, mesh: Mesh | None = None
+    config: config_lib.Config,
+    network: Network,
+    flips: bool = False,
+    mesh: Mesh | None = None,
 ) -> Callable[[Any, jax.Array], jax.Array]:
-    """Returns the jitted (weights, uint8 images `[B, S, S, 3]`) → uint8 classes `[B, size, size]`.
+    """Returns the jitted function that predictions are scored by.
 
-    The logits, not the classes, are resized (bilinear) to the size at which they are scored.
+    It maps (weights, uint8 images `[B, S, S, 3]`) to uint8 classes `[B, E, E]` for segmentation,
+    where E is `config.evaluate.size` (the logits, not the classes, are resized, bilinearly), and to
+    float32 probabilities `[B, K]` for classification.
     """
     logits_fn = make_logits(network, flips)
+    size = config.evaluate.size
 
     def step_fn(weights, images):
         logits = logits_fn(weights, images)
+        if config.task == "classification":
+            return jax.nn.softmax(logits)
         shape = (logits.shape[0], size, size, logits.shape[-1])
         if logits.shape != shape:
             logits = jax.image.resize(logits, shape, "bilinear")

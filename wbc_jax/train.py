@@ -14,8 +14,8 @@ from etils import epath
 from wbc_jax import (
     checkpoint,
     evaluate,
+    losses,
     metric_writer,
-    metrics,
     models,
     optimizers,
     sharding,
@@ -46,6 +46,7 @@ class Position:
         step: steps done; the data position, as batch s is a pure function of (seed, s).
         best: best validation score so far, at `best_step`; None before the first look.
         looks_since_best: state of early stopping.
+        plateau_best, plateau_looks: state of the schedule `plateau` (`optimizers.plateau`).
         stopped: whether training is over.
         seconds: time spent in training so far, over all restarts.
         window: losses, confusion matrix and images drawn by data set, of the steps since the last
@@ -56,6 +57,8 @@ class Position:
     best: float | None = None
     best_step: int = 0
     looks_since_best: int = 0
+    plateau_best: float | None = None
+    plateau_looks: int = 0
     stopped: bool = False
     seconds: float = 0.0
     window: dict[str, Any] = dataclasses.field(
@@ -69,7 +72,7 @@ def train(
     """Trains from the last checkpoint in `workdir`, or from the start, to the end.
 
     Args:
-        config: validated.
+        config: validated, its length in steps (`config.in_steps`).
         workdir: where checkpoints and logs are.
         examples: the splits, from `pipeline.load_splits`.
 
@@ -81,15 +84,20 @@ def train(
         Interrupted: SIGTERM or SIGINT came; everything is saved.
         CheckpointError: the checkpoint there cannot be restored.
     """
-    settings = config.train
+    settings, task = config.train, evaluate.TASKS[config.task]
     training, validation = examples["train"], examples["validation"]
 
     # ---- Network, state, steps -----------------------------------------------------------------
     mesh = sharding.make_mesh(settings.batch_size)
-    network, weights = steps.split_network(models.build(config.model, settings.seed))
+    model = models.build(config.model, settings.seed, image_size=config.data.image_size)
+    network, weights = steps.split_network(model)
     state = steps.init_state(config, weights, mesh)
-    train_step = steps.make_train_step(config, network, mesh)
-    predict = steps.make_predict_step(network, config.evaluate.size)
+    class_weights = None
+    if config.loss.class_weights == "inverse_frequency":
+        counts = pipeline.class_counts(training, task.CLASSES)
+        class_weights = losses.inverse_frequency(counts)
+    train_step = steps.make_train_step(config, network, mesh, class_weights)
+    predict = steps.make_predict_step(config, network)
     learning_rate = optimizers.schedule(config.optimizer, settings.steps)
 
     # ---- Where did it stop? --------------------------------------------------------------------
@@ -154,7 +162,8 @@ def train(
                 # ---- Log -----------------------------------------------------------------------
                 if log_now:
                     now = time.monotonic()
-                    values = _summary(position.window)
+                    loss = float(np.mean(position.window["loss"]))
+                    values = task.training_summary(np.asarray(position.window["confusion"]))
                     steps_logged = len(position.window["loss"])
                     drawn = position.window["drawn"]
                     position.window = Position().window
@@ -163,26 +172,30 @@ def train(
                         "train",
                         position.step,
                         {
+                            "loss": loss,
                             **values,
-                            "learning_rate": float(learning_rate(position.step - 1)),
+                            "learning_rate": float(
+                                learning_rate(position.step - 1) * state.rate_scale
+                            ),
                             "epoch": position.step * settings.batch_size / len(training),
                             "drawn": drawn,
                             "images_per_second": steps_logged * settings.batch_size / seconds,
                         },
                     )
-                    note = f"loss {values['loss']:.4f}  training mean IoU {values['mean_iou']:.4f}"
+                    note = f"loss {loss:.4f}  training {task.SCORE_NAME} {values[task.SCORE]:.4f}"
                 progress.update(position.step, settings.batch_size, note)
 
                 # ---- Look at the validation split; keep the best and the last ------------------
                 if look_now:
                     score = _look(config, predict, state, validation, writer, position, save)
+                    state = _after_look(config, state, score, position, mesh)
                     over = settings.patience and position.looks_since_best >= settings.patience
                     position.stopped = bool(over)
                     save(checkpoint.LAST)
                     progress.close()
                     ending = f"; no better for {position.looks_since_best} looks: stopping"
                     print(
-                        f"step {position.step}: validation mean IoU {score:.4f} "
+                        f"step {position.step}: validation {task.SCORE_NAME} {score:.4f} "
                         f"(best {position.best:.4f} at step {position.best_step})"
                         f"{ending if over else ''}",
                         flush=True,
@@ -236,24 +249,14 @@ def _record(
     position.window["confusion"] = counts.tolist()
 
 
-def _summary(window: dict[str, Any]) -> dict[str, float]:
-    counts = np.asarray(window["confusion"])
-    return {
-        "loss": float(np.mean(window["loss"])),
-        "mean_iou": float(metrics.mean_iou(counts)),
-        "global_accuracy": float(metrics.global_accuracy(counts)),
-    }
-
-
 def _look(config, predict, state, validation, writer, position, save) -> float:
     """Scores the validation split, writes its line and saves the best checkpoint."""
-    weights = state.weights()
-    counts = evaluate.confusions(
+    task, weights = evaluate.TASKS[config.task], state.weights()
+    measured = task.measure(
         lambda images: predict(weights, images), validation, config.evaluate.batch_size
     )
-    total = counts.sum(0)
-    score = evaluate.validation_score(counts, validation.datasets)
-    iou = metrics.iou(total)
+    values = task.validation(measured, validation)
+    score = values["score"]
     # Without a validation split (share 0) there is no score, and the last look is the best.
     better = position.best is None or score > position.best or math.isnan(score)
     if better:
@@ -264,11 +267,7 @@ def _look(config, predict, state, validation, writer, position, save) -> float:
         "validation",
         position.step,
         {
-            "score": score,
-            "mean_iou": float(metrics.mean_iou(total)),
-            "global_accuracy": float(metrics.global_accuracy(total)),
-            "iou_cytoplasm": float(iou[1]),
-            "iou_nucleus": float(iou[2]),
+            **values,
             "best_score": position.best,
             "best_step": position.best_step,
             "looks_since_best": position.looks_since_best,
@@ -277,6 +276,18 @@ def _look(config, predict, state, validation, writer, position, save) -> float:
     if better:
         save(checkpoint.BEST)
     return score
+
+
+def _after_look(config, state, score, position, mesh) -> steps.TrainState:
+    """Returns the state with the learning rate's scale that the schedule `plateau` wants now."""
+    before = float(state.rate_scale)
+    scale, position.plateau_best, position.plateau_looks = optimizers.plateau(
+        config.optimizer, score, before, position.plateau_best, position.plateau_looks
+    )
+    if scale == before:
+        return state
+    placed = jax.device_put(np.float32(scale), sharding.replicated(mesh))
+    return dataclasses.replace(state, rate_scale=placed)
 
 
 class _Signals:

@@ -16,7 +16,7 @@ from skimage import color
 from wbc_jax import config as config_lib
 from wbc_jax.data import augment
 
-OFF = config_lib.Augment(flip=False, quarter_turns=False)
+OFF = config_lib.Augment(**config_lib.PRESETS["none"])
 EVERYTHING = config_lib.Augment(
     rotation_degrees=40,
     zoom=0.3,
@@ -27,6 +27,8 @@ EVERYTHING = config_lib.Augment(
     channel_gain=0.2,
     blur=1.5,
     noise=0.1,
+    grayscale=0.3,
+    cutout_boxes=2,
 )
 
 
@@ -121,14 +123,27 @@ def rotated(shape, degrees):
 
 
 @pytest.mark.parametrize("size", [6, 7])
-@pytest.mark.parametrize("bilinear", [True, False])
-def test_sampling_at_right_angles_is_rot90(size, bilinear):
+def test_sampling_at_right_angles_is_rot90(size):
     (image,), (mask,) = batch(1, size, size)
     for turns in range(4):
         y, x = rotated(mask.shape, 90 * turns)
-        new_image, new_mask = augment.sample(image, mask, y, x, bilinear=bilinear)
+        new_image, new_mask = augment.sample(image, mask, y, x)
         np.testing.assert_allclose(new_image, np.rot90(image, turns), atol=1e-5)
         np.testing.assert_array_equal(new_mask, np.rot90(mask, turns))
+        # The other way round: without resampling, turns are clockwise and exact.
+        for array in (image, mask):
+            turned = augment.flip_and_turn(array, jnp.zeros(2, bool), jnp.int32(turns))
+            np.testing.assert_array_equal(turned, np.rot90(array, -turns))
+
+
+def test_flips_and_turns_are_those_of_resampling():
+    # A zoom that is nothing but rounding: the same draws by the other path.
+    images, masks = batch(32, 8, 8)
+    exact, exact_masks = run(on(flip=True, quarter_turns=True), keys(32), images, masks)
+    settings = on(flip=True, quarter_turns=True, zoom=1e-9)
+    resampled, resampled_masks = run(settings, keys(32), images, masks)
+    np.testing.assert_allclose(resampled, exact, atol=1e-4)
+    np.testing.assert_array_equal(resampled_masks, exact_masks)
 
 
 def coordinates(shape, count=400):
@@ -145,13 +160,10 @@ def test_sampling_equals_scipy():
     (image,), (mask,) = batch(1, 9, 13)
     y, x = coordinates(mask.shape)
     linear = np.stack([map_coordinates(image[..., c], y, x, 1) for c in range(3)], -1)
-    nearest = np.stack([map_coordinates(image[..., c], y, x, 0) for c in range(3)], -1)
     new_image, new_mask = augment.sample(image, mask, y, x)
     np.testing.assert_allclose(new_image, linear, atol=2e-5)
     np.testing.assert_array_equal(new_mask, map_coordinates(mask, y, x, 0))
     assert new_mask.dtype == jnp.uint8
-    new_image, _ = augment.sample(image, mask, y, x, bilinear=False)
-    np.testing.assert_array_equal(new_image, nearest)
 
 
 def test_zero_fill_blackens_what_lies_beyond_the_frame():
@@ -225,7 +237,7 @@ def test_masks_never_gain_a_class(field, fill):
 
 
 @pytest.mark.parametrize(
-    "field", ["brightness", "contrast", "stain", "channel_gain", "blur", "noise"]
+    "field", ["brightness", "contrast", "stain", "channel_gain", "blur", "noise", "grayscale"]
 )
 def test_colours_leave_masks_and_the_range_alone(field):
     images, masks = batch(8)
@@ -313,6 +325,48 @@ def test_everything_at_once_stays_in_range():
     assert set(np.unique(new_masks)) <= {0, 1, 2, 255}
 
 
+def test_pictures_without_masks_are_those_with_masks():
+    images, masks = batch(6)
+    expected, _ = run(EVERYTHING, keys(6), images, masks)
+    alone, none = jax.jit(lambda k, i: augment.augment(EVERYTHING, k, i))(keys(6), images)
+    assert none is None
+    np.testing.assert_allclose(alone, expected, atol=1e-6)
+
+
+def test_grayscale_is_the_luma_and_has_its_probability():
+    images, masks = batch(200, 4, 4)
+    new, new_masks = run(on(grayscale=0.3), keys(200), images, masks)
+    gray = np.array([color.rgb2gray(i) for i in images])  # of ITU-R BT.709
+    luma = images @ np.array([0.299, 0.587, 0.114], np.float32)  # BT.601
+    assert np.abs(luma - gray).max() > 0.05
+    was = (new == new[..., :1]).all((1, 2, 3))
+    np.testing.assert_allclose(new[was], np.repeat(luma[was][..., None], 3, -1), atol=1e-6)
+    np.testing.assert_array_equal(new[~was], images[~was])
+    assert 0.2 < was.mean() < 0.4  # 200 draws: 0.3 ± 3 standard deviations
+    assert new_masks.tobytes() == masks.tobytes()
+
+
+def test_cutout_lays_squares_of_the_mean_and_hides_their_truth():
+    images, masks = batch(100, 20, 30)
+    masks[masks == 255] = 1
+    new, new_masks = run(on(cutout_boxes=1, cutout_side=0.5), keys(100), images, masks)
+    hidden = new_masks == 255
+    np.testing.assert_array_equal(new_masks[~hidden], masks[~hidden])
+    np.testing.assert_array_equal(new[~hidden], images[~hidden])
+    means = np.broadcast_to(images.mean((1, 2), keepdims=True), images.shape)
+    np.testing.assert_allclose(new[hidden], means[hidden], atol=1e-6)
+    sides = []
+    for box in hidden:
+        rows, columns = box.any(1), box.any(0)
+        assert box.sum() == rows.sum() * columns.sum()  # a filled rectangle
+        inner = not (rows[[0, -1]].any() or columns[[0, -1]].any())
+        assert not inner or abs(rows.sum() - columns.sum()) <= 1
+        sides.append(max(rows.sum(), columns.sum()))
+    assert max(sides) in (9, 10, 11) and min(sides) <= 2
+    # Every part of the frame is hidden now and then.
+    assert hidden.any(0).mean() > 0.95
+
+
 def test_a_picture_depends_on_its_key_alone():
     images, masks = batch(6)
     new_images, new_masks = run(EVERYTHING, keys(6), images, masks)
@@ -321,6 +375,18 @@ def test_a_picture_depends_on_its_key_alone():
         got_images, got_masks = run(EVERYTHING, keys(6)[order], images[order], masks[order])
         np.testing.assert_allclose(got_images, new_images[order], atol=1e-6)
         np.testing.assert_array_equal(got_masks, new_masks[order])
+
+
+@pytest.mark.parametrize("preset", config_lib.PRESETS)
+def test_presets_draw_what_their_fields_say(preset):
+    config = config_lib.Config(augment=config_lib.Augment(preset=preset))
+    fields = config_lib.validate(config).augment
+    images, masks = batch(8, 16, 16)
+    new, new_masks = run(fields, keys(8), images, masks)
+    assert (preset == "none") == (new.tobytes() == images.tobytes())
+    assert (preset == "none") == (new_masks.tobytes() == masks.tobytes())
+    # Paper B fills with black, and moves by at most 3 pixels and 20 degrees.
+    assert (preset == "paper_b") == (new == 0).all(-1).any()
 
 
 def test_keys_depend_on_seed_epoch_and_index_each():
@@ -350,7 +416,9 @@ from wbc_jax import config as config_lib, sharding
 from wbc_jax.data import augment
 
 assert jax.device_count() == 8
-settings = config_lib.Augment(rotation_degrees=40, contrast=0.2, noise=0.1)
+settings = config_lib.Augment(
+    rotation_degrees=40, contrast=0.2, stain=0.2, noise=0.1, grayscale=0.5, cutout_boxes=1
+)
 rng = np.random.default_rng(0)
 batch = {
     "image": rng.random((16, 10, 10, 3), np.float32),

@@ -4,6 +4,7 @@ import collections
 import dataclasses
 import itertools
 
+import cv2
 import numpy as np
 import pytest
 
@@ -31,7 +32,7 @@ def pixels(index, height=10, width=12):
     return image, rng.choice(np.array([0, 1, 2, 255], np.uint8), (height, width))
 
 
-def source(n=10, name="drawn", subtypes=None, has_mask=None):
+def source(n=10, name="drawn", subtypes=None, has_mask=None, labels=None):
     ids = tuple(f"cell_{i:02d}" for i in range(n))
     encoded = Encoded(
         {key: records.encode_png(array) for key, array in zip(("image", "mask"), pixels(i))}
@@ -44,7 +45,7 @@ def source(n=10, name="drawn", subtypes=None, has_mask=None):
         sources=("test",) * n,
         subtypes=("",) * n if subtypes is None else tuple(subtypes),
         label_sources=("",) * n,
-        labels=np.arange(n) % 2,
+        labels=np.arange(n) % 2 if labels is None else np.asarray(labels),
         has_mask=np.ones(n, bool) if has_mask is None else np.asarray(has_mask),
         um_per_px=np.full(n, np.nan, np.float32),
         encoded=encoded,
@@ -70,6 +71,30 @@ def test_image_halved_is_the_mean_of_four():
     image = 4 * np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
     expected = image.reshape(2, 2, 2, 2, 3).mean((1, 3))
     np.testing.assert_array_equal(pipeline.resize_image(image, 2, 2), expected)
+
+
+@pytest.mark.parametrize("size", [(25, 25), (18, 18), (9, 24), (1, 1), (35, 34), (12, 9)])
+def test_image_shrunk_is_the_mean_of_the_area(size):
+    image = np.random.default_rng(0).integers(0, 256, (36, 35, 3), np.uint8)
+    found = pipeline.resize_image(image, *size)
+    assert found.dtype == np.uint8 and found.flags["C_CONTIGUOUS"]
+    # Every old pixel cut into as many parts as there are new ones makes the means exact.
+    height, width = size
+    parts = image.repeat(height, 0).repeat(width, 1).reshape(height, 36, width, 35, 3)
+    assert np.abs(found - parts.mean((1, 3))).max() <= 0.5 + 1e-4
+    theirs = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
+    assert np.abs(found.astype(int) - theirs).max() <= 1  # halves may be rounded either way
+
+
+def test_image_shrunk_by_thirds():
+    # Each new pixel spans one and a half old ones: 2/3 and 1/3, by row and by column.
+    image = np.zeros((3, 3, 3), np.uint8)
+    image[..., 0], image[..., 1] = [[0, 90, 180]] * 3, [[9] * 3, [90] * 3, [180] * 3]
+    shrunk = pipeline.resize_image(image, 2, 2)
+    assert shrunk[..., 0].tolist() == [[30, 150]] * 2 and shrunk[..., 1].tolist() == [
+        [36, 36],
+        [150, 150],
+    ]
 
 
 def test_image_enlarged_is_bilinear_with_half_pixel_centres():
@@ -129,6 +154,7 @@ def test_examples_are_the_records_resized():
         found[2],
         {
             "image": pipeline.resize_image(image, 16, 16),
+            "label": np.int32(0),
             "mask": pipeline.resize_mask(mask, 20, 20),
         },
     )
@@ -173,7 +199,14 @@ def test_augmenting_a_batch_in_place_does_not_change_the_cache():
 def test_usable(cell_only_masks, expected):
     s = source(4, subtypes=["", "", "cell_only", "cell_only"], has_mask=[True, False, True, False])
     data = config_lib.Data(cell_only_masks=cell_only_masks)
-    assert pipeline.usable(s, data).tolist() == expected
+    assert pipeline.usable(s, data, "segmentation").tolist() == expected
+    assert pipeline.usable(s, data, "classification").all()
+    assert pipeline.usable(source(4, labels=[0, -1, 4, -1]), data, "classification").tolist() == [
+        True,
+        False,
+        True,
+        False,
+    ]
     assert s.has_mask.tolist() == [True, False, True, False]  # the source is not written to
 
 

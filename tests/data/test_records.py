@@ -2,13 +2,16 @@
 
 import io
 import struct
+import time
 import zipfile
 import zlib
 
 import cv2
 import numpy as np
 import pytest
+import tensorflow_datasets as tfds
 from PIL import Image
+from tensorflow_datasets.core import example_serializer
 
 from wbc_jax.data import records
 
@@ -97,6 +100,21 @@ CONVERTED = {
         lambda p: grey16(p / "a.png", np.array([[0, 256], [0x1234, 65535]], np.uint16)),
         np.repeat(np.array([[0, 1], [0x12, 255]], np.uint8)[..., None], 3, -1),
     ),
+    "grey JPEG": (
+        lambda p: saved(p / "a.jpg", np.full((2, 2), 77, np.uint8)),
+        np.full((2, 2, 3), 77, np.uint8),
+    ),
+    "CMYK JPEG": (
+        lambda p: (
+            Image.new("RGB", (2, 2), (200, 30, 90)).convert("CMYK").save(p / "a.jpg", quality=100),
+            p / "a.jpg",
+        )[1],
+        np.full((2, 2, 3), (200, 30, 90), np.uint8),
+    ),
+    "grey with alpha": (
+        lambda p: saved(p / "a.png", np.dstack([COLOURS[..., 0], COLOURS[..., 1]])),
+        np.repeat(COLOURS[..., :1], 3, -1),
+    ),
     "16-bit RGB": (
         lambda p: grey16(p / "a.png", COLOURS[..., ::-1].astype(np.uint16) * 257),
         COLOURS,
@@ -140,8 +158,8 @@ def cut(path, keep):
 
 
 def pages(path):
-    page = Image.fromarray(noise())
-    page.save(path, save_all=True, append_images=[page])
+    first, second = Image.fromarray(noise()), Image.fromarray(255 - noise())
+    first.save(path, save_all=True, append_images=[second])
     return path
 
 
@@ -178,7 +196,11 @@ BAD_IMAGES = {
     ),
     "100 MP": (lambda p: bomb(p / "a.png", 10_001), "allowed are 100,000,000"),
     "400 MP": (lambda p: bomb(p / "a.png"), "allowed are 100,000,000"),
+    "60,000 x 60,000": (lambda p: bomb(p / "a.png", 60_000), "3600000000 pixels.* allowed are 100"),
     "two pages": (lambda p: pages(p / "a.tiff"), "2 pages"),
+    "animated PNG": (lambda p: pages(p / "a.png"), "2 pages"),
+    "animated WebP": (lambda p: pages(p / "a.webp"), "2 pages"),
+    "animated GIF": (lambda p: pages(p / "a.gif"), "is not an image"),
     "floats": (lambda p: floats(p / "a.tiff"), "floating-point"),
 }
 
@@ -276,6 +298,53 @@ def test_features_hold_a_record():
     assert (read["label"], read["um_per_px"], read["group"]) == (3, 0.5, b"g")
 
 
+def test_parse_gives_what_tfds_gives():
+    record = records.example(
+        image=noise(), mask=MASK + 2, label=-1, id="ä", group="g", source="s", um_per_px=0.5
+    )
+    features = records.features()
+    with records.fixed_order():
+        serialized = example_serializer.ExampleSerializer(
+            features.get_serialized_info()
+        ).serialize_example(features.encode_example(record))
+    skip = tfds.decode.SkipDecoding()
+    theirs = features.deserialize_example_np(serialized, decoders={"image": skip, "mask": skip})
+    assert records.parse(serialized) == theirs
+    assert records.parse(serialized)["id"] == "ä".encode()
+
+
+def test_each_keeps_the_order_and_notes_bad_files():
+    def read(number):
+        time.sleep(0.002 * (number % 3))  # later ones are done earlier
+        if number in (2, 7):
+            raise records.DataError(f"{number} is bad")
+        return -number
+
+    for threads in (1, 5):
+        bad = records.BadFiles()
+        with records.reading(threads, ""):
+            found = list(records.each(read, range(40), lambda n: f"/x/{n}", bad))
+        assert found == [-n for n in range(40) if n not in (2, 7)]
+        assert bad.files == [("/x/2", "2 is bad"), ("/x/7", "7 is bad")]
+    with pytest.raises(records.DataError, match="2 is bad"):
+        list(records.each(read, range(40)))
+
+
+def test_each_reads_only_a_little_ahead():
+    started = []
+    with records.reading(2, ""):
+        found = records.each(started.append, range(1000))
+        next(found)
+        found.close()
+    assert 1 <= len(started) <= 9  # four a thread, and one
+
+
+def test_each_says_how_far_it_is(capsys):
+    with records.reading(2, "cells"):
+        assert list(records.each(str, range(3))) == ["0", "1", "2"]
+    assert capsys.readouterr().err.startswith("cells 3/3 (100 %)  ")
+
+
 def test_all_bad_files_are_collected_and_20_are_shown():
     bad = records.bad_files()
     for number in range(25):
@@ -329,6 +398,23 @@ def test_unzip_stays_in_its_folder(tmp_path, name):
         records.unzip(archive, tmp_path / "deep" / "out")
     assert not list((tmp_path / "deep").glob("out*"))
     assert not list(tmp_path.rglob("evil"))
+
+
+def test_unzip_makes_no_links(tmp_path):
+    link = zipfile.ZipInfo("set/link")
+    link.external_attr = 0o120777 << 16
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("set/one", b"1")
+        archive.writestr(link, "../../evil")
+    with pytest.raises(records.DataError, match="holds the link 'set/link': allowed are files"):
+        records.unzip(tmp_path / "a.zip", tmp_path / "out")
+    assert not list(tmp_path.glob("out*"))
+
+
+def test_unzip_sweeps_what_a_killed_process_left(tmp_path):
+    (tmp_path / "out.incomplete.123" / "set").mkdir(parents=True)
+    records.unzip(zipped(tmp_path / "a.zip", one=b"1"), tmp_path / "out")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.zip", "out"]
 
 
 @pytest.mark.parametrize("damage", ["text", "cut"])

@@ -1,7 +1,6 @@
 """wbc_jax.data.sources: data sets by name, written once, read back as they were drawn."""
 
 import dataclasses
-import math
 import pathlib
 
 import numpy as np
@@ -121,20 +120,33 @@ def test_index_equals_the_records(prepared):
             assert getattr(mine, "dtype", None) == getattr(theirs, "dtype", None)
     expected = [duplicates.perceptual_hash(found.image(i)) for i in range(60)]
     np.testing.assert_array_equal(found.hashes, expected)
+    expected = [duplicates.cell_hash(found.image(i)) for i in range(60)]
+    np.testing.assert_array_equal(found.cell_hashes, expected)
+
+
+def test_names_of_the_same_records_or_cells(tmp_path):
+    data = config_lib.Data(data_dir=str(tmp_path))
+    sources.check_distinct(["pbc/five", "pbc/eight", "kaggle_blood_cells/original"], data)
+    with pytest.raises(config_lib.ConfigError, match="'pbc' and 'pbc/five' are the same data set"):
+        sources.check_distinct(["pbc", "pbc/five"], data)
+    for original in ("kaggle_blood_cells/original", "kaggle_blood_cells"):
+        names = [original, "kaggle_blood_cells/augmented"]
+        for order in (names, names[::-1]):
+            with pytest.raises(config_lib.ConfigError, match=r"augmented' and .*the same cells"):
+                sources.check_distinct(order, data)
+    sources.check_distinct(["kaggle_blood_cells/augmented"], data)
 
 
 def test_repeated_ids_are_refused(monkeypatch, tmp_path):
-    record = {
-        "image": records.encode_png(np.zeros((8, 8, 3), np.uint8)),
-        "id": b"one",
-        "group": b"one",
-        "source": b"",
-        "subtype": b"",
-        "label_source": b"",
-        "label": 0,
-        "has_mask": True,
-        "um_per_px": math.nan,
-    }
+    features = records.features()
+    one, two = (
+        features.serialize_example(
+            features.encode_example(
+                records.example(image=np.zeros((8, 8, 3), np.uint8), id=id, source="s")
+            )
+        )
+        for id in ("one", "two")
+    )
 
     @dataclasses.dataclass
     class Builder:
@@ -143,8 +155,8 @@ def test_repeated_ids_are_refused(monkeypatch, tmp_path):
         def is_prepared(self):
             return True
 
-        def as_data_source(self, split, decoders):
-            return [record, record | {"id": b"two"}, record]
+        def as_data_source(self, split, deserialize_method):
+            return [one, two, one]
 
     monkeypatch.setattr(sources, "builder", lambda name, data_dir: Builder())
     with pytest.raises(records.DataError, match=r"x: the ids \['one'\] stand at several records"):

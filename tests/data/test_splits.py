@@ -1,6 +1,7 @@
 """wbc_jax.data.splits: the same split everywhere, by type, with groups kept whole."""
 
 import collections
+import dataclasses
 
 import numpy as np
 import pytest
@@ -57,6 +58,89 @@ def test_golden_split():
         "test": [0, 1, 2, 5, 6, 17],
     }
     assert all(part.dtype == np.int64 for part in parts.values())
+
+
+def three_sets():
+    """Sets `a`, `b` and `c` of 20 records: two types, frames of two, and duplicates across sets.
+
+    `b` 0 to 2 stand in `a` as 10 to 12, and `c` 19 in `a` as 0.
+    """
+    hashes = {name: random_hashes(20, seed) for seed, name in enumerate("abc")}
+    hashes["b"][:3] = hashes["a"][10:13]
+    hashes["c"][19] = hashes["a"][0]
+    return [
+        source(
+            name,
+            [i // 2 % 2 for i in range(20)],
+            [f"frame_{i // 2}" for i in range(20)],
+            hashes[name],
+        )
+        for name in "abc"
+    ]
+
+
+def homes(sets, data):
+    """The split of every record in the order of its ids, `-` where it is left out."""
+    found = splits.split_sources(sets, [np.ones(len(s), bool) for s in sets], data)
+    entries = {name: [] for name in splits.SPLITS}
+    shown = {}
+    for s, parts in zip(sets, found):
+        letters = ["-"] * len(s)
+        for name, letter in zip(splits.SPLITS, "tvT"):
+            entries[name] += [(s, int(i)) for i in parts[name]]
+            for i in parts[name]:
+                assert letters[i] == "-"  # in one split alone
+                letters[i] = letter
+        shown[s.name] = "".join(letters)
+    splits.check_leaks(entries)
+    return shown
+
+
+# Pinned, as above: t training, v validation, T test, - left out.
+GOLDEN = {
+    "fractions": (
+        {"fractions": (0.5, 0.2, 0.3)},
+        ("ttttTTvvttTTTTTTvvtt", "TTTTTTttvvvvttTTtttt", "TTvvttttTTttttTTvvtt"),
+    ),
+    "paper_a": ({}, ("ttttvvttttvvTTTTtttt", "vvTTTTttttttttTTtttt", "vvttttttTTttttTTtttt")),
+    "paper_b": ({}, ("ttttvvttttvvTTTTtttt", "vvTTTTttvvvvttTTtttt", "vvvvttttTTttttTTtttt")),
+    "k_fold": (
+        {"folds": 4, "fold": 1},
+        ("ttTTvvvvTTvvttttvvtt", "vvttttTTvvvvTTtttttt", "vvvvTTTTttttttttvvtt"),
+    ),
+    # Tested as a whole: b and c. What stands there as well is test in a too.
+    "one_source": ({"train_source": "a"}, ("TTttTTvvttTTTTTTtttt", "T" * 20, "T" * 20)),
+    # ... or has no place in a, with its frame: b 0 to 2 are a 10 to 12, c 19 is a 0.
+    "leave_one_out": (
+        {"left_out": "b"},
+        ("ttttvvtttt----vvtttt", "T" * 20, "ttttttttvvttttvvtttt"),
+    ),
+    "independent": (
+        {"independent": ("b", "c")},
+        ("--ttvvtttt----vvtttt", "T" * 20, "T" * 20),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", GOLDEN)
+def test_golden_protocols(name):
+    fields, expected = GOLDEN[name]
+    data = config_lib.Data(protocol=name, datasets=("a", "b", "c"), **fields)
+    config_lib.validate(config_lib.Config(data=data))
+    assert homes(three_sets(), data) == dict(zip("abc", expected))
+    # The order in which the sets are named changes nothing.
+    assert homes(three_sets()[::-1], data) == dict(zip("abc", expected))
+
+
+def test_papers_are_their_fractions():
+    for name, fractions in (("paper_a", (0.70, 0.15, 0.15)), ("paper_b", (0.56, 0.14, 0.30))):
+        s = source(labels=np.repeat([0, 1], 100))
+        (parts,) = splits.split_sources([s], [np.ones(200, bool)], protocol(protocol=name))
+        for part, share in zip(parts.values(), fractions):
+            # Each record has a middle of its own among 100: one more or less at each bound.
+            assert np.abs(np.bincount(s.labels[part]) - 100 * share).max() <= 1
+        (same,) = splits.split_sources([s], [np.ones(200, bool)], protocol(fractions))
+        assert all(np.array_equal(parts[n], same[n]) for n in splits.SPLITS)
 
 
 @pytest.mark.parametrize("seed", [0, 1, 17])
@@ -198,6 +282,32 @@ def test_groups_hold_across_the_configs_of_one_data_set_alone():
     assert raw == copies != other
 
 
+def test_packagings_of_one_collection_share_their_frames():
+    sets = [
+        source(name, groups=[f"95-5-4-1_{i}" for i in range(20)])
+        for name in ("raabin_gt", "raabin_wbc/crops", "raabin_wbc/kaggle", "pbc")
+    ]
+    parts = splits.split_sources(sets, [np.ones(20, bool)] * 4, protocol())
+    gt, crops, kaggle, pbc = ([sorted(part[n].tolist()) for n in splits.SPLITS] for part in parts)
+    assert gt == crops == kaggle != pbc
+    with pytest.raises(records.DataError, match="raabin: group '95-5-4-1_4' stands in both"):
+        splits.check_leaks({"train": [(sets[0], 4)], "test": [(sets[2], 4)]})
+
+
+def test_cells_cut_otherwise_stay_together():
+    s = source(labels=[i % 2 for i in range(40)], hashes=random_hashes(40, 0))
+    alone = random_hashes(40, 1)
+    alone[20:] = alone[:20] ^ np.array([0, 2**20 - 1, 0, 0], np.uint64)
+    s = dataclasses.replace(s, cell_hashes=alone)
+    found = split_ids(s)
+    home = {cell: split for split, cells in found.items() for cell in cells}
+    assert all(home[f"cell_{i:02d}"] == home[f"cell_{20 + i:02d}"] for i in range(20))
+    assert all(found.values())
+    with pytest.raises(records.DataError, match=r"cell_00 .* cell_20 .* \(20 bits apart\)"):
+        splits.check_leaks({"train": [(s, 0)], "test": [(s, 20)]})
+    assert splits.seen([(s, 1), (s, 2)], [(s, 20), (s, 21)]) == {1}
+
+
 def test_check_leaks():
     s = source(hashes=random_hashes(20, 0))
     splits.check_leaks({"train": [(s, 0), (s, 1)], "test": [(s, 2)]})
@@ -212,6 +322,44 @@ def test_check_leaks():
     with pytest.raises(records.DataError, match="x: group 'cell_04' stands in both train and test"):
         splits.check_leaks({"train": [(one, 4)], "test": [(two, 4)]})
     splits.check_leaks({"train": [(one, 4)], "test": [(source("y"), 4)]})
+
+
+def test_one_source_trains_on_that_one_alone():
+    sets = [source(name) for name in "abc"]
+    data = protocol((0.6, 0.2, 0.2), protocol="one_source", train_source="b", datasets=tuple("abc"))
+    found = homes(sets, data)
+    assert found["a"] == found["c"] == "T" * 20
+    # Without duplicates its own split is what it would be alone.
+    alone = protocol((0.6, 0.2, 0.2), datasets=("b",))
+    assert found["b"] == homes([source("b")], alone)["b"]
+    assert [found["b"].count(letter) for letter in "tvT"] == [12, 4, 4]
+
+
+def test_independent_sets_are_tested_whole_and_the_others_not_at_all(caplog):
+    sets = [source(name, hashes=random_hashes(20, ord(name))) for name in "abcd"]
+    sets[1].hashes[4:7] = sets[2].hashes[:3]
+    data = protocol(
+        (0.64, 0.16, 0.2), protocol="independent", independent=("c", "d"), datasets=tuple("abcd")
+    )
+    found = homes(sets, data)
+    assert found["c"] == found["d"] == "T" * 20
+    # Four to one, within each of two types; b lacks the three that stand in c.
+    assert [found["a"].count(letter) for letter in "tvT-"] == [16, 4, 0, 0]
+    assert found["b"][4:7] == "---" and found["b"].count("-") == 3 and "T" not in found["b"]
+    assert "b: 3 records are left out" in caplog.text and "in c and d, tested" in caplog.text
+
+
+def test_seen_are_near_duplicates_and_records_of_the_same_group():
+    known = source("x/a", groups=[f"g{i}" for i in range(20)], hashes=random_hashes(20, 0))
+    other = source("x/b", groups=[f"h{i}" for i in range(20)], hashes=random_hashes(20, 1))
+    other = dataclasses.replace(other, groups=("g3", *other.groups[1:]))
+    other.hashes[3] = known.hashes[7]
+    entries = [(other, i) for i in (5, 0, 3, 9)]
+    assert splits.seen([(known, i) for i in range(20)], entries) == {1, 2}
+    assert splits.seen([(known, i) for i in range(7)], entries) == {1}
+    assert splits.seen([(known, 7)], entries) == {2}
+    elsewhere = [(dataclasses.replace(other, name="y", hashes=None), 0)]
+    assert splits.seen([(known, i) for i in range(20)], elsewhere) == set()
 
 
 def test_near_duplicates_of():

@@ -118,12 +118,38 @@ def test_counts_are_exact_where_float32_is_not():
     assert metrics.confusion_matrix(truth[..., :-1], truth[..., :-1], 2)[1, 1] == 2**24
 
 
-def test_counts_of_an_image_cut_into_blocks_are_those_of_the_whole(monkeypatch):
+def test_counts_of_a_large_set_are_those_of_its_parts(monkeypatch):
+    truth, prediction = random_masks(n=5)
+    whole = metrics.confusion_matrix(truth, prediction, 3)
+    for pixels in (1, 2 * 11 * 7, 1000):
+        monkeypatch.setattr(confusion, "_CALL_PX", pixels)
+        assert np.array_equal(metrics.confusion_matrix(truth, prediction, 3), whole)
+
+
+@pytest.mark.parametrize("classes", [2, 4, 9])
+@pytest.mark.parametrize("size", [(1, 1), (31, 3)])
+def test_any_number_of_classes_and_pixels(classes, size):
+    truth, prediction = random_masks(2, *size, classes=classes)
+    truth[0, 0, 0] = 255
+    expected = oracle.confusion_matrix(
+        truth[truth < 255], prediction[truth < 255], labels=range(classes)
+    )
+    assert np.array_equal(metrics.confusion_matrix(truth, prediction, classes), expected)
+
+
+def test_any_integer_type_will_do():
     truth, prediction = random_masks()
     whole = metrics.confusion_matrix(truth, prediction, 3)
-    for exact_px in (1, 7, 20, 1000):
-        monkeypatch.setattr(confusion, "_EXACT_PX", exact_px)
-        assert np.array_equal(metrics.confusion_matrix(truth, prediction, 3), whole)
+    for dtype in (np.int8, np.uint16, np.int32, np.int64):
+        found = metrics.confusion_matrix(truth.astype(dtype), prediction.astype(dtype), 3)
+        assert np.array_equal(found, whole)
+    two = metrics.confusion_matrix(truth == 1, prediction == 1, 2)
+    assert two[1].tolist() == [whole[1, [0, 2]].sum(), whole[1, 1]] and two.sum() == whole.sum()
+
+
+def test_masks_must_be_of_integers():
+    with pytest.raises(ValueError, match=r"prediction is of float32; .* argmax of probabilities"):
+        metrics.confusion_matrix(TRUTH, PREDICTION.astype(np.float32), 3)
 
 
 @pytest.mark.parametrize("shape", [(1, 2, 3), (2, 4), (2, 2, 4)])

@@ -1,28 +1,27 @@
-"""wbc_jax.models: every registered network trains a step and predicts, at any size."""
+"""wbc_jax.models and wbc_jax.networks: every network trains a step and predicts; one's own too."""
+
+import pathlib
+import re
+import sys
+import textwrap
+import types
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
+from flax import nnx
 
 import tiny_runs
 from wbc_jax import config as config_lib
-from wbc_jax import models, sharding, steps
+from wbc_jax import losses, models, networks, sharding, steps
+
+SEGMENTATION = [name for name, entry in networks.NETWORKS.items() if entry.task == "segmentation"]
 
 
-def test_every_choice_is_registered():
-    assert set(models.MODELS) == set(config_lib.CHOICES["model.name"])
-
-
-@pytest.mark.parametrize("name", sorted(models.MODELS))
-def test_a_step_moves_parameters_and_statistics_and_lowers_the_loss(name, tmp_path):
-    config = tiny_runs.config(
-        tmp_path,
-        model__name=name,
-        model__norm="batch",
-        optimizer__ema_decay=0.0,
-        optimizer__warmup_steps=0,
-        augment__flip=False,
-    )
+def losses_of_six_steps(config):
+    """Trains on one batch whose brightness tells the class; returns state and losses."""
     network, weights = steps.split_network(models.build(config.model))
     before = jax.tree.map(np.array, weights)
     mesh = sharding.make_mesh(config.train.batch_size)
@@ -31,22 +30,167 @@ def test_a_step_moves_parameters_and_statistics_and_lowers_the_loss(name, tmp_pa
     rng = np.random.default_rng(0)
     mask = rng.integers(0, 3, (8, 4, 4)).repeat(8, 1).repeat(8, 2).astype(np.uint8)
     batch = {
-        "image": np.repeat((mask * 100)[..., None], 3, -1),  # brightness tells the class
+        "image": np.repeat((mask * 100)[..., None], 3, -1),
         "mask": mask,
         "index": np.arange(8, dtype=np.int32),
         "epoch": np.zeros(8, np.int32),
     }
     batch = sharding.put_batch(batch, mesh)
-    losses = []
+    values = []
     for _ in range(6):
         state, report = step(state, batch)
-        losses.append(float(report["loss"]))
-    assert losses[-1] < 0.8 * losses[0]
+        values.append(float(report["loss"]))
+    return network, before, state, values
+
+
+def tiny(folder, **fields):
+    off = {"optimizer__ema_decay": 0.0, "optimizer__warmup_steps": 0, "augment__flip": False}
+    return tiny_runs.config(folder, **(off | fields))
+
+
+@pytest.mark.parametrize("name", SEGMENTATION)
+def test_a_step_moves_parameters_and_statistics_and_lowers_the_loss(name, tmp_path):
+    config = tiny(tmp_path, model__name=name, model__norm="batch")
+    network, before, state, values = losses_of_six_steps(config)
+    assert values[-1] < 0.8 * values[0]
     after = jax.tree.map(np.array, {"params": state.params, "stats": state.stats})
     moved = jax.tree.map(lambda a, b: bool((a != b).any()), before, after)
     # A bias before batch normalisation has no gradient but for rounding; the rest must move.
     assert all(jax.tree.leaves(moved["stats"]))
     assert np.mean(jax.tree.leaves(moved["params"])) > 0.6
-    predict = steps.make_predict_step(network, 24)
-    images = rng.integers(0, 256, (2, 21, 33, 3)).astype(np.uint8)
+    config.evaluate.size = 24
+    predict = steps.make_predict_step(config, network)
+    images = np.random.default_rng(0).integers(0, 256, (2, 21, 33, 3)).astype(np.uint8)
     assert predict(state.weights(), images).shape == (2, 24, 24)
+
+
+def test_dropout_draws_anew_at_every_step_and_the_same_in_every_run(tmp_path):
+    config = tiny(
+        tmp_path,
+        model__depth=1,
+        model__norm="none",
+        model__dropout=0.5,
+        model__up_relu=True,
+        augment__quarter_turns=False,
+        optimizer__learning_rate=1e-12,
+        optimizer__schedule="constant",
+    )
+    *_, values = losses_of_six_steps(config)
+    assert len(set(values)) == 6  # nothing else changes from step to step
+    *_, again = losses_of_six_steps(config)
+    assert values == again
+
+
+def fields_of(name):
+    """The smallest settings of each network."""
+    return config_lib.Model(name=name, features=4, depth=2, blocks=3)
+
+
+def forward(graph):
+    """(state, images) → logits, and the state after it."""
+
+    def apply(state, images):
+        model = nnx.merge(graph, state)
+        return model(images), nnx.state(model, (nnx.Param, nnx.BatchStat))
+
+    return apply
+
+
+@pytest.mark.parametrize("norm", ["batch", "group", "none"])
+@pytest.mark.parametrize("name", networks.NETWORKS)
+def test_bfloat16_is_the_type_of_all_but_parameters_statistics_and_logits(name, norm):
+    of = fields_of(name)
+    of.norm, of.dtype = norm, "bfloat16"
+    graph, state = nnx.split(nnx.eval_shape(lambda: models.build(of, 0, image_size=16)))
+    images = jax.ShapeDtypeStruct((2, 16, 16, 3), jnp.float32)
+    kernels = convolutions(jax.make_jaxpr(forward(graph))(state, images).jaxpr)
+    assert len(kernels) >= 4 and kernels[-1] == jnp.float32
+    assert set(kernels[:-1]) == {jnp.dtype(jnp.bfloat16)}
+    found = jax.tree.leaves(jax.eval_shape(forward(graph), state, images))
+    assert {x.dtype for x in found} == {jnp.dtype(jnp.float32)}
+
+
+def test_bfloat16_is_close_to_float32():
+    of = fields_of("unet")
+    of.depth, of.dtype = 1, "bfloat16"
+    narrow, state = nnx.split(models.build(of))
+    of.dtype = "float32"
+    wide, _ = nnx.split(nnx.eval_shape(lambda: models.build(of)))
+    images = np.random.default_rng(0).normal(size=(2, 16, 16, 3)).astype(np.float32)
+    ours, expected = (jax.jit(forward(graph))(state, images)[0] for graph in (narrow, wide))
+    error = np.abs(ours - expected)
+    assert 0 < error.mean() < 0.02 * np.abs(expected).max()
+
+
+def convolutions(jaxpr):
+    """Types of the kernels of all convolutions and matrix products, in their order."""
+    found = []
+    for equation in jaxpr.eqns:
+        if equation.primitive.name in ("conv_general_dilated", "dot_general"):
+            found.append(equation.invars[1].aval.dtype)
+        for called in jax.tree.leaves(
+            tuple(equation.params.values()), is_leaf=lambda x: hasattr(x, "eqns")
+        ):
+            called = getattr(called, "jaxpr", called)
+            if hasattr(called, "eqns"):
+                found += convolutions(called)
+    return found
+
+
+def test_a_classifier_learns_cell_types():
+    model = models.build(fields_of("classifier"), 0, image_size=16)
+    graph, params, rest = nnx.split(model, nnx.Param, ...)
+    params, rest = nnx.to_pure_dict(params), nnx.to_pure_dict(rest)
+    labels = jnp.arange(8) % 5
+    images = jnp.ones((8, 16, 16, 3)) * labels[:, None, None, None]
+    settings = config_lib.Loss(dice=0.0)
+    tx = optax.adam(1e-2)
+
+    @jax.jit
+    def step(params, state):
+        def loss_fn(params):
+            logits = nnx.merge(graph, params, rest)(images)
+            assert logits.shape == (8, 5)  # the vocabulary's cell types
+            return losses.total(settings, logits, labels).mean()
+
+        loss, gradient = jax.value_and_grad(loss_fn)(params)
+        updates, state = tx.update(gradient, state, params)
+        return optax.apply_updates(params, updates), state, loss
+
+    state, values = tx.init(params), []
+    for _ in range(15):
+        params, state, loss = step(params, state)
+        values.append(float(loss))
+    assert values[-1] < 0.3 * values[0]
+
+
+def test_a_network_of_fixed_size_needs_one():
+    with pytest.raises(ValueError, match="classifier is built for one size; give image_size"):
+        models.build(fields_of("classifier"))
+
+
+def test_classes_and_channels_are_those_asked_for():
+    of = fields_of("unet")
+    of.channels = 1
+    network = nnx.eval_shape(lambda: models.build(of, classes=7))
+    assert network.encoder[0].conv1.kernel.shape == (3, 3, 1, 4)
+    assert nnx.eval_shape(lambda m, x: m(x), network, jnp.zeros((1, 8, 8, 3))).shape[-1] == 7
+
+
+# ---- A network of one's own, as the README shows it -------------------------------------------
+
+README = pathlib.Path(__file__).resolve().parents[2] / "README.md"
+
+
+def test_a_network_of_ones_own_is_one_file_and_one_line(tmp_path, monkeypatch):
+    text = README.read_text(encoding="utf-8")
+    code = re.search(r"```python\n(  from flax import nnx\n.*?)```", text, re.DOTALL)[1]
+    name, entry = re.search(r'"(pixelwise)": (Entry\(.*?\)\))', text).groups()
+    module = types.ModuleType("wbc_jax.models.pixelwise")
+    exec(textwrap.dedent(code), module.__dict__)
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    monkeypatch.setitem(networks.NETWORKS, name, eval(entry, {"Entry": networks.Entry}))
+    config = tiny(tmp_path, model__name="pixelwise", model__features=8)
+    _, _, state, values = losses_of_six_steps(config)
+    assert values[-1] < 0.9 * values[0]
+    assert state.params["hidden"]["kernel"].shape == (3, 8)

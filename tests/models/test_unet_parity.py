@@ -8,11 +8,12 @@ from wbc_jax.models import unet
 
 
 class TorchUNet(tnn.Module):
-    def __init__(self, classes, features, depth, norm):
+    def __init__(self, classes, features, depth, norm, up_relu=False, channels=3):
         super().__init__()
+        self.between = torch.relu if up_relu else lambda x: x
         widths = [features * 2**level for level in range(depth + 1)]
         self.down = tnn.ModuleList(
-            self.block(a, b, norm) for a, b in zip([3, *widths[:-1]], widths)
+            self.block(a, b, norm) for a, b in zip([channels, *widths[:-1]], widths)
         )
         self.up, self.decode = tnn.ModuleList(), tnn.ModuleList()
         for width in widths[-2::-1]:
@@ -41,7 +42,7 @@ class TorchUNet(tnn.Module):
                 skips.append(x)
                 x = tnn.functional.max_pool2d(x, 2)
         for up, block in zip(self.up, self.decode):
-            x = block(torch.cat([skips.pop(), up(x)], 1))
+            x = block(torch.cat([skips.pop(), self.between(up(x))], 1))
         return self.head(x)[:, :, :height, :width].permute(0, 2, 3, 1)
 
 
@@ -54,15 +55,32 @@ def pair_blocks(ours, theirs):
             yield block.norm2, sequence[4]
 
 
-@pytest.mark.parametrize("norm", ["batch", "group", "none"])
-def test_outputs_and_gradients_equal_pytorch(norm):
-    model = parity.abstract(unet.UNet, 3, 4, 2, norm)
-    theirs = parity.randomize(TorchUNet(3, 4, 2, norm))
-    pairs = [
+def pairs_of(model, theirs):
+    return [
         *pair_blocks(model.encoder, theirs.down),
         *pair_blocks(model.decoder, theirs.decode),
         *zip(model.up, theirs.up, strict=True),
         (model.head, theirs.head),
     ]
+
+
+@pytest.mark.parametrize(
+    ("norm", "up_relu"), [("batch", False), ("group", False), ("none", False), ("none", True)]
+)
+def test_outputs_and_gradients_equal_pytorch(norm, up_relu):
+    model = parity.abstract(unet.UNet, 3, 4, 2, norm, up_relu=up_relu)
+    theirs = parity.randomize(TorchUNet(3, 4, 2, norm, up_relu))
     # 13 and 10 are no multiples of 4: the padding is compared as well.
-    parity.check(model, pairs, theirs, (2, 13, 10, 3))
+    parity.check(model, pairs_of(model, theirs), theirs, (2, 13, 10, 3))
+
+
+def test_grey_input_equals_pytorch():
+    model = parity.abstract(unet.UNet, 3, 4, 2, "batch", in_channels=1)
+
+    class Gray(TorchUNet):
+        def forward(self, x):
+            # Pillow's and OpenCV's luma.
+            return super().forward((0.299 * x[:, :1] + 0.587 * x[:, 1:2]) + 0.114 * x[:, 2:])
+
+    theirs = parity.randomize(Gray(3, 4, 2, "batch", channels=1))
+    parity.check(model, pairs_of(model, theirs), theirs, (2, 13, 10, 3))

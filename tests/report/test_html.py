@@ -60,7 +60,12 @@ def result(images=40, **changes):
         "iou": {"background": 0.99, "cytoplasm": 0.8126, "nucleus": 0.9},
         "dice": {"background": 0.995, "cytoplasm": 0.8966, "nucleus": 0.9474},
         "confusion": [[9000, 1000, 0], [25, 75, 0], [0, 0, 0]],
-        "intervals": {"mean_iou": [0.88, 0.9151], "nc_median_relative_error": [0.041, 0.079]},
+        "intervals": {
+            "mean_iou": [0.88, 0.9151],
+            "bf_score_mean": [0.71, 0.76],
+            "nc_median_relative_error": [0.041, 0.079],
+        },
+        "bf_score": {"mean": 0.7345},
         "nc": {"images": 39, "median_relative_error": 0.0561, "spearman": 0.954, "flagged": 1},
     }
     return {**found, **changes}
@@ -172,7 +177,7 @@ def test_headline_and_tables_hold_the_numbers(page):
     assert "off by 5.6 % in the median (95 % interval 4.1 to 7.9 %)" in page.text
     assert "A colour threshold without training reaches 0.654 on the same images." in page.text
     assert "jtsc 40 0.988 0.951 0.900 [0.880, 0.915] – 0.990" in page.text
-    assert "0.897 0.947 5.6 % [4.1, 7.9 %] 0.954" in page.text
+    assert "0.897 0.947 0.735 [0.710, 0.760] 5.6 % [4.1, 7.9 %] 0.954" in page.text
     assert "Data sets the model never trained on raabin 114" in page.text
     assert "Baseline without training: Otsu colour threshold jtsc 40" in page.text
     assert "Not evaluated: lisc (not found" in page.text
@@ -221,7 +226,7 @@ def test_tables_have_the_same_number_of_cells_in_each_row(written):
     for table in re.findall(r'<table class="results">.*?</table>', text, re.S):
         for line in re.findall(r"<tr.*?</tr>", table.split("</thead>")[1], re.S):
             cells = len(re.findall(r"<t[hd]", line))
-            assert cells == 13 or (cells == 1 and 'colspan="13"' in line)
+            assert cells == 14 or (cells == 1 and 'colspan="14"' in line)
 
 
 def test_examples_are_best_median_and_worst(page):
@@ -318,3 +323,63 @@ def test_chromium_shows_the_page_without_complaint(written, tmp_path, dark):
     # Text, tables and images all the way down, and no figure that failed to load.
     assert differs.mean() > 0.02
     assert differs.reshape(10, 300, 1200).any(axis=(1, 2)).all()
+
+
+def typed_arguments():
+    by_type = {
+        name: {"images": 8, "recall": 0.875, "auroc": 0.99, "intervals": {"recall": [0.6, 1.0]}}
+        for name in vocabulary.CELL_TYPES
+    }
+    found = {
+        "images": 40,
+        "accuracy": 0.925,
+        "macro_recall": 0.9012,
+        "confusion": np.diag([8, 8, 7, 8, 6]).tolist(),
+        "intervals": {"accuracy": [0.85, 0.975], "macro_recall": [0.8, 0.95]},
+        "by_type": by_type,
+    }
+    given = arguments()
+    rows = [
+        {"id": "a", "label": 3, "predicted": 2, "right": False, "probability": 0.97},
+        {"id": EVIL, "label": 1, "predicted": 1, "right": True, "probability": 0.41},
+    ]
+    shown = [
+        figures.Example(
+            dataset="pbc",
+            id=row["id"],
+            label=row["label"],
+            image=example(1, 1.0).image,
+            score=row["probability"],
+            predicted=row["predicted"],
+        )
+        for row in rows
+    ]
+    history = [
+        {"step": 10, "kind": "train", "loss": 1.0, "accuracy": 0.4},
+        {"step": 10, "kind": "validation", "loss": 0.9, "accuracy": 0.5, "macro_recall": 0.5},
+    ]
+    summary = given["summary"] | {
+        "task": "classification",
+        "results": {"pbc": found},
+        "baseline": {"pbc": {"images": 40, "accuracy": 0.2}},
+        "baseline_name": "Always the most frequent type of training",
+        "external": {},
+    }
+    return given | {"summary": summary, "rows": rows, "history": history, "examples": shown}
+
+
+def test_the_page_of_a_classification():
+    page = Page(report.render(**typed_arguments()))
+    assert "White-blood-cell classification" in page.text
+    assert "names the right type in 92.5 % (95 % interval 85.0 to 97.5 %)" in page.text
+    assert "most frequent type of training would be right in 20.0 %" in page.text
+    assert "Confusion of cell types" in page.text and "N/C ratio" not in page.text
+    assert "monocyte taken for lymphocyte" in page.text and "97.0 %" in page.text
+    assert "1 cell of 2 has another type" in page.text
+    assert "eosinophil taken" not in page.text  # that one is right
+    assert EVIL in page.text
+    ids = {attrs["id"] for _, attrs in page.tags if "id" in attrs}
+    links = [attrs["href"] for attrs in page.all("a")]
+    assert {"#calibration", "#mistakes"} <= set(links)
+    assert all(link[1:] in ids for link in links)
+    assert any(th.get("colspan") == "5" for th in page.all("th"))

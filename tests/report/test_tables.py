@@ -17,6 +17,7 @@ def result(images=40, **changes):
         "dice": {"background": 0.995, "cytoplasm": 0.8966, "nucleus": 0.9474},
         "confusion": [[90, 10, 0], [5, 95, 0], [0, 1, 99]],
         "intervals": {"mean_iou": [0.88, 0.9151], "nc_median_relative_error": [0.04, 0.08]},
+        "bf_score": {"mean": 0.7345, "nucleus": 0.8},
         "nc": {"images": 39, "median_relative_error": 0.0561, "spearman": 0.954, "flagged": 1},
     }
     return {**found, **changes}
@@ -29,10 +30,10 @@ def test_results_table_writes_every_number_in_its_column():
     assert [row[:11].strip() for row in rows] == ["jtsc", "blood cells", "all"]
     assert " ".join(heads.split()) == (
         "data set images global mean mean [95 % interval] weighted backgr. cytopl. nucleus "
-        "cytopl. nucleus error Spearman"
+        "cytopl. nucleus mean error Spearman"
     )
     assert " ".join(rows[0][11:].split()) == (
-        "40 0.988 0.951 0.900 [0.880, 0.915] 0.933 0.990 0.813 0.900 0.897 0.947 5.6 % 0.954"
+        "40 0.988 0.951 0.900 [0.880, 0.915] 0.933 0.990 0.813 0.900 0.897 0.947 0.735 5.6 % 0.954"
     )
     assert rows[2][11:].split()[0] == "1,240"
     for word, value in (("images", "40"), ("weighted", "0.933"), ("Spearman", "0.954")):
@@ -44,12 +45,17 @@ def test_results_table_writes_every_number_in_its_column():
 
 def test_missing_values_are_dashes_and_keep_the_columns():
     holes = result(
-        mean_iou=None, intervals={}, nc={"median_relative_error": math.nan}, iou={}, dice=None
+        mean_iou=None,
+        intervals={},
+        nc={"median_relative_error": math.nan},
+        iou={},
+        dice=None,
+        bf_score=None,
     )
     text = tables.results_table({"a": result(), "b": holes, "c": {}})
     _, heads, _, first, second, third = text.split("\n")
-    assert second[1:].split() == ["40", "0.988", "0.951", "–", "0.933", *"–" * 7]
-    assert third.split() == ["c", *"–" * 12]
+    assert second[1:].split() == ["40", "0.988", "0.951", "–", "0.933", *"–" * 8]
+    assert third.split() == ["c", *"–" * 13]
     assert len(first) == len(second) == len(third) == len(heads)
     for word in ("weighted", "Spearman"):
         assert third[: heads.index(word) + len(word)].endswith(" –")
@@ -89,6 +95,87 @@ def test_rows_are_flat_and_unrounded():
     for broken in (None, [0.1], [None, 0.5]):
         (row,) = tables.result_rows({"a": result(intervals={"mean_iou": broken})})
         assert tables.interval(row["mean_iou_low"], row["mean_iou_high"]) == ""
+
+
+def typed_result(**changes):
+    by_type = {
+        "images": 8,
+        "recall": 0.875,
+        "precision": 0.9333,
+        "specificity": 0.99,
+        "f1": 0.9032,
+        "one_vs_rest_accuracy": 0.97,
+        "balanced_accuracy": 0.9325,
+        "auroc": 0.9991,
+        "intervals": {"recall": [0.6, 1.0]},
+    }
+    found = {
+        "images": 40,
+        "accuracy": 0.925,
+        "macro_recall": 0.9012,
+        "macro_precision": 0.9101,
+        "macro_f1": 0.9055,
+        "mean_one_vs_rest_accuracy": 0.97,
+        "mean_balanced_accuracy": 0.9411,
+        "macro_auroc": 0.9912,
+        "expected_calibration_error": 0.0321,
+        "confusion": [[1200 if i == j else i for j in range(5)] for i in range(5)],
+        "intervals": {"accuracy": [0.85, 1.0]},
+        "by_type": {"monocyte": by_type, "basophil": by_type},
+    }
+    return {**found, **changes}
+
+
+def test_tables_of_a_classification():
+    text = tables.results_table({"pbc": typed_result(), "b": {}}, "classification")
+    _, heads, _, first, second = text.split("\n")
+    assert " ".join(heads.split()) == (
+        "data set images accuracy [95 % interval] recall precision F1 1-vs-rest balanced AUROC ECE"
+    )
+    assert " ".join(first.split()) == (
+        "pbc 40 0.925 [0.850, 1.000] 0.901 0.910 0.905 0.970 0.941 0.991 3.2 %"
+    )
+    assert second.split() == ["b", *"–" * 9]
+    text = tables.type_table({"pbc": typed_result()}, task="classification")
+    heads, _, first, second = text.split("\n")
+    assert first.split()[0] == "basophil" and second.split()[0] == "monocyte"
+    assert " ".join(second.split()) == (
+        "monocyte 8 0.875 [0.600, 1.000] 0.933 0.990 0.903 0.970 0.932 0.999"
+    )
+    assert " ".join(heads.split()).startswith("cell type images recall [95 % interval] precision")
+
+
+def test_confusion_table():
+    text = tables.confusion_table(typed_result()["confusion"], vocabulary.CELL_TYPES)
+    head, rule, *rows = text.split("\n")
+    assert head.split() == ["truth", "\\", "prediction", *vocabulary.CELL_TYPES]
+    assert rows[2].split() == ["lymphocyte", "2", "2", "1,200", "2", "2"]
+    assert {len(row) for row in rows} == {len(head), len(rule)}
+
+
+def test_the_text_at_the_end_of_a_run():
+    summary = {
+        "task": "classification",
+        "eval_size": 256,
+        "results": {"pbc": typed_result()},
+        "baseline": {"pbc": typed_result(accuracy=0.2)},
+        "baseline_name": "Always the same",
+        "external": {"lisc": typed_result()},
+        "skipped": {"bcd": "no cell types"},
+    }
+    heads = [part.split("\n")[0] for part in tables.text(summary).split("\n\n")]
+    assert heads == [
+        "Test split:",
+        "By cell type:",
+        "Images by true and predicted type:",
+        "Always the same, same images:",
+        "Data sets that training never saw:",
+    ]
+    assert tables.text(summary).endswith("  bcd: no cell types")
+    summary |= {"task": "segmentation", "results": {"jtsc": result()}}
+    summary |= {"baseline": {"jtsc": result()}, "external": {}, "skipped": {}}
+    heads = [part.split("\n")[0] for part in tables.text(summary).split("\n\n")]
+    assert heads == ["Test split, scored at 256 x 256:", "Always the same, same images:"]
 
 
 @pytest.mark.parametrize(

@@ -1,18 +1,16 @@
 """bcd: small files of the author's layout, and the real ones."""
 
 import csv
-import hashlib
-import pathlib
 
 import numpy as np
 import pytest
-import tensorflow_datasets as tfds
 from PIL import Image
 
+import building
+from building import digests, read
 from wbc_jax.data import records
 from wbc_jax.tfds_builders.bcd import bcd_dataset_builder as module
 
-SKIP = {"image": tfds.decode.SkipDecoding(), "mask": tfds.decode.SkipDecoding()}
 HEADER = "image_id,image,xmin,ymin,xmax,ymax,label"
 LINES = [
     HEADER,
@@ -49,23 +47,7 @@ def write(root, lines):
 
 
 def build(manual_dir, data_dir, config="crops"):
-    builder = module.Builder(config=config, data_dir=data_dir)
-    builder.download_and_prepare(
-        file_format="array_record",
-        download_config=tfds.download.DownloadConfig(manual_dir=manual_dir),
-    )
-    return builder
-
-
-def read(builder):
-    source = builder.as_data_source(split="all", decoders=SKIP)
-    rows = [source[i] for i in range(len(source))]
-    return {row["id"].decode(): row for row in rows}
-
-
-def digests(builder):
-    files = sorted(pathlib.Path(builder.data_path).iterdir())
-    return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+    return building.build(module, manual_dir, data_dir, config)
 
 
 def test_crops(layout, tmp_path):

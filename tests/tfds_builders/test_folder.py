@@ -1,6 +1,5 @@
 """folder: images, masks and labels as users may have them."""
 
-import hashlib
 import json
 import os
 import pathlib
@@ -9,13 +8,13 @@ import zlib
 
 import numpy as np
 import pytest
-import tensorflow_datasets as tfds
 from PIL import Image
 
+import building
+from building import digests, read
 from wbc_jax.data import records
 from wbc_jax.tfds_builders.folder import folder_dataset_builder as module
 
-SKIP = {"image": tfds.decode.SkipDecoding(), "mask": tfds.decode.SkipDecoding()}
 PIXELS = np.random.default_rng(0).integers(0, 256, (12, 10, 3), np.uint8)
 MASK = np.zeros((12, 10), np.uint8)
 MASK[2:10, 2:8], MASK[4:7, 4:7], MASK[0] = 1, 2, 255
@@ -35,23 +34,7 @@ def save(file, pixels=PIXELS, **options):
 
 def build(manual_dir, data_dir, own=True):
     config = module.folder_config(manual_dir) if own else None
-    builder = module.Builder(config=config, data_dir=data_dir)
-    builder.download_and_prepare(
-        file_format="array_record",
-        download_config=tfds.download.DownloadConfig(manual_dir=manual_dir),
-    )
-    return builder
-
-
-def read(builder):
-    source = builder.as_data_source(split="all", decoders=SKIP)
-    rows = [source[i] for i in range(len(source))]
-    return {row["id"].decode(): row for row in rows}
-
-
-def digests(builder):
-    files = sorted(pathlib.Path(builder.data_path).iterdir())
-    return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+    return building.build(module, manual_dir, data_dir, config)
 
 
 def raises(root, tmp_path, reason):

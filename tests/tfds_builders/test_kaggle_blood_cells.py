@@ -2,21 +2,19 @@
 
 import collections
 import csv
-import hashlib
-import pathlib
 from xml.etree import ElementTree
 
 import cv2
 import numpy as np
 import pytest
-import tensorflow_datasets as tfds
 from PIL import Image
 
+import building
+from building import digests, read
 from wbc_jax import vocabulary
 from wbc_jax.data import records
 from wbc_jax.tfds_builders.kaggle_blood_cells import kaggle_blood_cells_dataset_builder as module
 
-SKIP = {"image": tfds.decode.SkipDecoding(), "mask": tfds.decode.SkipDecoding()}
 WIDTH, HEIGHT = 64, 48
 
 # Number: boxes of white cells (xmin, ymin, xmax, ymax; from 1, last pixel included).
@@ -96,23 +94,7 @@ def copies(tmp_path):
 
 
 def build(manual_dir, data_dir, config="original"):
-    builder = module.Builder(config=config, data_dir=data_dir)
-    builder.download_and_prepare(
-        file_format="array_record",
-        download_config=tfds.download.DownloadConfig(manual_dir=manual_dir),
-    )
-    return builder
-
-
-def read(builder):
-    source = builder.as_data_source(split="all", decoders=SKIP)
-    rows = [source[i] for i in range(len(source))]
-    return {row["id"].decode(): row for row in rows}
-
-
-def digests(builder):
-    files = sorted(pathlib.Path(builder.data_path).iterdir())
-    return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+    return building.build(module, manual_dir, data_dir, config)
 
 
 def test_original_is_the_default():

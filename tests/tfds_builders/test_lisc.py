@@ -1,18 +1,15 @@
 """lisc: small drawn files of the authors' layout (the real ones may not be passed on)."""
 
-import hashlib
-import pathlib
-
 import numpy as np
 import pytest
-import tensorflow_datasets as tfds
 from PIL import Image
 
+import building
+from building import digests, read
 from wbc_jax import vocabulary
 from wbc_jax.data import records
 from wbc_jax.tfds_builders.lisc import lisc_dataset_builder as module
 
-SKIP = {"image": tfds.decode.SkipDecoding(), "mask": tfds.decode.SkipDecoding()}
 HEIGHT, WIDTH, BORDER = 72, 90, 4
 SIZE = 16  # of a cell; its nucleus is 8
 
@@ -82,23 +79,7 @@ def mask_path(layout, folder, name):
 
 
 def build(manual_dir, data_dir, config="crops"):
-    builder = module.Builder(config=config, data_dir=data_dir)
-    builder.download_and_prepare(
-        file_format="array_record",
-        download_config=tfds.download.DownloadConfig(manual_dir=manual_dir),
-    )
-    return builder
-
-
-def read(builder):
-    source = builder.as_data_source(split="all", decoders=SKIP)
-    rows = [source[i] for i in range(len(source))]
-    return {row["id"].decode(): row for row in rows}
-
-
-def digests(builder):
-    files = sorted(pathlib.Path(builder.data_path).iterdir())
-    return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+    return building.build(module, manual_dir, data_dir, config)
 
 
 COUNTS = {

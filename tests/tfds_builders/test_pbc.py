@@ -1,19 +1,16 @@
 """pbc: small files of the authors' layout, and the real ones."""
 
 import collections
-import hashlib
-import pathlib
 
 import numpy as np
 import pytest
-import tensorflow_datasets as tfds
 from PIL import Image
 
+import building
+from building import digests, read
 from wbc_jax import vocabulary
 from wbc_jax.data import records
 from wbc_jax.tfds_builders.pbc import pbc_dataset_builder as module
-
-SKIP = {"image": tfds.decode.SkipDecoding(), "mask": tfds.decode.SkipDecoding()}
 
 FILES = (
     "basophil/BA_101381",
@@ -67,23 +64,7 @@ def layout(tmp_path):
 
 
 def build(manual_dir, data_dir, config="five"):
-    builder = module.Builder(config=config, data_dir=data_dir)
-    builder.download_and_prepare(
-        file_format="array_record",
-        download_config=tfds.download.DownloadConfig(manual_dir=manual_dir),
-    )
-    return builder
-
-
-def read(builder):
-    source = builder.as_data_source(split="all", decoders=SKIP)
-    rows = [source[i] for i in range(len(source))]
-    return {row["id"].decode(): row for row in rows}
-
-
-def digests(builder):
-    files = sorted(pathlib.Path(builder.data_path).iterdir())
-    return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+    return building.build(module, manual_dir, data_dir, config)
 
 
 def test_five_is_the_default():
@@ -104,6 +85,16 @@ def test_records(layout, tmp_path, config, expected):
         assert (records.decode_mask(row["mask"]) == 255).all()
         assert np.isnan(row["um_per_px"])
     assert built.info.metadata == {"excluded_records": 0, "left_out_files": 0}
+
+
+@pytest.mark.parametrize(
+    "name", ["MO_a b", 'MO_O\'Neill "x"', "MO_Zellkörper 白血球", "MO_%20#[x]"]
+)
+def test_odd_names(layout, tmp_path, name):
+    draw(layout / "monocyte" / f"{name}.jpg", 70)
+    found = read(build(layout.parent.parent, tmp_path / "out"))
+    assert found.keys() == FIVE.keys() | {f"pbc_{name}"}
+    assert found[f"pbc_{name}"]["image"] == (layout / "monocyte" / f"{name}.jpg").read_bytes()
 
 
 @pytest.mark.parametrize(

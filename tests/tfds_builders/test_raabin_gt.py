@@ -1,18 +1,14 @@
 """raabin_gt: small files of the authors' layout, and the real ones."""
 
-import hashlib
-import pathlib
-
 import numpy as np
 import pytest
-import tensorflow_datasets as tfds
 from PIL import Image
 
+import building
+from building import digests, read
 from wbc_jax import vocabulary
 from wbc_jax.data import records
 from wbc_jax.tfds_builders.raabin_gt import raabin_gt_dataset_builder as module
-
-SKIP = {"image": tfds.decode.SkipDecoding(), "mask": tfds.decode.SkipDecoding()}
 
 
 def greys(nucleus=True):
@@ -50,23 +46,7 @@ def layout(tmp_path):
 
 
 def build(manual_dir, data_dir):
-    builder = module.Builder(config="default", data_dir=data_dir)
-    builder.download_and_prepare(
-        file_format="array_record",
-        download_config=tfds.download.DownloadConfig(manual_dir=manual_dir),
-    )
-    return builder
-
-
-def read(builder):
-    source = builder.as_data_source(split="all", decoders=SKIP)
-    rows = [source[i] for i in range(len(source))]
-    return {row["id"].decode(): row for row in rows}
-
-
-def digests(builder):
-    files = sorted(pathlib.Path(builder.data_path).iterdir())
-    return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+    return building.build(module, manual_dir, data_dir)
 
 
 def test_records(layout, tmp_path):

@@ -1,17 +1,13 @@
 """raabin_wbc: small files of the layouts of the authors and of Kaggle."""
 
-import hashlib
-import pathlib
-
 import numpy as np
 import pytest
-import tensorflow_datasets as tfds
 from PIL import Image
 
+import building
+from building import digests, read
 from wbc_jax.data import records
 from wbc_jax.tfds_builders.raabin_wbc import raabin_wbc_dataset_builder as module
-
-SKIP = {"image": tfds.decode.SkipDecoding(), "mask": tfds.decode.SkipDecoding()}
 
 # Split, folder of the type, stem. One frame (95-5-4-1_7) has a cell in Train and one in TestA.
 FILES = (
@@ -58,23 +54,7 @@ def layout(tmp_path):
 
 
 def build(manual_dir, data_dir, config="crops"):
-    builder = module.Builder(config=config, data_dir=data_dir)
-    builder.download_and_prepare(
-        file_format="array_record",
-        download_config=tfds.download.DownloadConfig(manual_dir=manual_dir),
-    )
-    return builder
-
-
-def read(builder, split):
-    source = builder.as_data_source(split=split, decoders=SKIP)
-    rows = [source[i] for i in range(len(source))]
-    return {row["id"].decode(): row for row in rows}
-
-
-def digests(builder):
-    files = sorted(pathlib.Path(builder.data_path).iterdir())
-    return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+    return building.build(module, manual_dir, data_dir, config)
 
 
 def check(built):

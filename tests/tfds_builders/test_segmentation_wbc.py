@@ -1,7 +1,5 @@
 """segmentation_wbc: small files of the authors' layout, and the real ones."""
 
-import hashlib
-import pathlib
 import zipfile
 
 import numpy as np
@@ -9,11 +7,11 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
+import building
+from building import digests, read
 from wbc_jax import vocabulary
 from wbc_jax.data import records
 from wbc_jax.tfds_builders.segmentation_wbc import segmentation_wbc_dataset_builder as module
-
-SKIP = {"image": tfds.decode.SkipDecoding(), "mask": tfds.decode.SkipDecoding()}
 
 
 def pixels(number, height=12, width=10):
@@ -56,23 +54,7 @@ def layout(tmp_path):
 
 
 def build(manual_dir, data_dir, config):
-    builder = module.Builder(config=config, data_dir=data_dir)
-    builder.download_and_prepare(
-        file_format="array_record",
-        download_config=tfds.download.DownloadConfig(manual_dir=manual_dir),
-    )
-    return builder
-
-
-def read(builder):
-    source = builder.as_data_source(split="all", decoders=SKIP)
-    rows = [source[i] for i in range(len(source))]
-    return {row["id"].decode(): row for row in rows}
-
-
-def digests(builder):
-    files = sorted(pathlib.Path(builder.data_path).iterdir())
-    return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+    return building.build(module, manual_dir, data_dir, config)
 
 
 def test_records_of_dataset_1(layout, tmp_path):

@@ -19,9 +19,6 @@ SOURCE = "bcd"
 HEADER = ["image_id", "image", "xmin", "ymin", "xmax", "ymax", "label"]
 LABELS = ("rbc", "wbc")
 
-MARGIN = 0.25
-"""Part of a box's longer side that a crop adds at each end: the cell spans two thirds of it."""
-
 MAX_EXCESS = 1.0
 """Pixels that a box may reach out of its frame; it is then clipped, and counted."""
 
@@ -111,41 +108,49 @@ class Builder(tfds.core.GeneratorBasedBuilder):
             )
         excluded = records.read_exclusions(self.pkg_dir_path)
         fields = read_fields(self.pkg_dir_path / "same_field.csv")
-        counts = dict(
-            clipped_boxes=0, images_without_white_cell=0, unlabelled_cells=0, excluded_records=0
-        )
-        for name, image_file in images.items():
-            boxes = cells.get(name, [])
-            counts["images_without_white_cell"] += not boxes
-            if self.builder_config.name == "frames":
-                if image_file.stem in excluded:
-                    counts["excluded_records"] += 1
-                    continue
-                with bad.catch(image_file):
-                    image, _, _ = records.read_image_file(image_file)
-                    record = records.example(
-                        image=image,
-                        id=image_file.stem,
-                        group=fields.get(image_file.stem),
-                        source=SOURCE,
-                    )
-                    yield record["id"], record
-                continue
-            kept = [box for box in boxes if cell_id(box) not in excluded]
-            counts["excluded_records"] += len(boxes) - len(kept)
-            if not kept:
-                continue
-            with bad.catch(image_file):
-                encoded, _, _ = records.read_image_file(image_file)
-                pixels = records.decode_image(encoded)
-                for box in kept:
-                    with bad.catch(table):
-                        record, clipped = _crop(table, pixels, box, types, fields)
-                        counts["clipped_boxes"] += clipped
-                        counts["unlabelled_cells"] += record["label"] < 0
-                        yield record["id"], record
+        whole = self.builder_config.name == "frames"
+        if whole:
+            listed = {name: [image_file.stem] for name, image_file in images.items()}
+        else:
+            listed = {name: [cell_id(box) for box in cells.get(name, ())] for name in images}
+        chosen = [name for name, ids in listed.items() if set(ids) - excluded.keys()]
+
+        def read(name: str) -> tuple[list[dict[str, object]], int, list[str]]:
+            """The records, the number of clipped boxes, and what is wrong with other boxes."""
+            encoded, _, _ = records.read_image_file(images[name])
+            if whole:
+                id = images[name].stem
+                group = fields.get(id)
+                return [records.example(image=encoded, id=id, group=group, source=SOURCE)], 0, []
+            pixels = records.decode_image(encoded)
+            found, clipped, wrong = [], 0, []
+            for box in cells[name]:
+                if cell_id(box) not in excluded:
+                    try:
+                        record, was_clipped = _crop(table, pixels, box, types, fields)
+                    except records.DataError as error:
+                        wrong.append(str(error))
+                        continue
+                    found.append(record)
+                    clipped += was_clipped
+            return found, clipped, wrong
+
+        clipped_boxes = unlabelled = 0
+        for found, clipped, wrong in records.each(read, chosen, images.get, bad):
+            for reason in wrong:
+                bad.add(table, reason)
+            clipped_boxes += clipped
+            for record in found:
+                unlabelled += not whole and record["label"] < 0
+                yield record["id"], record
         bad.finish(f"bcd/{self.builder_config.name} in {folder}")
-        self.info.metadata.update(**counts, left_out_files=len(bad.files) - already_bad)
+        self.info.metadata.update(
+            clipped_boxes=clipped_boxes,
+            images_without_white_cell=len(images.keys() - cells.keys()),
+            unlabelled_cells=unlabelled,
+            excluded_records=sum(id in excluded for ids in listed.values() for id in ids),
+            left_out_files=len(bad.files) - already_bad,
+        )
         for name, count in self.info.metadata.items():
             logging.info("bcd/%s: %s = %d", self.builder_config.name, name, count)
 
@@ -310,11 +315,10 @@ def _crop(
         inside, clipped = pixel_box(box.edges, *pixels.shape[:2])
     except records.DataError as error:
         raise records.DataError(f"{table}: line {box.line}: {error}") from error
-    y0, x0, y1, x1 = crops.square_crop_box(inside, *pixels.shape[:2], MARGIN)
     label = types.get(cell_id(box), vocabulary.UNKNOWN_LABEL)
     stem = epath.Path(box.image).stem
     record = records.example(
-        image=pixels[y0:y1, x0:x1],
+        image=crops.cut(pixels, inside),
         label=label,
         id=cell_id(box),
         group=fields.get(stem, stem),

@@ -111,35 +111,36 @@ class Builder(tfds.core.GeneratorBasedBuilder):
             masks = {id: paths[0] for id, paths in masks.items() if len(paths) == 1}
         for id in sorted(masks.keys() - found.keys()):
             bad.add(masks[id], f"has no image: {folder / 'images' / id} with {', '.join(SUFFIXES)}")
+
+        def read(id: str) -> tuple[dict[str, object], set[int]]:
+            """The record, and the values of its mask."""
+            image, height, width = records.read_image_file(images[id])
+            mask = None
+            if id in masks:
+                mask = read_mask(masks[id], values)
+                records.check_same_size(masks[id], mask, (height, width))
+            entry = (entries or {}).get(id, Entry())
+            label = entry.label if entry.label >= 0 else types.get(id, entry.label)
+            told_by = LABELS if entry.label >= 0 else "class folder"
+            record = records.example(
+                image=image,
+                mask=mask,
+                label=label,
+                id=id,
+                group=entry.group or None,
+                source=SOURCE,
+                label_source=told_by if label >= 0 else "",
+                um_per_px=entry.um_per_px,
+            )
+            return record, set() if mask is None else set(np.unique(mask).tolist())
+
         unlabelled = without_mask = 0
         seen = set()
-        for id, image_file in images.items():
-            with bad.catch(image_file):
-                image, height, width = records.read_image_file(image_file)
-                mask = None
-                if id in masks:
-                    mask = read_mask(masks[id], values)
-                    records.check_same_size(masks[id], mask, (height, width))
-                    seen.update(np.unique(mask).tolist())
-                entry = (entries or {}).get(id, Entry())
-                label = entry.label if entry.label >= 0 else types.get(id, entry.label)
-                record = records.example(
-                    image=image,
-                    mask=mask,
-                    label=label,
-                    id=id,
-                    group=entry.group or None,
-                    source=SOURCE,
-                    label_source=""
-                    if label < 0
-                    else LABELS
-                    if entry.label >= 0
-                    else "class folder",
-                    um_per_px=entry.um_per_px,
-                )
-                unlabelled += label < 0
-                without_mask += mask is None
-                yield id, record
+        for record, present in records.each(read, list(images), images.get, bad):
+            unlabelled += record["label"] < 0
+            without_mask += not record["has_mask"]
+            seen |= present
+            yield record["id"], record
         bad.finish(f"folder {folder}")
         if values is None and seen in ({vocabulary.IGNORE}, {0, vocabulary.IGNORE}):
             raise records.DataError(

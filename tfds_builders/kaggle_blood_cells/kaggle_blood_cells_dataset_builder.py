@@ -17,9 +17,8 @@ FOLDERS = ("kaggle_blood_cells", "blood-cells")
 TOPS = {"original": "dataset-master", "augmented": "dataset2-master"}
 """Config to the folder that it reads; Kaggle's archive holds some twice, one inside the other."""
 SOURCE = "kaggle_blood_cells"
-
-MARGIN = 0.25
-"""Part of a box's longer side that a crop adds at each end: the cell spans two thirds of it."""
+NEVER_TOGETHER = {"augmented": "original"}
+"""A config whose records show the cells of another, though no file says which (see README)."""
 
 MAX_OVERHANG = 2
 """Boxes may reach this many pixels out of the frame; they are cut off there, and counted."""
@@ -30,7 +29,7 @@ TYPES = {name.upper(): index for index, name in enumerate(vocabulary.CELL_TYPES)
 PARTITIONS = {"TRAIN": "train", "TEST": "test", "TEST_SIMPLE": "test"}
 """Folders of the augmented copies, to the side of upstream's division that they stand on."""
 
-_FRAME = re.compile(r"BloodImage_(?P<number>\d{5})")
+_FRAME = re.compile(r"BloodImage_\d{5}")
 
 Box = tuple[int, int, int, int]
 
@@ -112,46 +111,50 @@ class Builder(tfds.core.GeneratorBasedBuilder):
             raise records.DataError(
                 f"{folder / 'JPEGImages'}: holds no .jpg file: unpack Kaggle's images there"
             )
-        numbers = set()
-        counts = collections.Counter()
+        named = []
         for stem, image_file in images.items():
-            match = _FRAME.fullmatch(stem)
-            if match is None:
+            if _FRAME.fullmatch(stem):
+                named.append(stem)
+            else:
                 bad.add(image_file, "the name is not BloodImage_ and five digits, as Kaggle's are")
-                continue
-            numbers.add(int(match["number"]))
-            if stem not in annotations:
-                counts["images_without_annotation"] += 1
-                continue
-            with bad.catch(image_file):
-                image, height, width = records.read_image_file(image_file)
-                boxes, clipped = read_boxes(annotations[stem], height, width)
-                label, subtype = _label(categories.get(int(match["number"]), ()), len(boxes))
-                pixels = records.decode_image(image)
-                found = []
-                for index, box in enumerate(boxes, start=1):
-                    id = stem if len(boxes) == 1 else f"{stem}_{index}"
-                    if id in exclusions:
-                        counts["excluded_records"] += 1
-                        continue
-                    y0, x0, y1, x1 = crops.square_crop_box(box, height, width, MARGIN)
-                    record = records.example(
-                        image=pixels[y0:y1, x0:x1],
-                        label=label,
-                        id=id,
-                        group=stem,
-                        source=SOURCE,
-                        subtype=subtype,
-                        label_source="authors" if label >= 0 else "",
-                    )
-                    found.append((id, record))
-                counts["clipped_boxes"] += clipped
-                counts["frames_without_cell"] += not boxes
-                counts["frames_with_several_cells"] += subtype == "several_cells"
-                counts["frames_with_several_types"] += subtype == "several_types"
-                counts["unlabelled_frames"] += bool(boxes) and label < 0 and not subtype
-                yield from found
-        counts["labels_without_image"] = len(categories.keys() - numbers)
+        annotated = [stem for stem in named if stem in annotations]
+
+        def read(stem: str) -> tuple[list[dict[str, object]], dict[str, int]]:
+            """The records of a frame, and what is counted of it."""
+            image, height, width = records.read_image_file(images[stem])
+            boxes, clipped = read_boxes(annotations[stem], height, width)
+            label, subtype = _label(categories.get(_number(stem), ()), len(boxes))
+            pixels = records.decode_image(image)
+            ids = [stem if len(boxes) == 1 else f"{stem}_{i + 1}" for i in range(len(boxes))]
+            found = [
+                records.example(
+                    image=crops.cut(pixels, box),
+                    label=label,
+                    id=id,
+                    group=stem,
+                    source=SOURCE,
+                    subtype=subtype,
+                    label_source="authors" if label >= 0 else "",
+                )
+                for id, box in zip(ids, boxes)
+                if id not in exclusions
+            ]
+            return found, {
+                "excluded_records": len(boxes) - len(found),
+                "clipped_boxes": clipped,
+                "frames_without_cell": not boxes,
+                "frames_with_several_cells": subtype == "several_cells",
+                "frames_with_several_types": subtype == "several_types",
+                "unlabelled_frames": bool(boxes) and label < 0 and not subtype,
+            }
+
+        counts = collections.Counter()
+        for found, counted in records.each(read, annotated, images.get, bad):
+            counts.update(counted)
+            for record in found:
+                yield record["id"], record
+        counts["images_without_annotation"] = len(named) - len(annotated)
+        counts["labels_without_image"] = len(categories.keys() - set(map(_number, named)))
         counts["annotations_without_image"] = len(annotations.keys() - images.keys())
         names = (
             *("frames_without_cell", "frames_with_several_cells", "frames_with_several_types"),
@@ -165,26 +168,26 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         exclusions = records.read_exclusions(self.pkg_dir_path)
         bad = records.bad_files()
         already_bad = len(bad.files)
-        excluded = 0
-        for partition, cell_type, path in find_copies(folder / "images"):
-            id = f"{partition.lower()}_{cell_type}_{path.stem.lstrip('_')}"
-            if id in exclusions:
-                excluded += 1
-                continue
-            with bad.catch(path):
-                image, _, _ = records.read_image_file(path)
-                record = records.example(
-                    image=image,
-                    label=vocabulary.CELL_TYPES.index(cell_type),
-                    id=id,
-                    group=f"augmented_{PARTITIONS[partition]}_{cell_type}",
-                    source=SOURCE,
-                    subtype=partition.lower(),
-                    label_source="authors",
-                )
-                yield id, record
+        found = find_copies(folder / "images")
+        chosen = [copy for copy in found if _copy_id(*copy) not in exclusions]
+
+        def read(copy: tuple[str, str, epath.Path]) -> dict[str, object]:
+            partition, cell_type, path = copy
+            image, _, _ = records.read_image_file(path)
+            return records.example(
+                image=image,
+                label=vocabulary.CELL_TYPES.index(cell_type),
+                id=_copy_id(*copy),
+                group=f"augmented_{PARTITIONS[partition]}_{cell_type}",
+                source=SOURCE,
+                subtype=partition.lower(),
+                label_source="authors",
+            )
+
+        for record in records.each(read, chosen, lambda copy: copy[2], bad):
+            yield record["id"], record
         bad.finish(f"kaggle_blood_cells/augmented in {folder}")
-        self._note({"excluded_records": excluded}, len(bad.files) - already_bad)
+        self._note({"excluded_records": len(found) - len(chosen)}, len(bad.files) - already_bad)
 
     def _note(self, counts: dict[str, int], left_out: int) -> None:
         self.info.metadata.update(counts, left_out_files=left_out)
@@ -330,6 +333,14 @@ def _label(types: tuple[str, ...], boxes: int) -> tuple[int, str]:
     if not types or not boxes:
         return vocabulary.UNKNOWN_LABEL, ""
     return vocabulary.CELL_TYPES.index(types[0]), ""
+
+
+def _number(stem: str) -> int:
+    return int(stem.removeprefix("BloodImage_"))
+
+
+def _copy_id(partition: str, cell_type: str, path: epath.Path) -> str:
+    return f"{partition.lower()}_{cell_type}_{path.stem.lstrip('_')}"
 
 
 def _by_stem(folder: epath.Path, suffix: str) -> dict[str, epath.Path]:

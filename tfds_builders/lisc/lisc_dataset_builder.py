@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import functools
 from collections.abc import Iterator
 
 import numpy as np
@@ -32,14 +33,17 @@ CLASSES = {
 """Class folders by the first four letters of their names, in lower case; `mixt` frames hold cells
 of several types, and nothing says which is which."""
 
-MARGIN = 0.25
-"""Part of a cell's longer side that a crop adds at each end: the cell spans two thirds of it."""
-
 MAX_BORDER = 8
 """Pixels that a mask may lack at each edge of its frame (712 x 568 for 720 x 576 lacks 4)."""
 
 MIN_CELL_PIXELS = 100
 """Smaller islands in a mask are slips of the pen: ignored and counted, never cropped."""
+
+
+COUNTED = (
+    *("cells", "cell_only_cells", "padded_masks", "specks", "empty_masks"),
+    "excluded_records",
+)
 
 
 @dataclasses.dataclass(slots=True)
@@ -107,43 +111,23 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         already_bad = len(bad.files)
         excluded = records.read_exclusions(self.pkg_dir_path)
         whole = self.builder_config.name == "frames"
-        counts = dict(cells=0, cell_only_cells=0, padded_masks=0, specks=0, empty_masks=0)
-        counts["excluded_records"] = 0
+        counts = collections.Counter()
         nucleus_values = {}
         for kind, frames in find_frames(folder, bad).items():
             kept = [frame for frame in frames if frame.id not in excluded]
             counts["excluded_records"] += len(frames) - len(kept)
             order = value_order(kept)
             nucleus_values[kind] = sorted({nucleus for _, nucleus in order.values()})
-            for frame in kept:
-                with bad.catch(frame.image_file):
-                    pixels, grey, border = read_frame(frame)
-                    mask, boxes, specks = classes_and_cells(frame.mask_file, grey, order)
-                    if border:
-                        mask[:border], mask[-border:] = vocabulary.IGNORE, vocabulary.IGNORE
-                        mask[:, :border], mask[:, -border:] = vocabulary.IGNORE, vocabulary.IGNORE
-                    counts["padded_masks"] += border > 0
-                    counts["specks"] += specks
-                    counts["empty_masks"] += not boxes
-                    for number, (box, cell_only) in enumerate(boxes):
-                        id = frame.id if whole else f"{frame.id}_{number}"
-                        if not whole and id in excluded:
-                            counts["excluded_records"] += 1
-                            continue
-                        counts["cells"] += 1
-                        counts["cell_only_cells"] += cell_only
-                        if not whole:
-                            y0, x0, y1, x1 = crops.square_crop_box(box, *mask.shape, MARGIN)
-                            record = _record(
-                                frame, id, pixels[y0:y1, x0:x1], mask[y0:y1, x0:x1], cell_only
-                            )
-                            yield id, record
-                    if whole:
-                        cell_only = bool(boxes) and all(only for _, only in boxes)
-                        yield frame.id, _record(frame, frame.id, pixels, mask, cell_only)
+            read = functools.partial(_read, whole=whole, order=order, excluded=excluded)
+            for found, counted in records.each(read, kept, lambda frame: frame.image_file, bad):
+                counts.update(counted)
+                for record in found:
+                    yield record["id"], record
         bad.finish(f"lisc/{self.builder_config.name} in {folder}")
         self.info.metadata.update(
-            **counts, left_out_files=len(bad.files) - already_bad, nucleus_values=nucleus_values
+            {name: counts[name] for name in COUNTED},
+            left_out_files=len(bad.files) - already_bad,
+            nucleus_values=nucleus_values,
         )
         for name, count in self.info.metadata.items():
             logging.info("lisc/%s: %s = %s", self.builder_config.name, name, count)
@@ -308,6 +292,39 @@ def _islands(
             region = labelled == island.label
             values = tuple(int(value) for value in np.unique(grey[region]))
             yield tuple(int(edge) for edge in island.bbox), region, values
+
+
+def _read(
+    frame: Frame,
+    whole: bool,
+    order: dict[tuple[int, int], tuple[int, int]],
+    excluded: dict[str, str],
+) -> tuple[list[dict[str, object]], dict[str, int]]:
+    """The records of a frame, `whole` or of its cells, and what is counted of it."""
+    pixels, grey, border = read_frame(frame)
+    mask, boxes, specks = classes_and_cells(frame.mask_file, grey, order)
+    if border:
+        mask[:border], mask[-border:] = vocabulary.IGNORE, vocabulary.IGNORE
+        mask[:, :border], mask[:, -border:] = vocabulary.IGNORE, vocabulary.IGNORE
+    counted = {"padded_masks": border > 0, "specks": specks, "empty_masks": not boxes}
+    if whole:
+        cell_only = bool(boxes) and all(only for _, only in boxes)
+        found = [_record(frame, frame.id, pixels, mask, cell_only)]
+        kept = boxes
+    else:
+        named = [(f"{frame.id}_{number}", *cell) for number, cell in enumerate(boxes)]
+        kept = [(box, only) for id, box, only in named if id not in excluded]
+        found = [
+            _record(frame, id, crops.cut(pixels, box), crops.cut(mask, box), only)
+            for id, box, only in named
+            if id not in excluded
+        ]
+    counted |= {
+        "cells": len(kept),
+        "cell_only_cells": sum(only for _, only in kept),
+        "excluded_records": len(boxes) - len(kept),
+    }
+    return found, counted
 
 
 def _record(

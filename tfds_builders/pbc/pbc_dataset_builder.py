@@ -99,35 +99,39 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         found = find_images(folder, self.builder_config.classes)
         places = collections.Counter(path.stem for _, path in found)
         excluded = 0
+        chosen = []
         for cell_class, path in found:
-            id = f"pbc_{path.stem}"
-            if id in exclusions:
+            if f"pbc_{path.stem}" in exclusions:
                 excluded += 1
-                continue
-            if places[path.stem] > 1:
+            elif places[path.stem] > 1:
                 others = [str(p) for _, p in found if p.stem == path.stem and p != path]
                 bad.add(path, f"has the name of {', '.join(others)}: allowed is one class a cell")
-                continue
-            with bad.catch(path):
-                image, _, _ = records.read_image_file(path)
-                label = vocabulary.UNKNOWN_LABEL
-                if cell_class in vocabulary.CELL_TYPES:
-                    label = vocabulary.CELL_TYPES.index(cell_class)
-                record = records.example(
-                    image=image,
-                    label=label,
-                    id=id,
-                    source=SOURCE,
-                    subtype=subtype(cell_class, path.stem),
-                    label_source="authors" if label >= 0 else "",
-                )
-                yield id, record
+            else:
+                chosen.append((cell_class, path))
+        for record in records.each(_record, chosen, lambda entry: entry[1], bad):
+            yield record["id"], record
         bad.finish(f"{name} in {folder}")
         self.info.metadata.update(
             excluded_records=excluded, left_out_files=len(bad.files) - already_bad
         )
         for key, count in self.info.metadata.items():
             logging.info("%s: %s = %d", name, key, count)
+
+
+def _record(entry: tuple[str, epath.Path]) -> dict[str, object]:
+    cell_class, path = entry
+    image, _, _ = records.read_image_file(path)
+    label = vocabulary.UNKNOWN_LABEL
+    if cell_class in vocabulary.CELL_TYPES:
+        label = vocabulary.CELL_TYPES.index(cell_class)
+    return records.example(
+        image=image,
+        label=label,
+        id=f"pbc_{path.stem}",
+        source=SOURCE,
+        subtype=subtype(cell_class, path.stem),
+        label_source="authors" if label >= 0 else "",
+    )
 
 
 def find_images(folder: epath.Path, classes: tuple[str, ...]) -> list[tuple[str, epath.Path]]:

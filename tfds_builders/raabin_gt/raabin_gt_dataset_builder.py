@@ -72,35 +72,35 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         bad = records.bad_files()
         already_bad = len(bad.files)
         images, masks = records.pair_files(folder / "images", ".jpg", folder / "masks", ".png", bad)
-        unlabelled = cell_only = excluded = 0
-        for stem, image_file in images.items():
-            if stem in exclusions:
-                excluded += 1
-                continue
-            with bad.catch(image_file):
-                image, height, width = records.read_image_file(image_file)
-                mask, whole_cell = read_mask(masks[stem])
-                records.check_same_size(masks[stem], mask, (height, width))
-                label, label_source = labels.get(stem, (vocabulary.UNKNOWN_LABEL, ""))
-                record = records.example(
-                    image=image,
-                    mask=mask,
-                    label=label,
-                    id=stem,
-                    group=frame(stem),
-                    source=SOURCE,
-                    subtype="cell_only" if whole_cell else "",
-                    label_source=label_source,
-                )
-                unlabelled += label < 0
-                cell_only += whole_cell
-                yield record["id"], record
+        chosen = [stem for stem in images if stem not in exclusions]
+
+        def read(stem: str) -> dict[str, object]:
+            image, height, width = records.read_image_file(images[stem])
+            mask, whole_cell = read_mask(masks[stem])
+            records.check_same_size(masks[stem], mask, (height, width))
+            label, label_source = labels.get(stem, (vocabulary.UNKNOWN_LABEL, ""))
+            return records.example(
+                image=image,
+                mask=mask,
+                label=label,
+                id=stem,
+                group=frame(stem),
+                source=SOURCE,
+                subtype="cell_only" if whole_cell else "",
+                label_source=label_source,
+            )
+
+        unlabelled = cell_only = 0
+        for record in records.each(read, chosen, images.get, bad):
+            unlabelled += record["label"] < 0
+            cell_only += record["subtype"] == "cell_only"
+            yield record["id"], record
         bad.finish(f"raabin_gt in {folder}")
         self.info.metadata.update(
             cell_only_masks=cell_only,
             unlabelled_images=unlabelled,
             labels_without_image=len(labels.keys() - images.keys()),
-            excluded_records=excluded,
+            excluded_records=len(images) - len(chosen),
             left_out_files=len(bad.files) - already_bad,
         )
         for name, count in self.info.metadata.items():

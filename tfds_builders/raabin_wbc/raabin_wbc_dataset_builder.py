@@ -101,25 +101,29 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         for _, path in images:
             places[path.stem].append(path)
         excluded = 0
+        chosen = []
         for cell_type, path in images:
-            id = f"{split}_{path.stem}"
-            if id in exclusions:
+            if f"{split}_{path.stem}" in exclusions:
                 excluded += 1
-                continue
-            if others := [str(other) for other in places[path.stem] if other != path]:
+            elif others := [str(other) for other in places[path.stem] if other != path]:
                 bad.add(path, f"has the name of {', '.join(others)}: allowed is one type a cell")
-                continue
-            with bad.catch(path):
-                image, _, _ = records.read_image_file(path)
-                record = records.example(
-                    image=image,
-                    label=vocabulary.CELL_TYPES.index(cell_type),
-                    id=id,
-                    group=frame(path.stem),
-                    source=SOURCE,
-                    label_source="authors",
-                )
-                yield id, record
+            else:
+                chosen.append((cell_type, path))
+
+        def read(entry: tuple[str, epath.Path]) -> dict[str, object]:
+            cell_type, path = entry
+            image, _, _ = records.read_image_file(path)
+            return records.example(
+                image=image,
+                label=vocabulary.CELL_TYPES.index(cell_type),
+                id=f"{split}_{path.stem}",
+                group=frame(path.stem),
+                source=SOURCE,
+                label_source="authors",
+            )
+
+        for record in records.each(read, chosen, lambda entry: entry[1], bad):
+            yield record["id"], record
         name = f"raabin_wbc/{self.builder_config.name}"
         bad.finish(f"{name} in {folder}")
         metadata = self.info.metadata

@@ -89,41 +89,43 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         images, masks = records.pair_files(
             folder / config.images, ".bmp", folder / config.images, ".png", bad
         )
-        quantised = []
-        numbers = set()
-        unlabelled = excluded = 0
+        named = []
         for stem, image_file in images.items():
-            if not stem.isdecimal():
+            if stem.isdecimal():
+                named.append(stem)
+            else:
                 bad.add(image_file, "the name is not a number, as the authors' names are (001.bmp)")
-                continue
-            numbers.add(int(stem))
-            if f"{config.name}_{stem}" in exclusions:
-                excluded += 1
-                continue
-            with bad.catch(image_file):
-                image, height, width = records.read_image_file(image_file)
-                mask, moved = read_mask(masks[stem])
-                records.check_same_size(masks[stem], mask, (height, width))
-                label = labels.get(int(stem), vocabulary.UNKNOWN_LABEL)
-                record = records.example(
-                    image=image,
-                    mask=mask,
-                    label=label,
-                    id=f"{config.name}_{stem}",
-                    source=config.name,
-                    label_source="authors" if label >= 0 else "",
-                )
-                unlabelled += label < 0
-                if moved:
-                    quantised.append(moved)
-                yield record["id"], record
+        chosen = [stem for stem in named if f"{config.name}_{stem}" not in exclusions]
+
+        def read(stem: str) -> tuple[dict[str, object], int]:
+            image, height, width = records.read_image_file(images[stem])
+            mask, moved = read_mask(masks[stem])
+            records.check_same_size(masks[stem], mask, (height, width))
+            label = labels.get(int(stem), vocabulary.UNKNOWN_LABEL)
+            record = records.example(
+                image=image,
+                mask=mask,
+                label=label,
+                id=f"{config.name}_{stem}",
+                source=config.name,
+                label_source="authors" if label >= 0 else "",
+            )
+            return record, moved
+
+        quantised = []
+        unlabelled = 0
+        for record, moved in records.each(read, chosen, images.get, bad):
+            unlabelled += record["label"] < 0
+            if moved:
+                quantised.append(moved)
+            yield record["id"], record
         bad.finish(f"segmentation_wbc/{config.name} in {folder}")
         self.info.metadata.update(
             quantised_pixels=sum(quantised),
             quantised_images=len(quantised),
             unlabelled_images=unlabelled,
-            labels_without_image=len(labels.keys() - numbers),
-            excluded_records=excluded,
+            labels_without_image=len(labels.keys() - set(map(int, named))),
+            excluded_records=len(named) - len(chosen),
             left_out_files=len(bad.files) - already_bad,
         )
         for name, count in self.info.metadata.items():

@@ -54,9 +54,9 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         return {"train": self._generate_examples(self.builder_config)}
 
     def _generate_examples(self, config: Config) -> Iterator[tuple[str, dict[str, object]]]:
-        for index in range(config.cells):
+        def draw(index: int) -> dict[str, object]:
             cell = render.render_cell(config.seed, index, config.size)
-            record = records.example(
+            return records.example(
                 image=records.encode_png(cell.image),
                 mask=cell.mask,
                 label=cell.label,
@@ -66,4 +66,6 @@ class Builder(tfds.core.GeneratorBasedBuilder):
                 label_source="drawn",
                 um_per_px=cell.um_per_px,
             )
+
+        for record in records.each(draw, range(config.cells)):
             yield record["id"], record

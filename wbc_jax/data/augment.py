@@ -6,6 +6,7 @@ the picture is the same on 1 and on 256 devices and after a restart.
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from wbc_jax import config as config_lib
 from wbc_jax import vocabulary
@@ -13,7 +14,9 @@ from wbc_jax import vocabulary
 # Ruifrok & Johnston 2001: optical density (R, G, B) of hematoxylin, eosin and a third stain, as in
 # scikit-image's `rgb_from_hed`. Romanowsky stains differ, but the axes (blue-violet and pink) are
 # those along which slides differ.
-_STAINS = ((0.65, 0.70, 0.29), (0.07, 0.99, 0.11), (0.27, 0.57, 0.78))
+_STAINS = np.array([(0.65, 0.70, 0.29), (0.07, 0.99, 0.11), (0.27, 0.57, 0.78)])
+_STAINS /= np.linalg.norm(_STAINS, axis=1, keepdims=True)
+_UNMIX = np.linalg.inv(_STAINS)
 _BLUR_RADIUS = 4
 
 
@@ -34,34 +37,36 @@ def example_keys(seed: jax.Array | int, epoch: jax.Array, index: jax.Array) -> j
 
 
 def augment(
-    settings: config_lib.Augment, keys: jax.Array, images: jax.Array, masks: jax.Array
-) -> tuple[jax.Array, jax.Array]:
+    settings: config_lib.Augment,
+    keys: jax.Array,
+    images: jax.Array,
+    masks: jax.Array | None = None,
+) -> tuple[jax.Array, jax.Array | None]:
     """Draws a new version of each example.
 
     Args:
-        settings: what may happen; the defaults of `Augment` with everything off change nothing.
+        settings: what may happen, validated; `config.PRESETS["none"]` changes nothing.
         keys: `[B]`, from `example_keys`.
         images: float32 `[B, H, W, 3]` in [0, 1].
-        masks: uint8 or int `[B, H, W]`.
+        masks: uint8 or int `[B, H, W]`; None where there are none (cell types).
 
     Returns:
         Images in [0, 1] and masks, of the same shapes and types. Images are sampled bilinearly,
-        masks by the nearest pixel, so that a mask never gains a class (but for background, where
-        `fill` is `zero`).
+        masks by the nearest pixel, so that a mask never gains a class, but for background, where
+        `fill` is `zero`, and for 255 (no class) under a cut-out. The images do not depend on
+        whether there are masks.
     """
+    if masks is None:
+        return jax.vmap(lambda k, i: _augment_one(settings, k, i, None)[0])(keys, images), None
     return jax.vmap(lambda k, i, m: _augment_one(settings, k, i, m))(keys, images, masks)
 
 
 def _augment_one(s, key, image, mask):
     geometry, colour, finish = jax.random.split(key, 3)
-    if _moves(s):
+    if s.flip or s.quarter_turns or _resamples(s):
         image, mask = _move(s, geometry, image, mask)
     image = _recolour(s, colour, image)
-    return _finish(s, finish, image), mask
-
-
-def _moves(s: config_lib.Augment) -> bool:
-    return s.flip or s.quarter_turns or _resamples(s)
+    return _finish(s, finish, image, mask)
 
 
 def _resamples(s: config_lib.Augment) -> bool:
@@ -70,74 +75,93 @@ def _resamples(s: config_lib.Augment) -> bool:
 
 def _move(s, key, image, mask):
     """Flips, turns, zooms and shifts by one sampling of the input."""
-    height, width = mask.shape
+    height, width, _ = image.shape
     keys = jax.random.split(key, 5)
     flip = jax.random.bernoulli(keys[0], 0.5, (2,)) if s.flip else jnp.zeros(2, bool)
-    signs = jnp.where(flip, -1.0, 1.0)
     # A quarter turn of an oblong image would leave its frame: only half turns there.
     turns = jax.random.randint(keys[1], (), 0, 4) if s.quarter_turns else jnp.int32(0)
     turns = turns if height == width else turns // 2 * 2
+    if not _resamples(s):
+        image = flip_and_turn(image, flip, turns)
+        return image, None if mask is None else flip_and_turn(mask, flip, turns)
     # A table, not cos and sin, so that quarter turns are exact.
     cos, sin = jnp.array([1.0, 0.0, -1.0, 0.0])[turns], jnp.array([0.0, 1.0, 0.0, -1.0])[turns]
-    matrix = jnp.array([[cos, -sin], [sin, cos]]) * signs
-    shift = jnp.zeros(2)
-    if _resamples(s):
-        angle = jnp.deg2rad(jax.random.uniform(keys[2], (), minval=-1.0) * s.rotation_degrees)
-        c, n = jnp.cos(angle), jnp.sin(angle)
-        scale = jnp.exp(jax.random.uniform(keys[3], (), minval=-1.0) * jnp.log1p(s.zoom))
-        matrix = (jnp.array([[c, -n], [n, c]]) / scale) @ matrix
-        shift = jax.random.uniform(keys[4], (2,), minval=-1.0) * s.translation_px
+    matrix = jnp.array([[cos, -sin], [sin, cos]]) * jnp.where(flip, -1.0, 1.0)
+    angle = jnp.deg2rad(jax.random.uniform(keys[2], (), minval=-1.0) * s.rotation_degrees)
+    c, n = jnp.cos(angle), jnp.sin(angle)
+    scale = jnp.exp(jax.random.uniform(keys[3], (), minval=-1.0) * jnp.log1p(s.zoom))
+    # Accelerators would round a product of float32 to what moves a pixel.
+    rotation = jnp.array([[c, -n], [n, c]]) / scale
+    matrix = jnp.matmul(rotation, matrix, precision=jax.lax.Precision.HIGHEST)
+    shift = jax.random.uniform(keys[4], (2,), minval=-1.0) * s.translation_px
     centre = jnp.array([(height - 1) / 2, (width - 1) / 2])
     y, x = jnp.arange(height)[:, None] - centre[0], jnp.arange(width)[None, :] - centre[1]
     sample_y = matrix[0, 0] * y + matrix[0, 1] * x + centre[0] - shift[0]
     sample_x = matrix[1, 0] * y + matrix[1, 1] * x + centre[1] - shift[1]
-    return sample(image, mask, sample_y, sample_x, fill=s.fill, bilinear=_resamples(s))
+    return sample(image, mask, sample_y, sample_x, fill=s.fill)
+
+
+def flip_and_turn(array: jax.Array, flip: jax.Array, turns: jax.Array) -> jax.Array:
+    """Turns a picture, then mirrors it. No gather: transposition and reversals, chosen from.
+
+    Args:
+        array: `[H, W, ...]`; H and W are equal where `turns` may be odd.
+        flip: bool `[2]`, whether rows and columns are reversed.
+        turns: int32 scalar, quarter turns, 0 … 3, clockwise.
+
+    Returns:
+        Of the same shape.
+    """
+    if array.shape[0] == array.shape[1]:
+        array = jnp.where(turns % 2 == 1, array.swapaxes(0, 1), array)
+    array = jnp.where(flip[0] ^ (turns >= 2), array[::-1], array)
+    return jnp.where(flip[1] ^ ((turns == 1) | (turns == 2)), array[:, ::-1], array)
 
 
 def sample(
     image: jax.Array,
-    mask: jax.Array,
+    mask: jax.Array | None,
     y: jax.Array,
     x: jax.Array,
     *,
     fill: str = "reflect",
-    bilinear: bool = True,
-) -> tuple[jax.Array, jax.Array]:
+) -> tuple[jax.Array, jax.Array | None]:
     """Reads image and mask at fractional coordinates.
 
     Args:
-        image: float32 `[H, W, C]`.
-        mask: integer `[H, W]`.
+        image: float32 `[H, W, C]`, read bilinearly.
+        mask: integer `[H, W]`, read at the nearest pixel; or None.
         y, x: float32 `[H', W']`, in pixels, 0 at the first pixel's centre.
         fill: `reflect` or `zero`, beyond the frame.
-        bilinear: False reads the image at the nearest pixel too (exact for flips and turns).
 
     Returns:
         Image `[H', W', C]` and mask `[H', W']`.
     """
-    height, width = mask.shape
-    flat_image, flat_mask = image.reshape(height * width, -1), mask.reshape(-1)
+    height, width, channels = image.shape
+    flat_image = jnp.asarray(image).reshape(height * width, channels)
     inside = (y > -0.5) & (y < height - 0.5) & (x > -0.5) & (x < width - 0.5)
 
-    def place(row, column):
-        return _reflect(row, height) * width + _reflect(column, width)
+    def read(flat, row, column):
+        # Mask and image packed into one array, for one gather less a pixel, were slower on CPU.
+        row, column = row.astype(jnp.int32), column.astype(jnp.int32)
+        place = _reflect(row, height) * width + _reflect(column, width)
+        return flat.at[place].get(mode="promise_in_bounds")
 
-    nearest = place(jnp.round(y).astype(jnp.int32), jnp.round(x).astype(jnp.int32))
-    new_mask = flat_mask[nearest]
-    if bilinear:
-        top, left = jnp.floor(y), jnp.floor(x)
-        dy, dx = (y - top)[..., None], (x - left)[..., None]
-        row, column = top.astype(jnp.int32), left.astype(jnp.int32)
-        new_image = (
-            flat_image[place(row, column)] * (1 - dy) * (1 - dx)
-            + flat_image[place(row, column + 1)] * (1 - dy) * dx
-            + flat_image[place(row + 1, column)] * dy * (1 - dx)
-            + flat_image[place(row + 1, column + 1)] * dy * dx
-        )
-    else:
-        new_image = flat_image[nearest]
+    top, left = jnp.floor(y), jnp.floor(x)
+    dy, dx = (y - top)[..., None], (x - left)[..., None]
+    new_image = (
+        read(flat_image, top, left) * (1 - dy) * (1 - dx)
+        + read(flat_image, top, left + 1) * (1 - dy) * dx
+        + read(flat_image, top + 1, left) * dy * (1 - dx)
+        + read(flat_image, top + 1, left + 1) * dy * dx
+    )
     if fill == "zero":
-        new_image = jnp.where(inside[..., None], new_image, 0)
+        # A product: with a selection, XLA's loop over the four gathers is three times slower.
+        new_image = new_image * inside[..., None].astype(image.dtype)
+    if mask is None:
+        return new_image, None
+    new_mask = read(jnp.asarray(mask).reshape(-1), jnp.round(y), jnp.round(x))
+    if fill == "zero":
         new_mask = jnp.where(inside, new_mask, vocabulary.BACKGROUND).astype(mask.dtype)
     return new_image, new_mask
 
@@ -165,6 +189,10 @@ def _recolour(s, key, image):
         image = mean + (image - mean) * (1 + s.contrast * uniform(keys[3]))
     if s.brightness > 0:
         image = image + s.brightness * uniform(keys[4])
+    if s.grayscale > 0:
+        # Its own key: the draws above stay what they are.
+        gray = jax.random.bernoulli(jax.random.fold_in(key, 0), s.grayscale)
+        image = jnp.where(gray, to_gray(image), image)
     return jnp.clip(image, 0, 1)
 
 
@@ -178,23 +206,53 @@ def stain_jitter(image: jax.Array, scale: jax.Array, shift: jax.Array) -> jax.Ar
     Returns:
         `[H, W, 3]`, not clipped.
     """
-    stains = jnp.array(_STAINS)
-    stains = stains / jnp.linalg.norm(stains, axis=1, keepdims=True)
+    # Unmixing, scaling and mixing are one matrix. It is applied by nine products a pixel, not by a
+    # matrix product: XLA fuses them, and accelerators would round them to less than float32.
+    unmix, stains = jnp.asarray(_UNMIX, jnp.float32), jnp.asarray(_STAINS, jnp.float32)
+    mixed = (unmix[:, :, None] * scale[:, None] * stains).sum(1)
     density = -jnp.log(jnp.maximum(image, 1 / 255))
-    # Float32 rounding of the default matrix product on accelerators would show as a colour cast.
-    high = jax.lax.Precision.HIGHEST
-    amounts = jnp.matmul(density, jnp.linalg.inv(stains), precision=high)
-    return jnp.exp(-jnp.matmul(amounts * scale + shift, stains, precision=high))
+    new = sum(density[..., i, None] * mixed[i] for i in range(3))
+    return jnp.exp(-(new + (shift[:, None] * stains).sum(0)))
 
 
-def _finish(s, key, image):
+def to_gray(images: jax.Array) -> jax.Array:
+    """Returns the luma of RGB, `[..., 3]` to `[..., 1]`: 0.299 R + 0.587 G + 0.114 B.
+
+    ITU-R BT.601, as Pillow, OpenCV and MATLAB's `rgb2gray`. The weights sum to 1, so that scaling
+    before or after is the same.
+    """
+    # Not a matrix product: accelerators round those of float32.
+    red, green, blue = images[..., 0:1], images[..., 1:2], images[..., 2:3]
+    return 0.299 * red + 0.587 * green + 0.114 * blue
+
+
+def _finish(s, key, image, mask):
     keys = jax.random.split(key, 3)
     if s.blur > 0:
         image = gaussian_blur(image, s.blur * jax.random.uniform(keys[0]))
     if s.noise > 0:
         sigma = s.noise * jax.random.uniform(keys[1])
         image = jnp.clip(image + sigma * jax.random.normal(keys[2], image.shape), 0, 1)
-    return image
+    if s.cutout_boxes > 0:
+        hidden = _boxes(s, jax.random.fold_in(key, 0), image.shape[:2])
+        image = jnp.where(hidden[..., None], image.mean((0, 1)), image)
+        if mask is not None:
+            # What is under a box cannot be known: no loss there. What a box takes from its
+            # surroundings is their context.
+            mask = jnp.where(hidden, vocabulary.IGNORE, mask).astype(mask.dtype)
+    return image, mask
+
+
+def _boxes(s, key, shape):
+    """Draws bool `[H, W]`: `cutout_boxes` squares, centres anywhere in the frame (DeVries & Taylor
+    2017), sides up to `cutout_side` of the shorter side."""
+    centre_key, side_key = jax.random.split(key)
+    centres = jax.random.uniform(centre_key, (s.cutout_boxes, 2)) * jnp.array(shape) - 0.5
+    sides = jax.random.uniform(side_key, (s.cutout_boxes, 1)) * s.cutout_side * min(shape)
+    near = [
+        jnp.abs(jnp.arange(n) - centres[:, axis, None]) <= sides / 2 for axis, n in enumerate(shape)
+    ]
+    return (near[0][:, :, None] & near[1][:, None, :]).any(0)
 
 
 def gaussian_blur(image: jax.Array, sigma: jax.Array) -> jax.Array:

@@ -2,7 +2,29 @@
 
 import math
 
+import numpy as np
+
 from wbc_jax.data import records
+
+MARGIN = 0.25
+"""Part of a cell's longer side that builders add at each end: the cell spans two thirds."""
+
+
+def cut(frame: np.ndarray, box: tuple[int, int, int, int], margin: float = MARGIN) -> np.ndarray:
+    """Cuts the square around a cell (`square_crop_box`) out of its frame or its frame's mask.
+
+    Args:
+        frame: `[H, W]` or `[H, W, C]`.
+        box, margin: as of `square_crop_box`.
+
+    Returns:
+        A view of the frame.
+
+    Raises:
+        DataError: as `square_crop_box`.
+    """
+    y0, x0, y1, x1 = square_crop_box(box, *frame.shape[:2], margin)
+    return frame[y0:y1, x0:x1]
 
 
 def square_crop_box(

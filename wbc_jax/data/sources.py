@@ -3,13 +3,13 @@
 import collections
 import contextlib
 import dataclasses
+import fcntl
 import importlib
 import json
 import os
 import pkgutil
-import sys
 import types
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ from wbc_jax.data import duplicates, records
 
 MANUAL_DIR_VARIABLE = "WBC_JAX_DATA"
 INDEX = "wbc_jax_index.json"
+LEFT_OUT = "wbc_jax_left_out.json"
 SPLIT = "all"
 """The one split of builders whose authors published none."""
 
@@ -40,6 +41,7 @@ class Source:
         encoded: random access to records with `image` and `mask` as PNG or JPEG bytes.
         hashes: uint64 `[N, 4]`, perceptual hashes (`duplicates.perceptual_hash`); None: no
             duplicates are looked for.
+        cell_hashes: the same of the cell alone (`duplicates.cell_hash`).
     """
 
     name: str
@@ -53,6 +55,7 @@ class Source:
     um_per_px: np.ndarray
     encoded: Sequence[dict[str, Any]]
     hashes: np.ndarray | None = None
+    cell_hashes: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -112,7 +115,8 @@ def manual_dir(data: config_lib.Data) -> str:
 
 
 def check_distinct(names: Sequence[str], data: config_lib.Data) -> None:
-    """Checks that no two names mean the same records (`pbc` and `pbc/five`).
+    """Checks that no two names mean the same records (`pbc` and `pbc/five`), or records that show
+    the same cells without a way to tell which (`kaggle_blood_cells/original` and `augmented`).
 
     Raises:
         ConfigError: two do, or there is no data set of a name.
@@ -126,6 +130,15 @@ def check_distinct(names: Sequence[str], data: config_lib.Data) -> None:
                 "config.data.datasets or config.evaluate.external."
             )
         seen[folder] = name
+    for name in names:
+        base, _, variant = name.partition("/")
+        apart = getattr(_module(base), "NEVER_TOGETHER", {}).get(variant)
+        other = f"{base}/{apart}"
+        if apart and (other in names or (base in names and variant != apart)):
+            raise config_lib.ConfigError(
+                f"{name!r} and {other!r} show the same cells, and nothing says which are the same:"
+                " one of them would give the other's test images away. Name one of them."
+            )
 
 
 def is_prepared(name: str, data: config_lib.Data) -> bool:
@@ -134,31 +147,128 @@ def is_prepared(name: str, data: config_lib.Data) -> bool:
 
 
 def prepare(name: str, data: config_lib.Data) -> list[tuple[str, str]]:
-    """Writes the records of `name` unless they are there. Whole or not at all (TFDS renames).
+    """Writes the records of `name`, and their index, unless they are there.
+
+    Whole or not at all: they are written in a folder `incomplete.*` that is renamed at the end. One
+    that a killed process has left is removed by the next that prepares the data set, which ends
+    with the bytes it would have had otherwise. Processes on one machine take turns.
 
     Returns:
-        Path and reason of each file left out (`data.on_bad_file='skip'`).
+        Path and reason of each file that the records were made without
+        (`data.on_bad_file='skip'`), whoever wrote them.
 
     Raises:
-        DataError: files are missing or bad; says which, and what to do.
+        DataError: files are missing or bad, or the records cannot be written; says which, and what
+            to do.
         ConfigError: no such data set.
     """
     made = builder(name, data)
     folder = manual_dir(data)
-    if _has_records(made):
-        check = getattr(_module(name.partition("/")[0]), "check_same_folder", None)
+    if _is_complete(made):
+        check = getattr(_module(made.name), "check_same_folder", None)
         if check and folder:
             check(made, folder)
-        return []
-    if not sys.stderr.isatty():
-        tfds.disable_progress_bar()  # in a log its bars are hundreds of lines
-    with contextlib.ExitStack() as stack:
-        bad = stack.enter_context(records.on_bad_file(data.on_bad_file))
-        made.download_and_prepare(
-            file_format="array_record",
-            download_config=tfds.download.DownloadConfig(manual_dir=folder or None),
+    else:
+        try:
+            with _alone(name, epath.Path(data.data_dir).expanduser() / made.name):
+                made = builder(name, data)  # another process may have written them meanwhile
+                if not _is_complete(made):
+                    _write(name, made, data)
+        except (OSError, RuntimeError) as error:
+            if not _is_of_writing(error, made):
+                raise
+            raise records.DataError(
+                f"{name}: the records could not be written to {made.data_dir} ({error}). Nothing "
+                "half-written is left there: free space or make the disk writable and run this "
+                "again, or set config.data.data_dir to another disk."
+            ) from error
+    left_out = _left_out(made)
+    if left_out and data.on_bad_file == "error":
+        raise records.DataError(
+            f"{name}: the records in {made.data_dir} were made without {len(left_out)} bad files, "
+            f"such as {left_out[0][0]}: {left_out[0][1]}. Set config.data.on_bad_file=skip to use "
+            "them so, or mend the files, delete that folder and run this again."
         )
-        return list(bad.files)
+    if not (epath.Path(made.data_dir) / INDEX).exists():
+        _index(name, made, data.threads)
+    return left_out
+
+
+def _write(name: str, made: tfds.core.DatasetBuilder, data: config_lib.Data) -> None:
+    target = epath.Path(made.data_dir)
+    if target.exists():  # killed before the list of the files left out was written
+        target.rmtree()
+        made = builder(name, data)
+    tfds.disable_progress_bar()  # ours says more, and is not hundreds of lines in a log
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(records.fixed_order())
+        stack.enter_context(records.reading(data.threads, name))
+        bad = stack.enter_context(records.on_bad_file(data.on_bad_file))
+        try:
+            made.download_and_prepare(
+                file_format="array_record",
+                download_config=tfds.download.DownloadConfig(manual_dir=manual_dir(data) or None),
+            )
+        except AssertionError as error:
+            if "No examples were yielded" not in str(error):
+                raise
+            raise records.DataError(
+                f"{name}: no record is left: {len(bad.files)} files are bad"
+                + "".join(f"; {path}: {reason}" for path, reason in bad.files[:1])
+            ) from error
+    if bad.files:
+        files.write_json(target / LEFT_OUT, bad.files)
+
+
+def _is_complete(made: tfds.core.DatasetBuilder) -> bool:
+    if not _has_records(made):
+        return False
+    listed = (epath.Path(made.data_dir) / LEFT_OUT).exists()
+    return listed or not (made.info.metadata or {}).get("left_out_files", 0)
+
+
+def _left_out(made: tfds.core.DatasetBuilder) -> list[tuple[str, str]]:
+    path = epath.Path(made.data_dir) / LEFT_OUT
+    if not path.exists():
+        return []
+    return [(name, reason) for name, reason in json.loads(path.read_text())]
+
+
+def _is_of_writing(error: Exception, made: tfds.core.DatasetBuilder) -> bool:
+    """Whether it tells of the disk of the records, not of files that are read, or of a mistake."""
+    if isinstance(error, OSError):
+        root = os.fspath(made.data_dir_root)
+        return error.filename is None or os.fspath(error.filename).startswith(root)
+    return any(f"{call}() failed" in str(error) for call in ("write", "open", "close"))
+
+
+@contextlib.contextmanager
+def _alone(name: str, folder: epath.Path) -> Iterator[None]:
+    """Lets one process at a time write in a data set's folder, and sweeps it of what others left.
+
+    Object stores (`gs://`) know no locks: there nothing is swept.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with contextlib.ExitStack() as stack:
+        if "://" not in os.fspath(folder):
+            handle = os.open(folder, os.O_RDONLY)
+            stack.callback(os.close, handle)  # which unlocks, as does any end of the process
+            if _lock(name, handle):
+                for place in ("", "*/", "*/*/"):
+                    for leftover in folder.glob(f"{place}incomplete.*"):
+                        leftover.rmtree() if leftover.is_dir() else leftover.unlink()
+        yield
+
+
+def _lock(name: str, handle: int) -> bool:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        logging.warning("%s: another process is writing it; waiting for its end.", name)
+        fcntl.flock(handle, fcntl.LOCK_EX)
+    except OSError:  # a file system without locks
+        return False
+    return True
 
 
 def load(name: str, data: config_lib.Data) -> Source:
@@ -172,9 +282,8 @@ def load(name: str, data: config_lib.Data) -> Source:
         raise records.DataError(
             f"{name}: no records in {made.data_dir}; write them with --mode=prepare."
         )
-    skip = tfds.decode.SkipDecoding()
-    encoded = made.as_data_source(split=SPLIT, decoders={"image": skip, "mask": skip})
-    columns = _index(epath.Path(made.data_dir), encoded)
+    encoded = _Encoded(made)
+    columns = _index(name, made, data.threads)
     ids = tuple(columns["id"])
     repeated = [i for i, count in collections.Counter(ids).items() if count > 1]
     if repeated:
@@ -195,31 +304,65 @@ def load(name: str, data: config_lib.Data) -> Source:
             [np.nan if v is None else v for v in columns["um_per_px"]], np.float32
         ),
         encoded=encoded,
-        hashes=np.asarray([[int(w, 16) for w in h] for h in columns["hash"]], np.uint64),
+        hashes=_unhex(columns["hash"]),
+        cell_hashes=_unhex(columns["cell_hash"]),
     )
 
 
-def _index(folder: epath.Path, encoded: Sequence[dict[str, Any]]) -> dict[str, list[Any]]:
+class _Encoded(Sequence):
+    """Records with random access, as `records.parse` gives them."""
+
+    def __init__(self, made: tfds.core.DatasetBuilder):
+        raw = tfds.decode.DeserializeMethod.RAW_BYTES
+        self._serialized = made.as_data_source(split=SPLIT, deserialize_method=raw)
+
+    def __len__(self) -> int:
+        return len(self._serialized)
+
+    def __getitem__(self, position: int) -> dict[str, Any]:
+        return records.parse(self._serialized[position])
+
+
+def _index(name: str, made: tfds.core.DatasetBuilder, threads: int) -> dict[str, list[Any]]:
     """Returns the records' columns and perceptual hashes, kept beside the records once made."""
-    path = folder / INDEX
-    columns: dict[str, list[Any]] = {key: [] for key in (*_COLUMNS, "hash")}
+    path = epath.Path(made.data_dir) / INDEX
     with contextlib.suppress(OSError, ValueError):  # absent or damaged: made anew
         stored = json.loads(path.read_text())
-        if isinstance(stored, dict) and stored.keys() == columns.keys():
+        if isinstance(stored, dict) and stored.keys() == {*_COLUMNS, *_HASHES}:
             return stored
-    for position in range(len(encoded)):
+    encoded = _Encoded(made)
+
+    def read(position: int) -> dict[str, Any]:
         record = encoded[position]
-        for key in _COLUMNS:
-            value = record[key]
-            columns[key].append(value.decode() if isinstance(value, bytes) else value)
+        row = {key: record[key] for key in _COLUMNS}
+        row = {k: v.decode() if isinstance(v, bytes) else v for k, v in row.items()}
+        row["has_mask"] = bool(row["has_mask"])
         image = records.decode_image(record["image"])
-        columns["hash"].append([f"{word:016x}" for word in duplicates.perceptual_hash(image)])
+        row["hash"] = _hex(duplicates.perceptual_hash(image))
+        row["cell_hash"] = _hex(duplicates.cell_hash(image))
+        return row
+
+    with records.reading(threads, f"{name}: looking for duplicates"):
+        rows = list(records.each(read, range(len(encoded))))
+    columns = {key: [row[key] for row in rows] for key in (*_COLUMNS, *_HASHES)}
     # Only a shortcut: records on a read-only disk are indexed anew each time.
     with contextlib.suppress(OSError):
+        for leftover in path.parent.glob(f".{INDEX}.*.tmp"):
+            leftover.unlink()
         files.write_json(path, columns)
     return columns
 
 
+def _hex(hash: np.ndarray) -> str:
+    return "".join(f"{word:016x}" for word in hash.tolist())
+
+
+def _unhex(column: Sequence[str]) -> np.ndarray:
+    words = [[int(text[i : i + 16], 16) for i in range(0, len(text), 16)] for text in column]
+    return np.asarray(words, np.uint64).reshape(len(column), -1)
+
+
+_HASHES = ("hash", "cell_hash")
 _COLUMNS = (
     "id",
     "group",

@@ -11,27 +11,41 @@ import itertools
 from collections.abc import Sequence
 
 import numpy as np
+from absl import logging
 
 from wbc_jax import config as config_lib
 from wbc_jax.data import duplicates, records, sources
 
 SPLITS = ("train", "validation", "test")
 
+FAMILIES = {"raabin_gt": "raabin", "raabin_wbc": "raabin"}
+"""Data sets that hand out the same frames, named alike: their groups are compared."""
 
 Pieces = Sequence[tuple[float, str]]
 """(upper end, split) in ascending order: how the stretch from 0 to 1 is shared out."""
 
 
+def tested_whole(data: config_lib.Data) -> frozenset[str]:
+    """Returns the data sets of which the protocol trains on nothing: they are test as a whole."""
+    if data.protocol == "leave_one_out":
+        return frozenset({data.left_out})
+    if data.protocol == "independent":
+        return frozenset(data.independent)
+    if data.protocol == "one_source":
+        return frozenset(data.datasets) - {data.train_source}
+    return frozenset()
+
+
 def pieces(data: config_lib.Data, dataset: str) -> Pieces:
     """Returns how the protocol of `data` shares out a data set's records."""
-    train, validation, _ = data.fractions
+    train, validation, _ = config_lib.PAPER_FRACTIONS.get(data.protocol, data.fractions)
     if data.protocol == "k_fold":
         test = data.fold
         others = {test: "test", (test + 1) % data.folds: "validation"}
         return [((k + 1) / data.folds, others.get(k, "train")) for k in range(data.folds)]
-    if data.protocol == "leave_one_out":
-        if dataset == data.left_out:
-            return [(1.0, "test")]
+    if dataset in tested_whole(data):
+        return [(1.0, "test")]
+    if data.protocol in ("leave_one_out", "independent"):
         return [(train / (train + validation), "train"), (1.0, "validation")]
     return [(train, "train"), (train + validation, "validation"), (1.0, "test")]
 
@@ -91,8 +105,10 @@ def split_sources(
     """Splits several data sets, each by itself, keeping duplicates in one split.
 
     Groups that a near duplicate ties together are one group, also across data sets: there the set
-    whose name comes first decides, and the others' records follow. Under `leave_one_out` the set
-    left out decides, and duplicates of its records are left out of the others.
+    whose name comes first decides, and the others' records follow. Sets that are tested as a whole
+    (`tested_whole`) decide before all others and stay whole; a duplicate of theirs elsewhere
+    follows them into the test part (`one_source`), or is left out of its own set where that has no
+    test part (`leave_one_out`, `independent`), with a warning that counts them.
 
     Args:
         sets: the data sets.
@@ -107,10 +123,10 @@ def split_sources(
     """
     kept = [np.flatnonzero(mask) for mask in usable]
     members = cluster(sets, kept)
-    apart = data.left_out if data.protocol == "leave_one_out" else None
+    whole = tested_whole(data)
     decided: dict[int, str] = {}
     found: dict[int, dict[str, np.ndarray]] = {}
-    for which in sorted(range(len(sets)), key=lambda i: (sets[i].name != apart, sets[i].name)):
+    for which in sorted(range(len(sets)), key=lambda i: (sets[i].name not in whole, sets[i].name)):
         source, indices, owners = sets[which], kept[which], members[which]
         # Named after its first group in this set, a cluster hashes alike whatever else is loaded.
         names: dict[int, str] = {}
@@ -134,6 +150,14 @@ def split_sources(
         for name, part in split.items():
             decided |= {owner_of[int(i)]: name for i in part}
         _check_not_empty(source, split, shares, len(indices))
+        if lost := len(indices) - sum(map(len, split.values())):
+            logging.warning(
+                "%s: %d records are left out, being near duplicates (or of a group) of records"
+                " in %s, tested as a whole.",
+                source.name,
+                lost,
+                " and ".join(sorted(whole)),
+            )
         found[which] = split
     return [found[i] for i in range(len(sets))]
 
@@ -142,9 +166,11 @@ def group_key(source: sources.Source, index: int) -> tuple[str, str]:
     """Returns (data set, group) of a record: what must not stand in two splits.
 
     The data set is named without its config: groups hold across the configs of one data set (an
-    original and its copies), not across data sets, where equal names mean nothing.
+    original and its copies), not across data sets, where equal names mean nothing. Packagings of
+    one collection whose frames have the same names count as one data set (`FAMILIES`).
     """
-    return source.name.partition("/")[0], source.groups[index]
+    base = source.name.partition("/")[0]
+    return FAMILIES.get(base, base), source.groups[index]
 
 
 def cluster(sets: Sequence[sources.Source], kept: Sequence[np.ndarray]) -> list[list[int]]:
@@ -155,11 +181,8 @@ def cluster(sets: Sequence[sources.Source], kept: Sequence[np.ndarray]) -> list[
     groups = [
         "\0".join(group_key(source, i)) for source, indices in zip(sets, kept) for i in indices
     ]
-    hashed = [source.hashes is not None for source in sets]
-    pairs: list[tuple[int, ...]] = []
-    if sets and all(hashed):
-        pairs = duplicates.near_pairs(np.concatenate([s.hashes[i] for s, i in zip(sets, kept)]))
-    owners = duplicates.clusters(groups, pairs)
+    entries = [(source, int(i)) for source, indices in zip(sets, kept) for i in indices]
+    owners = duplicates.clusters(groups, _near_pairs(entries))
     ends = np.cumsum([0, *(len(indices) for indices in kept)])
     return [owners[start:end] for start, end in itertools.pairwise(ends)]
 
@@ -208,9 +231,7 @@ def check_leaks(parts: dict[str, Sequence[tuple[sources.Source, int]]]) -> None:
         {name: [group_key(*entry) for entry in entries] for name, entries in parts.items()}
     )
     flat = [(name, s, i) for name, entries in parts.items() for s, i in entries]
-    if not flat or any(s.hashes is None for _, s, _ in flat):
-        return
-    for i, j, bits in duplicates.near_pairs(np.stack([s.hashes[k] for _, s, k in flat])):
+    for i, j, bits in _near_pairs([entry for _, *entry in flat]):
         (one, s, k), (two, t, m) = flat[i], flat[j]
         if one != two:
             raise records.DataError(
@@ -220,16 +241,37 @@ def check_leaks(parts: dict[str, Sequence[tuple[sources.Source, int]]]) -> None:
             )
 
 
+def seen(
+    known: Sequence[tuple[sources.Source, int]], others: Sequence[tuple[sources.Source, int]]
+) -> set[int]:
+    """Returns the places in `others` of records that `known` gives away.
+
+    These are near duplicates of a record in `known`, and records of a group that has one there
+    (crops of one frame): what a score of `others` must leave out if `known` was trained on.
+    """
+    groups = {group_key(*entry) for entry in known}
+    found = {i for i, entry in enumerate(others) if group_key(*entry) in groups}
+    return found | near_duplicates_of(known, others)
+
+
 def near_duplicates_of(
     known: Sequence[tuple[sources.Source, int]], others: Sequence[tuple[sources.Source, int]]
 ) -> set[int]:
     """Returns the places in `others` of records that are near duplicates of one in `known`."""
-    both = [*known, *others]
-    if not known or not others or any(s.hashes is None for s, _ in both):
+    if not known or not others:
         return set()
-    pairs = duplicates.near_pairs(np.stack([s.hashes[i] for s, i in both]))
     n = len(known)
-    return {j - n for i, j, _ in pairs if i < n <= j}
+    return {j - n for i, j, _ in _near_pairs([*known, *others]) if i < n <= j}
+
+
+def _near_pairs(entries: Sequence[tuple[sources.Source, int]]) -> list[tuple[int, int, int]]:
+    """Returns (i, j, bits) of the near duplicates among records, of which all have hashes."""
+    if not entries or any(source.hashes is None for source, _ in entries):
+        return []
+    cells = None
+    if all(source.cell_hashes is not None for source, _ in entries):
+        cells = np.stack([source.cell_hashes[i] for source, i in entries])
+    return duplicates.same_cells(np.stack([source.hashes[i] for source, i in entries]), cells)
 
 
 def _hash(seed: int, dataset: str, group: str) -> str:

@@ -1,15 +1,17 @@
 """Region metrics, all from one integer confusion matrix (rows truth, columns prediction)."""
 
 import functools
+from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from wbc_jax import vocabulary
+from wbc_jax.metrics import bits
 
-# Counts are sums of ones in float32, which holds every integer up to here.
-_EXACT_PX = 2**24
+# Pixels that one call counts: bounds the memory that a large set of masks takes.
+_CALL_PX = 2**26
 
 
 @functools.partial(jax.jit, static_argnames="num_classes")
@@ -17,22 +19,22 @@ def confusion_matrices(truth: jax.Array, prediction: jax.Array, num_classes: int
     """Counts pixels by true and predicted class, for each image.
 
     Args:
-        truth: integer `[N, H, W]`; 255 is left out.
+        truth: integer `[N, H, W]` of fewer than 2^31 pixels an image; 255 is left out.
         prediction: integer `[N, H, W]`, classes below `num_classes`.
-        num_classes: C.
+        num_classes: C, at most 254.
 
     Returns:
         int32 `[N, C, C]`, rows truth, columns prediction.
     """
+    # Where a pixel lies does not matter: any 32 make a word.
     n, height, width = truth.shape
-    pixels = height * width
-    classes = jnp.arange(num_classes)
-    # Products of 0/1 matrices: exact in float32 up to 2^24 pixels an image, and fast everywhere,
-    # where a histogram would be a serial scatter.
-    rows = (truth.reshape(n, 1, pixels) == classes[:, None]).astype(jnp.float32)
-    columns = (prediction.reshape(n, 1, pixels) == classes[:, None]).astype(jnp.float32)
-    counts = jnp.einsum("ntp,nqp->ntq", rows, columns, precision=jax.lax.Precision.HIGHEST)
-    return counts.astype(jnp.int32)
+    codes = jnp.stack([bits.codes(mask, num_classes) for mask in (truth, prediction)])
+    words = -(-height * width // bits.WORD)
+    filled = ((0, 0), (0, 0), (0, words * bits.WORD - height * width))
+    codes = jnp.pad(codes.reshape(2, n, height * width), filled, constant_values=num_classes)
+    words = bits.class_bits(codes.reshape(2, n, bits.WORD, words), num_classes)
+    counts = bits.count(words[:, None, 0] & words[None, :, 1]).sum(-1)
+    return jnp.moveaxis(counts, -1, 0)
 
 
 def confusion_matrix(truth, prediction, num_classes: int) -> np.ndarray:
@@ -49,24 +51,48 @@ def confusion_matrix(truth, prediction, num_classes: int) -> np.ndarray:
     Raises:
         ValueError: the shapes differ, or a class is not below `num_classes`.
     """
+    truth, prediction = check_masks(truth, prediction, num_classes)
+    total = np.zeros((num_classes, num_classes), np.int64)
+    for part in parts(truth.shape, _CALL_PX):
+        counts = confusion_matrices(truth[part], prediction[part], num_classes)
+        total += np.asarray(counts).sum(0, dtype=np.int64)
+    return total
+
+
+def parts(shape: tuple[int, ...], pixels: int) -> Iterator[slice]:
+    """Cuts the first axis of `[N, H, W]` so that a part has about `pixels`, at least one image."""
+    images = max(1, pixels // max(1, shape[1] * shape[2]))
+    return (slice(start, start + images) for start in range(0, shape[0], images))
+
+
+def check_masks(truth, prediction, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns both as arrays.
+
+    Raises:
+        ValueError: they are not two integer `[N, H, W]` of one shape, or hold a class that is not
+            below `num_classes`; 255 may stand in the truth only.
+    """
     truth, prediction = np.asarray(truth), np.asarray(prediction)
     if truth.shape != prediction.shape or truth.ndim != 3:
         raise ValueError(
             f"truth is {truth.shape} and prediction {prediction.shape}; both must be [N, H, W]."
         )
-    for name, array in (("truth", truth[truth != vocabulary.IGNORE]), ("prediction", prediction)):
-        if array.size and not 0 <= array.min() <= array.max() < num_classes:
+    for name, array in (("truth", truth), ("prediction", prediction)):
+        if array.dtype.kind not in "iub":
             raise ValueError(
-                f"{name} holds classes {array.min()} to {array.max()}; num_classes is "
+                f"{name} is of {array.dtype}; masks are classes, so integers. Take the argmax of "
+                "probabilities first."
+            )
+    for name, array in (("truth", truth), ("prediction", prediction)):
+        if not array.size or 0 <= array.min() <= array.max() < num_classes:
+            continue
+        known = array[array != vocabulary.IGNORE] if name == "truth" else array
+        if known.size and not 0 <= known.min() <= known.max() < num_classes:
+            raise ValueError(
+                f"{name} holds classes {known.min()} to {known.max()}; num_classes is "
                 f"{num_classes}."
             )
-    total = np.zeros((num_classes, num_classes), np.int64)
-    truth, prediction = (a.reshape(len(a), a.shape[1] * a.shape[2], 1) for a in (truth, prediction))
-    for start in range(0, truth.shape[1], _EXACT_PX):
-        part = slice(start, start + _EXACT_PX)
-        counts = confusion_matrices(truth[:, part], prediction[:, part], num_classes)
-        total += np.asarray(counts).astype(np.int64).sum(0)
-    return total
+    return truth, prediction
 
 
 def iou(confusion: np.ndarray) -> np.ndarray:

@@ -50,3 +50,60 @@ def nc_ratio(mask) -> NCRatio:
     return from_areas(
         (mask == vocabulary.NUCLEUS).sum((1, 2)), (mask == vocabulary.CYTOPLASM).sum((1, 2))
     )
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class RegionMeans:
+    """Mean grey values of nucleus and cytoplasm, one entry an image, in the image's own units.
+
+    Attributes:
+        nucleus_image_mean, cytoplasm_image_mean: float64 `[N]`, sum over the region / pixels of the
+            whole image: the mean of the picture with everything but the region set to 0. Paper A's
+            "Mean Nucleus" and "Mean Cytoplasm" fit this. It grows with the region's area.
+        image_mean_ratio: float64 `[N]`, the first / the second, A's "N/C Ratio(m)"; +inf without
+            cytoplasm, NaN without nucleus.
+        nucleus_mean, cytoplasm_mean: float64 `[N]`, mean inside the region; NaN where it is empty.
+        mean_ratio: float64 `[N]`, the first / the second; NaN without either.
+    """
+
+    nucleus_image_mean: np.ndarray
+    cytoplasm_image_mean: np.ndarray
+    image_mean_ratio: np.ndarray
+    nucleus_mean: np.ndarray
+    cytoplasm_mean: np.ndarray
+    mean_ratio: np.ndarray
+
+
+def region_means(image, mask) -> RegionMeans:
+    """Returns the mean grey values of nucleus and cytoplasm.
+
+    Args:
+        image: `[N, H, W]` grey, or `[N, H, W, 3]` RGB, made grey as 0.299 R + 0.587 G + 0.114 B
+            (ITU-R BT.601, as OpenCV and MATLAB do, here without rounding).
+        mask: integer `[N, H, W]` (1 cytoplasm, 2 nucleus).
+
+    Raises:
+        ValueError: the shapes do not fit.
+    """
+    image, mask = np.asarray(image), np.asarray(mask)
+    if mask.ndim != 3 or image.shape not in (mask.shape, (*mask.shape, 3)):
+        raise ValueError(
+            f"image has shape {image.shape} and mask {mask.shape}; they must be [N, H, W] or "
+            "[N, H, W, 3], and [N, H, W]."
+        )
+    grey = image if image.ndim == 3 else image @ np.array([0.299, 0.587, 0.114])
+    pixels = mask.shape[1] * mask.shape[2]
+    whole, inside = [], []
+    for region in (vocabulary.NUCLEUS, vocabulary.CYTOPLASM):
+        chosen = mask == region
+        total, area = np.sum(grey, axis=(1, 2), where=chosen, dtype=np.float64), chosen.sum((1, 2))
+        whole.append(total / pixels)
+        inside.append(_divide(total, area))
+    nucleus, cytoplasm = whole
+    image_ratio = np.where(np.isnan(inside[0]), np.nan, _divide(nucleus, cytoplasm))
+    return RegionMeans(*whole, image_ratio, *inside, _divide(*inside))
+
+
+def _divide(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return a / b

@@ -1,29 +1,48 @@
-"""The networks, by the names that a config uses."""
+"""The networks, by the names that a config uses (`wbc_jax.networks` lists them)."""
 
-from collections.abc import Callable
+import importlib
 
 from flax import nnx
 
 from wbc_jax import config as config_lib
-from wbc_jax import vocabulary
-from wbc_jax.models.encoder_decoder import EncoderDecoder
-from wbc_jax.models.segnet import SegNet
-from wbc_jax.models.unet import UNet
-
-Make = Callable[[config_lib.Model, int, nnx.Rngs], nnx.Module]
-
-MODELS: dict[str, Make] = {
-    "unet": lambda m, classes, rngs: UNet(
-        classes, m.features, m.depth, m.norm, m.dropout, rngs=rngs
-    ),
-    "segnet": lambda m, classes, rngs: SegNet(
-        classes, m.features, m.depth, m.layout, m.norm, rngs=rngs
-    ),
-    "encoder_decoder": lambda m, classes, rngs: EncoderDecoder(classes, norm=m.norm, rngs=rngs),
-}
+from wbc_jax import networks, vocabulary
 
 
-def build(model: config_lib.Model, seed: int = 0) -> nnx.Module:
-    """Returns the network of `model`, its weights drawn from `seed`."""
-    rngs = nnx.Rngs(params=seed, dropout=seed + 1)
-    return MODELS[model.name](model, len(vocabulary.MASK_CLASSES), rngs)
+def build(
+    model: config_lib.Model,
+    seed: int = 0,
+    *,
+    classes: int | None = None,
+    image_size: int | None = None,
+) -> nnx.Module:
+    """Returns the network of `model`, its weights drawn from `seed`.
+
+    Args:
+        model: validated.
+        seed: of the weights; dropout's stream is another.
+        classes: logits; by default as many as the vocabulary has for the network's task.
+        image_size: side of the images, px; only for networks of fixed size (the classifier).
+
+    Raises:
+        ValueError: the network needs `image_size`, and there is none.
+    """
+    entry = networks.NETWORKS[model.name]
+    if classes is None:
+        names = {
+            "segmentation": vocabulary.MASK_CLASSES,
+            "classification": vocabulary.CELL_TYPES,
+        }
+        classes = len(names[entry.task])
+    fields = {name: getattr(model, name) for name in entry.fields if name != "image_size"}
+    if "image_size" in entry.fields:
+        if image_size is None:
+            raise ValueError(f"models.build: {model.name} is built for one size; give image_size")
+        fields["image_size"] = image_size
+    module, _, name = entry.place.partition(":")
+    return getattr(importlib.import_module(module), name)(
+        classes,
+        **fields,
+        in_channels=model.channels,
+        dtype=model.dtype,
+        rngs=nnx.Rngs(params=seed, dropout=seed + 1),
+    )

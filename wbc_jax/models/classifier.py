@@ -41,7 +41,9 @@ class Classifier(nnx.Module):
         features: channels of the first block, doubled at each further one.
         blocks: how many.
         norm: `batch` (paper B), `group` or `none`.
-        in_channels: channels of the image.
+        in_channels: channels that the network sees, of which the images have as many, or 3 that are
+            reduced to 1, their luma.
+        dtype: of the computation, `float32` or `bfloat16`; parameters and logits are float32.
         rngs: `params` for the initial weights.
 
     Raises:
@@ -56,6 +58,7 @@ class Classifier(nnx.Module):
         blocks: int = 7,
         norm: str = "batch",
         in_channels: int = 3,
+        dtype: str = "float32",
         *,
         rngs: nnx.Rngs,
     ):
@@ -66,6 +69,7 @@ class Classifier(nnx.Module):
                 f"times; at least {2**blocks} px are needed, or fewer blocks"
             )
         self.image_size = image_size
+        self.in_channels, self.dtype = in_channels, dtype
         widths = [features * 2**level for level in range(blocks)]
         self.blocks = nnx.List(
             Block(before, after, norm, rngs=rngs)
@@ -85,7 +89,7 @@ class Classifier(nnx.Module):
                 f"Classifier: built for {self.image_size} × {self.image_size} px, given "
                 f"{height} × {width} px; resize the images or build it for their size"
             )
-        x = images
+        x = layers.enter(images, self.in_channels, self.dtype)
         for block in self.blocks:
             x = block(x)
-        return self.head(x.reshape(len(x), -1)).astype(jnp.float32)
+        return self.head(x.reshape(len(x), -1).astype(jnp.float32))

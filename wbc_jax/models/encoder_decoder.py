@@ -29,7 +29,9 @@ class EncoderDecoder(nnx.Module):
         up_widths: channels of the 3 × 3 transposed convolutions of stride 2, each followed by
             ReLU; as many as there are pools.
         norm: `batch` (the paper), `group` or `none`, after the convolutions going down.
-        in_channels: channels of the image.
+        in_channels: channels that the network sees, of which the images have as many, or 3 that are
+            reduced to 1, their luma.
+        dtype: of the computation, `float32` or `bfloat16`; parameters and logits are float32.
         rngs: `params` for the initial weights.
 
     Raises:
@@ -43,6 +45,7 @@ class EncoderDecoder(nnx.Module):
         up_widths: Sequence[int] = (64, 32),
         norm: str = "batch",
         in_channels: int = 3,
+        dtype: str = "float32",
         *,
         rngs: nnx.Rngs,
     ):
@@ -51,6 +54,7 @@ class EncoderDecoder(nnx.Module):
                 f"EncoderDecoder: {len(widths)} widths and {len(up_widths)} up_widths; there must "
                 f"be {CONVS_PER_POOL} widths for each of the up_widths, and at least one"
             )
+        self.in_channels, self.dtype = in_channels, dtype
         self.blocks = nnx.List(
             layers.ConvBlock(before, after, norm, rngs=rngs)
             for before, after in zip([in_channels, *widths], widths)
@@ -64,11 +68,12 @@ class EncoderDecoder(nnx.Module):
     def __call__(self, images: jax.Array) -> jax.Array:
         """Returns logits, float32 `[B, H, W, num_classes]`, for `[B, H, W, C]` of any H and W."""
         height, width = images.shape[1:3]
-        x = layers.pad_to_multiple(images, 2 ** len(self.up))
+        x = layers.enter(images, self.in_channels, self.dtype)
+        x = layers.pad_to_multiple(x, 2 ** len(self.up))
         for number, block in enumerate(self.blocks, start=1):
             x = block(x)
             if number % CONVS_PER_POOL == 0:
                 x = layers.max_pool(x)
         for up in self.up:
             x = nnx.relu(up(x))
-        return self.head(x)[:, :height, :width].astype(jnp.float32)
+        return self.head(x.astype(jnp.float32))[:, :height, :width]

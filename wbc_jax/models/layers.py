@@ -4,19 +4,23 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from wbc_jax.data import augment
 from wbc_jax.models import fast
 
 CONV_INIT = nnx.initializers.he_normal()
 
 
 class Conv(nnx.Conv):
-    """Flax's convolution of stride 1 with 'same' padding and bias, computed by `fast.conv`."""
+    """Flax's convolution of stride 1 with 'same' padding and bias, computed by `fast.conv`.
+
+    It computes in the type of its input.
+    """
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps `[B, H, W, C_in]` to `[B, H, W, C_out]`."""
-        kernel = self.kernel[...]
+        kernel, bias = self.kernel[...].astype(x.dtype), self.bias[...].astype(x.dtype)
         around = tuple(((size - 1) // 2, size // 2) for size in kernel.shape[:2])
-        return fast.conv(x, kernel, self.bias[...], around)
+        return fast.conv(x, kernel, bias, around)
 
 
 def conv(in_features: int, out_features: int, size: int, *, rngs: nnx.Rngs) -> Conv:
@@ -75,7 +79,7 @@ def norm(kind: str, features: int, *, rngs: nnx.Rngs) -> nnx.Module | None:
         return BatchNorm(features)
     if kind == "group":
         groups = max(g for g in range(1, 9) if features % g == 0)
-        return nnx.GroupNorm(features, num_groups=groups, rngs=rngs)
+        return GroupNorm(features, num_groups=groups, rngs=rngs)
     return None
 
 
@@ -102,12 +106,12 @@ class UpConv(nnx.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps `[B, H, W, C_in]` to `[B, 2H, 2W, C_out]`."""
         batch, height, width, channels = x.shape
-        kernel = self.kernel[...]
+        kernel, bias = self.kernel[...].astype(x.dtype), self.bias[...].astype(x.dtype)
         out = kernel.shape[-1]
         flat = kernel.transpose(2, 0, 1, 3).reshape(channels, 4 * out)
         y = (x.reshape(-1, channels) @ flat).reshape(batch, height, width, 2, 2, out)
         y = y.transpose(0, 1, 3, 2, 4, 5).reshape(batch, 2 * height, 2 * width, out)
-        return y + self.bias[...]
+        return y + bias
 
 
 def max_pool(x: jax.Array) -> jax.Array:
@@ -227,7 +231,7 @@ class TransposedConv(nnx.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps `[B, H, W, C_in]` to `[B, 2H, 2W, C_out]`."""
         batch, height, width, _ = x.shape
-        kernel, bias = self.kernel[...], self.bias[...]
+        kernel, bias = self.kernel[...].astype(x.dtype), self.bias[...].astype(x.dtype)
         even, odd = (slice(1, 2), 0), (slice(None, None, -2), 1)  # taps, and padding at the end
         parts = [
             fast.conv(x, kernel[rows][:, columns], bias, ((0, bottom), (0, right)))
@@ -249,3 +253,24 @@ class ConvBlock(nnx.Module):
         """Maps `[B, H, W, C_in]` to `[B, H, W, C_out]`."""
         x = self.conv(x)
         return nnx.relu(self.norm(x) if self.norm else x)
+
+
+class GroupNorm(nnx.GroupNorm):
+    """Flax's, statistics in float32, that gives back the type of its input."""
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Normalises float `[B, H, W, C]` over space and the channels of each group."""
+        return super().__call__(x).astype(x.dtype)
+
+
+def enter(images: jax.Array, channels: int, dtype: str) -> jax.Array:
+    """Returns what a network computes on: `[B, H, W, channels]` of `dtype`.
+
+    Args:
+        images: float `[B, H, W, C]`.
+        channels: C, or 1: three channels become their luma.
+        dtype: name of a float type.
+    """
+    if channels == 1 and images.shape[-1] == 3:
+        images = augment.to_gray(images)
+    return images.astype(dtype)

@@ -27,7 +27,9 @@ class SegNet(nnx.Module):
             with a depth, which paper B's 64 filters are), or `vgg16`, the first `depth` of
             VGG-16's five stages, scaled by `features` / 64. The article has all five, depth 5.
         norm: `batch` (both), `group` or `none`.
-        in_channels: channels of the image.
+        in_channels: channels that the network sees, of which the images have as many, or 3 that are
+            reduced to 1, their luma.
+        dtype: of the computation, `float32` or `bfloat16`; parameters and logits are float32.
         rngs: `params` for the initial weights.
 
     Raises:
@@ -42,12 +44,14 @@ class SegNet(nnx.Module):
         layout: str = "matlab",
         norm: str = "batch",
         in_channels: int = 3,
+        dtype: str = "float32",
         *,
         rngs: nnx.Rngs,
     ):
         stages = _stages(layout, features, depth)
         inputs = [in_channels, *(width for width, _ in stages)]
         self.depth = depth
+        self.in_channels, self.dtype = in_channels, dtype
         self.encoder = nnx.List()
         for before, (width, convs) in zip(inputs, stages):
             self.encoder.append(_stage([before] + [width] * convs, norm, rngs))
@@ -70,7 +74,7 @@ class SegNet(nnx.Module):
                 f"SegNet: an image of {images.shape[1]} × {images.shape[2]} px cannot be halved "
                 f"{self.depth} times; at least {2**self.depth} px are needed, or a smaller depth"
             )
-        x, pools = images, []
+        x, pools = layers.enter(images, self.in_channels, self.dtype), []
         for stage in self.encoder:
             for block in stage:
                 x = block(x)
@@ -81,7 +85,7 @@ class SegNet(nnx.Module):
             x = layers.max_unpool(x, *pools.pop())
             for block in stage:
                 x = block(x)
-        return self.head(x).astype(jnp.float32)
+        return self.head(x.astype(jnp.float32))
 
 
 def _stage(widths: list[int], norm: str, rngs: nnx.Rngs) -> nnx.List:

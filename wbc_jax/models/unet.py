@@ -32,7 +32,10 @@ class UNet(nnx.Module):
         depth: number of halvings. Paper A: features 64, depth 4, so 64 … 1024 channels.
         norm: `batch` (paper A), `group` or `none` (paper B).
         dropout: rate after the last encoder level and after the bridge (MATLAB's `unetLayers`).
-        in_channels: channels of the image.
+        up_relu: ReLU after each up-convolution (MATLAB's `unetLayers`).
+        in_channels: channels that the network sees, of which the images have as many, or 3 that are
+            reduced to 1, their luma.
+        dtype: of the computation, `float32` or `bfloat16`; parameters and logits are float32.
         rngs: `params` for the initial weights, `dropout` for the masks.
     """
 
@@ -43,12 +46,15 @@ class UNet(nnx.Module):
         depth: int = 4,
         norm: str = "batch",
         dropout: float = 0.0,
+        up_relu: bool = False,
         in_channels: int = 3,
+        dtype: str = "float32",
         *,
         rngs: nnx.Rngs,
     ):
         widths = [features * 2**level for level in range(depth + 1)]
-        self.depth = depth
+        self.depth, self.up_relu = depth, up_relu
+        self.in_channels, self.dtype = in_channels, dtype
         self.encoder = nnx.List(
             Block(before, after, norm, rngs=rngs)
             for before, after in zip([in_channels, *widths], widths)
@@ -66,7 +72,8 @@ class UNet(nnx.Module):
     def __call__(self, images: jax.Array) -> jax.Array:
         """Returns logits, float32 `[B, H, W, num_classes]`, for `[B, H, W, C]` of any H and W."""
         height, width = images.shape[1:3]
-        x = layers.pad_to_multiple(images, 2**self.depth)
+        x = layers.enter(images, self.in_channels, self.dtype)
+        x = layers.pad_to_multiple(x, 2**self.depth)
         skips = []
         for level, block in enumerate(self.encoder):
             x = block(x)
@@ -76,5 +83,6 @@ class UNet(nnx.Module):
                 skips.append(x)
                 x = layers.max_pool(x)
         for up, block, skip in zip(self.up, self.decoder, reversed(skips)):
-            x = block(jnp.concatenate([skip, up(x)], axis=-1))
-        return self.head(x)[:, :height, :width].astype(jnp.float32)
+            x = nnx.relu(up(x)) if self.up_relu else up(x)
+            x = block(jnp.concatenate([skip, x], axis=-1))
+        return self.head(x.astype(jnp.float32))[:, :height, :width]

@@ -1,13 +1,11 @@
 """How many images of each cell type: ours beside Table 3 of paper B."""
 
-import csv
-import importlib.resources
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from wbc_jax import vocabulary
+from wbc_jax.papers import cells
 
-TABLE_3 = "paper_b_table_3.csv"
 SPLITS = ("train", "validation", "test")
 INDEPENDENT = "independent"
 """The paper's second test set, which no training image comes from (LISC and BCD)."""
@@ -26,10 +24,14 @@ def table_3() -> list[dict[str, Any]]:
         Dicts of `class` (text), `train`, `validation`, `test`, `total`, `independent` (numbers of
         images) and `note` (text; where the paper contradicts itself).
     """
-    text = importlib.resources.files("wbc_jax.papers").joinpath(TABLE_3).read_text(encoding="utf-8")
+    printed = cells.load("b", "table_3")
     return [
-        {key: int(value) if key in _COLUMNS else value for key, value in row.items()}
-        for row in csv.DictReader(text.splitlines())
+        {
+            "class": name,
+            **{column: int(printed[name, column].value) for column in _COLUMNS},
+            "note": " ".join(n for column in _COLUMNS if (n := printed[name, column].note)),
+        }
+        for name in cells.rows(printed)
     ]
 
 

@@ -44,12 +44,14 @@ class Example:
     """Index in `vocabulary.CELL_TYPES`; -1 unknown."""
     image: np.ndarray
     """uint8 `[S, S, 3]`."""
-    truth: np.ndarray | None
-    """uint8 `[S, S]`, 0 background, 1 cytoplasm, 2 nucleus, 255 ignore; None: not known."""
-    prediction: np.ndarray
-    """uint8 `[S, S]`, as `truth`."""
     score: float
-    """Mean IoU of the image; NaN where there is no truth."""
+    """Mean IoU of the image, NaN where there is no truth; or the predicted type's probability."""
+    truth: np.ndarray | None = None
+    """uint8 `[S, S]`, 0 background, 1 cytoplasm, 2 nucleus, 255 ignore; None: not known."""
+    prediction: np.ndarray | None = None
+    """uint8 `[S, S]`, as `truth`; None: the model gives a type, no mask."""
+    predicted: int | None = None
+    """The type that the model gives, as `label`; None: it gives a mask."""
 
 
 def type_name(label: Any) -> str:
@@ -231,14 +233,17 @@ def _series(history: Sequence[Mapping[str, Any]], kind: str, key: str) -> np.nda
     return np.array(sorted(pairs), np.float64).reshape(-1, 2).T
 
 
-def training_curve(history: Sequence[Mapping[str, Any]], dark: bool = False) -> Figure:
-    """Loss (left, log scale where it can be) and IoU (right) over the steps of a run.
+def training_curve(
+    history: Sequence[Mapping[str, Any]], dark: bool = False, task: str = "segmentation"
+) -> Figure:
+    """Loss (left, log scale where it can be) and the task's scores (right) over a run's steps.
 
     Args:
         history: lines of `metrics.jsonl`: `step`, `kind` (`train` or `validation`), and any of
-            `loss`, `mean_iou`, `iou_cytoplasm`, `iou_nucleus`. Missing and non-finite values are
-            left out; a panel without any value says so.
+            `loss`, `mean_iou`, `iou_cytoplasm`, `iou_nucleus`, or `accuracy` and `macro_recall`.
+            Missing and non-finite values are left out; a panel without any value says so.
         dark: light on dark.
+        task: `segmentation` (IoU) or `classification` (accuracy and macro recall).
     """
     from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
@@ -248,9 +253,10 @@ def training_curve(history: Sequence[Mapping[str, Any]], dark: bool = False) -> 
         "color": theme.accent, "linewidth": 1.8, "marker": "o", "markersize": 3.5,
     }  # fmt: skip
     figure = _figure(10.4, 3.3, theme)
-    loss, iou = figure.subplots(1, 2)
+    loss, scores = figure.subplots(1, 2)
     _plain(loss, theme, "Loss", "step", "")
-    _plain(iou, theme, "IoU", "step", "")
+    name = "Accuracy and mean recall" if task == "classification" else "IoU"
+    _plain(scores, theme, name, "step", "")
 
     curves = [_series(history, kind, "loss") for kind in ("train", "validation")]
     for (steps, values), style in zip(curves, (train, {**validation, "label": "validation"})):
@@ -264,19 +270,26 @@ def training_curve(history: Sequence[Mapping[str, Any]], dark: bool = False) -> 
         loss.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         loss.yaxis.set_minor_formatter(NullFormatter())
 
-    lines = (
-        ("train", "mean_iou", {**train, "label": "train, mean"}),
-        ("validation", "mean_iou", {**validation, "label": "validation, mean"}),
-        ("validation", "iou_nucleus", {"color": theme.third, "linewidth": 1.1, "linestyle": "--",
-                                       "label": "validation, nucleus"}),
-        ("validation", "iou_cytoplasm", {"color": theme.fourth, "linewidth": 1.1,
-                                         "linestyle": ":", "label": "validation, cytoplasm"}),
-    )  # fmt: skip
+    third = {"color": theme.third, "linewidth": 1.1, "linestyle": "--"}
+    fourth = {"color": theme.fourth, "linewidth": 1.1, "linestyle": ":"}
+    if task == "classification":
+        lines = [
+            ("train", "accuracy", {**train, "label": "train, accuracy"}),
+            ("validation", "accuracy", {**validation, "label": "validation, accuracy"}),
+            ("validation", "macro_recall", {**third, "label": "validation, mean recall"}),
+        ]
+    else:
+        lines = [
+            ("train", "mean_iou", {**train, "label": "train, mean"}),
+            ("validation", "mean_iou", {**validation, "label": "validation, mean"}),
+            ("validation", "iou_nucleus", {**third, "label": "validation, nucleus"}),
+            ("validation", "iou_cytoplasm", {**fourth, "label": "validation, cytoplasm"}),
+        ]
     for kind, key, style in lines:
         steps, values = _series(history, kind, key)
         if steps.size:
-            iou.plot(steps, values, **style)
-    for axes in (loss, iou):
+            scores.plot(steps, values, **style)
+    for axes in (loss, scores):
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         if axes.lines:
             axes.legend(frameon=False, fontsize=9, labelcolor=theme.ink)
@@ -349,6 +362,41 @@ def nc_scatter(rows: Sequence[Mapping[str, Any]], dark: bool = False) -> Figure:
     axes.legend(
         frameon=False, fontsize=9, labelcolor=theme.ink, loc="upper left", handletextpad=0.3
     )
+    return figure
+
+
+def reliability(rows: Sequence[Mapping[str, Any]], dark: bool = False, bins: int = 10) -> Figure:
+    """Share of right answers against the probability given (left), and how often each is given.
+
+    Args:
+        rows: `probability` (of the predicted type) and `right` of each image.
+        dark: light on dark.
+        bins: of equal width between 0 and 1; empty ones have no point.
+    """
+    theme = _DARK if dark else _LIGHT
+    figure = _figure(10.4, 3.6, theme)
+    share, often = figure.subplots(1, 2)
+    _plain(share, theme, "Reliability", "probability given", "share right")
+    _plain(often, theme, "Probabilities given", "probability given", "images")
+    given = np.asarray([row["probability"] for row in rows], np.float64)
+    right = np.asarray([bool(row["right"]) for row in rows])
+    edges = np.linspace(0, 1, bins + 1)
+    which = np.clip(np.digitize(given, edges) - 1, 0, bins - 1)
+    found = [b for b in range(bins) if (which == b).any()]
+    share.plot([0, 1], [0, 1], color=theme.muted, linewidth=1, linestyle="--")
+    share.plot(
+        [given[which == b].mean() for b in found],
+        [right[which == b].mean() for b in found],
+        color=theme.accent, linewidth=1.8, marker="o", markersize=4,
+    )  # fmt: skip
+    share.set_xlim(0, 1.02)
+    share.set_ylim(0, 1.02)
+    often.hist(
+        [given[right], given[~right]], edges, stacked=True,
+        color=[theme.accent, theme.third], label=["right", "wrong"],
+    )  # fmt: skip
+    often.set_yscale("symlog", linthresh=10)
+    often.legend(frameon=False, fontsize=9, labelcolor=theme.ink)
     return figure
 
 

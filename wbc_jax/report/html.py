@@ -10,7 +10,7 @@ import collections
 import io
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import cv2
@@ -77,9 +77,7 @@ def render(
 ) -> str:
     """The page's text; arguments and errors as of `write`."""
     environment = make_environment()
-    environment.globals.update(
-        interval=tables.interval, percent=tables.percent, columns=tables.COLUMNS, dash=tables.DASH
-    )
+    environment.globals.update(interval=tables.interval, percent=tables.percent, dash=tables.DASH)
     environment.filters.update(
         decimal=tables.decimal,
         percent=tables.percent,
@@ -87,34 +85,59 @@ def render(
         plural=plural,
         breakable=_breakable,
     )
+    task = summary.get("task") or "segmentation"
+    view, types = tables.VIEWS[task], task == "classification"
     results = summary.get("results") or {}
     external = summary.get("external") or {}
     baseline = summary.get("baseline") or {}
     split = summary.get("split") or "evaluated"
+    below = summary.get("baseline_name") or "Otsu colour threshold"
     groups = [
-        (f"Data sets of the run, {split} images", tables.result_rows(results)),
-        ("Data sets the model never trained on", tables.result_rows(external)),
-        ("Baseline without training: Otsu colour threshold", tables.result_rows(baseline)),
+        (f"Data sets of the run, {split} images", tables.result_rows(results, task)),
+        ("Data sets the model never trained on", tables.result_rows(external, task)),
+        (f"Baseline without training: {below}", tables.result_rows(baseline, task)),
     ]
     return environment.get_template("report.html.j2").render(
         title=title,
+        task=task,
         model=summary.get("model") or "",
-        lead=_lead(results, baseline, str(summary.get("model") or "the model"), str(split)),
+        lead=_LEADS[task](results, baseline, str(summary.get("model") or "the model"), str(split)),
         groups=[(name, _distinct(found)) for name, found in groups if found],
         skipped=summary.get("skipped") or {},
-        type_groups=_type_groups(results, external),
-        column_groups=_column_groups(),
-        confusions=_confusions(results, external),
-        classes=vocabulary.MASK_CLASSES,
-        curve=_both(figures.training_curve, history) if history else None,
-        scatter=_both(figures.nc_scatter, rows) if rows else None,
-        nc=tables.result_rows(results)[-1:],
+        type_groups=_type_groups(results, external, task),
+        columns=view.columns,
+        column_groups=_column_groups(view.columns),
+        type_columns=view.type_columns,
+        type_column_groups=_column_groups(view.type_columns),
+        explained=_EXPLAINED[task],
+        confusions=_confusions(results, external, task),
+        classes=_CLASSES[task],
+        curve=_both(figures.training_curve, history, task=task) if history else None,
+        scatter=_both(figures.nc_scatter, rows) if rows and not types else None,
+        calibration=_both(figures.reliability, rows) if rows and types else None,
+        rows=len(rows),
+        missed=sum(not row["right"] for row in rows) if types else 0,
+        nc=[] if types else tables.result_rows(results)[-1:],
         flags=_flags(rows),
-        example_groups=_example_groups(examples),
+        mistakes=[_mistake(example) for example in examples] if types else [],
+        example_groups=[] if types else _example_groups(examples),
         facts=_facts(summary),
         versions=summary.get("versions") or {},
         config=_settings(config),
     )
+
+
+_CLASSES = {
+    "segmentation": vocabulary.MASK_CLASSES,
+    "classification": vocabulary.CELL_TYPES,
+}
+_EXPLAINED = {
+    "segmentation": "BF: boundary F1 score (tolerance 0.75 % of the diagonal), mean over images of "
+    "the mean over classes. N/C median error: relative error of the predicted nucleus to cytoplasm "
+    "ratio, median over images.",
+    "classification": "Accuracy: share of the cells whose type is right. One-vs-rest and balanced "
+    "accuracy count the true negatives of each type too, so they lie above it.",
+}
 
 
 def make_environment() -> jinja2.Environment:
@@ -136,26 +159,19 @@ def plural(number: int, one: str, many: str = "") -> str:
 def _lead(
     results: Mapping[str, Any], baseline: Mapping[str, Any], model: str, split: str
 ) -> list[str]:
-    """The headline in up to three sentences."""
+    """The headline of a segmentation in up to three sentences."""
     if not results:
-        return ["No data set was evaluated."]
+        return [_NOTHING]
     row = tables.result_rows(results)[-1]
     sets = [name for name in results if name != tables.ALL]
-    where = f"data set {sets[0]}" if len(sets) == 1 else f"{len(sets)} data sets"
-    amount = plural(row["images"], f"{split} image") if row["images"] else f"the {split} images"
-
-    def within(key: str, form) -> str:
-        found = tables.interval(row[f"{key}_low"], row[f"{key}_high"], form)
-        return f" (95 % interval {found[1:-1].replace(', ', ' to ')})" if found else ""
-
     lead = [
-        f"On {amount} of {where}, {model} reaches a mean IoU of "
-        f"{tables.decimal(row['mean_iou'])}{within('mean_iou', tables.decimal)}."
+        f"{_scope(row, sets, split)}, {model} reaches a mean IoU of "
+        f"{tables.decimal(row['mean_iou'])}{_within(row, 'mean_iou')}."
     ]
     if row["nc_error"] is not None:
         lead.append(
             f"Its N/C ratio is off by {tables.percent(row['nc_error'])} in the median"
-            f"{within('nc_error', tables.percent)}."
+            f"{_within(row, 'nc_error', tables.percent)}."
         )
     below = tables.result_rows(baseline)[-1:]
     # Only like with like: over all data sets, or the one there is.
@@ -171,10 +187,48 @@ def _lead(
     return lead
 
 
-def _column_groups() -> list[tuple[str, int]]:
+def _type_lead(
+    results: Mapping[str, Any], baseline: Mapping[str, Any], model: str, split: str
+) -> list[str]:
+    """The headline of a classification in up to two sentences."""
+    if not results:
+        return [_NOTHING]
+    row = tables.result_rows(results, "classification")[-1]
+    sets = [name for name in results if name != tables.ALL]
+    lead = [
+        f"{_scope(row, sets, split)}, {model} names the right type in "
+        f"{tables.percent(row['accuracy'])}{_within(row, 'accuracy', tables.percent)}; the mean "
+        f"recall of the types is {tables.percent(row['macro_recall'])}"
+        f"{_within(row, 'macro_recall', tables.percent)}."
+    ]
+    for below in tables.result_rows(baseline, "classification")[-1:]:
+        if below["accuracy"] is not None and below["dataset"] in (row["dataset"], *sets[:1]):
+            lead.append(
+                "Always naming the most frequent type of training would be right in "
+                f"{tables.percent(below['accuracy'])}."
+            )
+    return lead
+
+
+_LEADS = {"segmentation": _lead, "classification": _type_lead}
+_NOTHING = "No data set was evaluated."
+
+
+def _scope(row: Mapping[str, Any], sets: Sequence[str], split: str) -> str:
+    where = f"data set {sets[0]}" if len(sets) == 1 else f"{len(sets)} data sets"
+    amount = plural(row["images"], f"{split} image") if row["images"] else f"the {split} images"
+    return f"On {amount} of {where}"
+
+
+def _within(row: Mapping[str, Any], key: str, form: Callable[[Any], str] = tables.decimal) -> str:
+    found = tables.interval(row[f"{key}_low"], row[f"{key}_high"], form)
+    return f" (95 % interval {found[1:-1].replace(', ', ' to ')})" if found else ""
+
+
+def _column_groups(columns: Sequence[tables.Column]) -> list[tuple[str, int]]:
     """Upper headings and the number of columns below each."""
     found: list[tuple[str, int]] = []
-    for column in tables.COLUMNS:
+    for column in columns:
         if found and found[-1][0] == column.group:
             found[-1] = (column.group, found[-1][1] + 1)
         else:
@@ -195,10 +249,12 @@ def _sets(results: Mapping[str, Any]) -> list[str]:
 
 
 def _type_groups(
-    results: Mapping[str, Any], external: Mapping[str, Any]
+    results: Mapping[str, Any], external: Mapping[str, Any], task: str
 ) -> list[tuple[str, list[dict[str, Any]]]]:
-    found = [(_called(name), tables.type_rows(results, name)) for name in _sets(results)]
-    found += [(f"{name} (never trained on)", tables.type_rows(external, name)) for name in external]
+    found = [(_called(name), tables.type_rows(results, name, task)) for name in _sets(results)]
+    found += [
+        (f"{name} (never trained on)", tables.type_rows(external, name, task)) for name in external
+    ]
     return [(name, rows) for name, rows in found if rows]
 
 
@@ -206,7 +262,9 @@ def _called(name: str) -> str:
     return "All data sets" if name == tables.ALL else name
 
 
-def _confusions(results: Mapping[str, Any], external: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _confusions(
+    results: Mapping[str, Any], external: Mapping[str, Any], task: str
+) -> list[dict[str, Any]]:
     named = [(_called(name), results[name]) for name in _sets(results)]
     named += [(f"{name} (never trained on)", external[name]) for name in external]
     found = []
@@ -216,7 +274,7 @@ def _confusions(results: Mapping[str, Any], external: Mapping[str, Any]) -> list
             continue
         fractions = figures.row_fractions(counts)
         cells = [[(tables.number(f), c) for f, c in zip(*pair)] for pair in zip(fractions, counts)]
-        found.append({"name": name, "rows": list(zip(vocabulary.MASK_CLASSES, cells))})
+        found.append({"name": name, "rows": list(zip(_CLASSES[task], cells))})
     return found
 
 
@@ -234,11 +292,11 @@ def uri(png: bytes) -> str:
     return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
 
 
-def _both(draw, data) -> dict[str, str]:
+def _both(draw, data, **options) -> dict[str, str]:
     """A figure for light and for dark pages, as data URIs."""
     return {
-        "light": uri(figures.png(draw(data))),
-        "dark": uri(figures.png(draw(data, dark=True))),
+        "light": uri(figures.png(draw(data, **options))),
+        "dark": uri(figures.png(draw(data, dark=True, **options))),
     }
 
 
@@ -298,6 +356,18 @@ def _shown(example: Example) -> dict[str, Any]:
     }
 
 
+def _mistake(example: Example) -> dict[str, Any]:
+    return {
+        "id": example.id,
+        "dataset": example.dataset,
+        "type": figures.type_name(example.label),
+        "predicted": figures.type_name(example.predicted),
+        "wrong": example.label != example.predicted,
+        "score": example.score,
+        "uri": _tile(example.image, None),
+    }
+
+
 def _facts(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
     """How the model came to be, as names and values; only what is known."""
     size, seconds = summary.get("eval_size"), tables.number(summary.get("train_seconds"))
@@ -308,7 +378,10 @@ def _facts(summary: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("Training step", tables.count(summary["step"]) if "step" in summary else None),
         ("Training time", None if seconds is None else _duration(seconds)),
         ("Evaluated split", summary.get("split")),
-        ("Evaluated at", size and f"{size} × {size} px"),
+        (
+            "Evaluated at",
+            f"{size} × {size} px" if size and summary.get("task") != "classification" else None,
+        ),
         ("Hardware", summary.get("hardware")),
     ]
     return [(name, str(value)) for name, value in found if value not in (None, "")]

@@ -8,7 +8,7 @@ disagree on a number's name or its digits.
 import dataclasses
 import itertools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from wbc_jax import vocabulary
@@ -75,6 +75,10 @@ class Column:
     """Key of the interval's upper end."""
 
 
+def _with_interval(key: str, *names: str) -> Column:
+    return Column(key, *names, low=f"{key}_low", high=f"{key}_high")
+
+
 COLUMNS = (
     Column("images", "", "images", "images", count),
     Column("global_accuracy", "accuracy", "global", "global"),
@@ -86,6 +90,7 @@ COLUMNS = (
     Column("iou_nucleus", "IoU", "nucleus", "nucleus"),
     Column("dice_cytoplasm", "Dice", "cytoplasm", "cytopl."),
     Column("dice_nucleus", "Dice", "nucleus", "nucleus"),
+    Column("bf_score", "BF", "mean", "mean", low="bf_score_low", high="bf_score_high"),
     Column(
         "nc_error",
         "N/C ratio",
@@ -97,7 +102,34 @@ COLUMNS = (
     ),
     Column("nc_spearman", "N/C ratio", "Spearman", "Spearman"),
 )
-"""Columns of every table of results, after the one that names the row."""
+"""Columns of segmentation's tables, after the one that names the row."""
+
+CLASSIFICATION_COLUMNS = (
+    Column("images", "", "images", "images", count),
+    _with_interval("accuracy", "", "accuracy", "accuracy"),
+    _with_interval("macro_recall", "mean over types", "recall", "recall"),
+    _with_interval("macro_precision", "mean over types", "precision", "precision"),
+    _with_interval("macro_f1", "mean over types", "F1", "F1"),
+    _with_interval(
+        "mean_one_vs_rest_accuracy", "mean over types", "one-vs-rest accuracy", "1-vs-rest"
+    ),
+    _with_interval("mean_balanced_accuracy", "mean over types", "balanced accuracy", "balanced"),
+    Column("macro_auroc", "mean over types", "AUROC", "AUROC"),
+    Column("expected_calibration_error", "", "calibration error", "ECE", percent),
+)
+"""Columns of classification's tables of data sets."""
+
+TYPE_COLUMNS = (
+    Column("images", "", "images", "images", count),
+    _with_interval("recall", "", "recall", "recall"),
+    _with_interval("precision", "", "precision", "precision"),
+    _with_interval("specificity", "", "specificity", "specif."),
+    _with_interval("f1", "", "F1", "F1"),
+    _with_interval("one_vs_rest_accuracy", "", "one-vs-rest accuracy", "1-vs-rest"),
+    _with_interval("balanced_accuracy", "", "balanced accuracy", "balanced"),
+    Column("auroc", "", "AUROC", "AUROC"),
+)
+"""Columns of classification's tables of cell types."""
 
 
 def _ends(intervals: Mapping[str, Any], key: str) -> tuple[float | None, float | None]:
@@ -118,6 +150,8 @@ def _flat(result: Mapping[str, Any]) -> dict[str, Any]:
         row[f"iou_{name}"] = number(iou.get(name))
     for name in vocabulary.MASK_CLASSES:
         row[f"dice_{name}"] = number(dice.get(name))
+    row["bf_score"] = number((result.get("bf_score") or {}).get("mean"))
+    row["bf_score_low"], row["bf_score_high"] = _ends(intervals, "bf_score_mean")
     row["nc_images"], row["nc_flagged"] = nc.get("images"), nc.get("flagged")
     row["nc_error"] = number(nc.get("median_relative_error"))
     row["nc_error_low"], row["nc_error_high"] = _ends(intervals, "nc_median_relative_error")
@@ -125,78 +159,154 @@ def _flat(result: Mapping[str, Any]) -> dict[str, Any]:
     return row
 
 
-def result_rows(results: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _flat_types(result: Mapping[str, Any], columns: Sequence[Column]) -> dict[str, Any]:
+    """A result of classification as a row: the columns' values and their intervals' ends."""
+    intervals = result.get("intervals") or {}
+    row: dict[str, Any] = {"images": result.get("images")}
+    for column in columns[1:]:
+        row[column.key] = number(result.get(column.key))
+        if column.low:
+            row[column.low], row[column.high] = _ends(intervals, column.key)
+    return row
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class View:
+    """How a task's results are laid out."""
+
+    columns: Sequence[Column]
+    """Of tables of data sets."""
+    type_columns: Sequence[Column]
+    """Of tables of cell types."""
+    headline: str
+    """Key of the column whose interval is shown on a terminal, where there is no room for all."""
+    flat: Callable[[Mapping[str, Any], Sequence[Column]], dict[str, Any]]
+    """A result as a row of these columns."""
+
+
+VIEWS = {
+    "segmentation": View(COLUMNS, COLUMNS, "mean_iou", lambda result, _: _flat(result)),
+    "classification": View(CLASSIFICATION_COLUMNS, TYPE_COLUMNS, "accuracy", _flat_types),
+}
+"""By the task of `report/metrics.json`."""
+
+
+def result_rows(results: Mapping[str, Any], task: str = "segmentation") -> list[dict[str, Any]]:
     """One flat dict a data set, in the order given, `all` last.
 
     Args:
         results: data set → result, as `results`, `external` and `baseline` of
             `report/metrics.json`. Keys may be missing.
+        task: whose results they are.
 
     Returns:
-        Rows with `dataset`, the keys of `COLUMNS` with their intervals' ends, `dice_background`,
-        `nc_images` and `nc_flagged`. Fractions stay fractions; None where a value is missing.
+        Rows with `dataset` and the keys of the view's columns with their intervals' ends; for
+        segmentation also `dice_background`, `nc_images` and `nc_flagged`. Fractions stay fractions;
+        None where a value is missing.
     """
+    view = VIEWS[task]
     names = [name for name in results if name != ALL] + [ALL] * (ALL in results)
-    return [{"dataset": name, **_flat(results[name] or {})} for name in names]
+    return [{"dataset": name, **view.flat(results[name] or {}, view.columns)} for name in names]
 
 
-def type_rows(results: Mapping[str, Any], dataset: str = "") -> list[dict[str, Any]]:
+def type_rows(
+    results: Mapping[str, Any], dataset: str = "", task: str = "segmentation"
+) -> list[dict[str, Any]]:
     """One flat dict a cell type, in the vocabulary's order, other names after it.
 
     Args:
         results: data set → result.
         dataset: whose cells; empty: `all`, or the only data set where there is no `all`.
+        task: whose results they are.
 
     Returns:
         Rows as of `result_rows`, with `type` in place of `dataset`; empty where cell types are
         not known.
     """
+    view = VIEWS[task]
     if not dataset:
         dataset = ALL if ALL in results or not results else next(iter(results))
     by_type = (results.get(dataset) or {}).get("by_type") or {}
     names = [name for name in vocabulary.CELL_TYPES if name in by_type]
     names += [name for name in by_type if name not in vocabulary.CELL_TYPES]
-    return [{"type": name, **_flat(by_type[name] or {})} for name in names]
+    return [{"type": name, **view.flat(by_type[name] or {}, view.type_columns)} for name in names]
 
 
-def _text(name: str, head: str, rows: list[dict[str, Any]]) -> str:
+def _text(
+    name: str, head: str, rows: list[dict[str, Any]], columns: Sequence[Column], headline: str
+) -> str:
     """Rows as aligned text: headings in two lines, a rule, one line a row."""
-    columns = [[head, *(str(row[name]) for row in rows)]]
-    for column in COLUMNS:
+    filled = [[head, *(str(row[name]) for row in rows)]]
+    for column in columns:
         heading, cells = column.short, [column.form(row[column.key]) for row in rows]
         # The page shows every interval; on a terminal there is room for the headline's alone.
-        if column.key == "mean_iou":
+        if column.key == headline:
             ends = [interval(row[column.low], row[column.high]) for row in rows]
             width = max(map(len, ends))
-            heading = "mean [95 % interval]" if width else heading
+            heading = f"{column.short} [95 % interval]" if width else heading
             cells = [f"{cell} {end:<{width}}" if width else cell for cell, end in zip(cells, ends)]
-        columns.append([heading, *cells])
-    widths = [max(map(len, cells)) for cells in columns]
+        filled.append([heading, *cells])
+    widths = [max(map(len, cells)) for cells in filled]
     gap = "  "
     groups = [" " * widths[0]]
-    for group, members in itertools.groupby(zip(COLUMNS, widths[1:]), lambda pair: pair[0].group):
+    for group, members in itertools.groupby(zip(columns, widths[1:]), lambda pair: pair[0].group):
         width = len(gap.join(" " * width for _, width in members))
         groups.append(f" {group} ".center(width, "-") if group else " " * width)
     rule = "-" * len(gap.join(" " * width for width in widths))
     lines = []
-    for first, *rest in zip(*columns):
+    for first, *rest in zip(*filled):
         cells = [f"{cell:>{width}}" for cell, width in zip(rest, widths[1:])]
         lines.append(gap.join([f"{first:<{widths[0]}}", *cells]).rstrip())
-    return "\n".join([gap.join(groups).rstrip(), lines[0], rule, *lines[1:]])
+    heads = [line for line in [gap.join(groups).rstrip()] if line]
+    return "\n".join([*heads, lines[0], rule, *lines[1:]])
 
 
-def results_table(results: Mapping[str, Any]) -> str:
+def results_table(results: Mapping[str, Any], task: str = "segmentation") -> str:
     """The results as text for a terminal, one row a data set and `all` last.
 
-    Columns: images, global and mean accuracy, mean IoU with its 95 % interval, weighted IoU, IoU
-    of the three classes, Dice of cytoplasm and nucleus, N/C ratio's median relative error in per
-    cent and Spearman's correlation. A missing value is a dash. Empty where there are no results.
+    The columns are those of the task's view, with the headline's 95 % interval. A missing value is
+    a dash. Empty where there are no results.
     """
-    rows = result_rows(results)
-    return _text("dataset", "data set", rows) if rows else ""
+    view, rows = VIEWS[task], result_rows(results, task)
+    return _text("dataset", "data set", rows, view.columns, view.headline) if rows else ""
 
 
-def type_table(results: Mapping[str, Any], dataset: str = "") -> str:
+def type_table(results: Mapping[str, Any], dataset: str = "", task: str = "segmentation") -> str:
     """As `results_table` with one row a cell type; empty where cell types are not known."""
-    rows = type_rows(results, dataset)
-    return _text("type", "cell type", rows) if rows else ""
+    view, rows = VIEWS[task], type_rows(results, dataset, task)
+    headline = "recall" if task == "classification" else view.headline
+    return _text("type", "cell type", rows, view.type_columns, headline) if rows else ""
+
+
+def confusion_table(confusion: Sequence[Sequence[int]], names: Sequence[str]) -> str:
+    """A confusion matrix as text: rows truth, columns prediction."""
+    cells = [["truth \\ prediction", *names]]
+    cells += [[name, *map(count, row)] for name, row in zip(names, confusion)]
+    widths = [max(map(len, column)) for column in zip(*cells)]
+    lines = [
+        "  ".join([first.ljust(widths[0]), *(c.rjust(w) for c, w in zip(rest, widths[1:]))])
+        for first, *rest in cells
+    ]
+    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])
+
+
+def text(summary: Mapping[str, Any]) -> str:
+    """What the end of a run prints: all tables of `report/metrics.json`."""
+    task, results = summary["task"], summary["results"]
+    scored = f"Test split, scored at {summary['eval_size']} x {summary['eval_size']}:"
+    parts = [
+        ("Test split:" if task == "classification" else scored, results_table(results, task)),
+        ("By cell type:", type_table(results, task=task)),
+    ]
+    if task == "classification":
+        whole = results[ALL] if ALL in results else next(iter(results.values()))
+        table = confusion_table(whole["confusion"], vocabulary.CELL_TYPES)
+        parts.append(("Images by true and predicted type:", table))
+    parts.append(
+        (f"{summary['baseline_name']}, same images:", results_table(summary["baseline"], task))
+    )
+    apart = [results_table(summary["external"], task)] if summary["external"] else []
+    apart += [f"  {name}: {reason}" for name, reason in summary["skipped"].items()]
+    if apart:
+        parts.append(("Data sets that training never saw:", "\n".join(apart)))
+    return "\n\n".join(f"{head}\n{body}" for head, body in parts if body)

@@ -1,7 +1,6 @@
-"""A model and a split → metrics, and one row an image."""
+"""Segmentation: a model and a split → metrics, and one row an image."""
 
-import collections
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -9,24 +8,33 @@ import scipy.stats
 
 from wbc_jax import metrics, vocabulary
 from wbc_jax.data import pipeline
+from wbc_jax.evaluate import groups
 from wbc_jax.metrics.nc_ratio import NCRatio, from_areas
 
 Predict = Callable[[np.ndarray], np.ndarray]
 """uint8 images `[B, S, S, 3]` → uint8 classes `[B, M, M]`, M the examples' mask size."""
 
 CLASSES = len(vocabulary.MASK_CLASSES)
-ALL = "all"
+SCORE = "mean_iou"
+"""What the best checkpoint is chosen by, on the validation split."""
+SCORE_NAME = "mean IoU"
 ROW_COLUMNS = (
     "dataset",
     "id",
     "label",
     "global_accuracy",
+    "mean_accuracy",
     "mean_iou",
+    "weighted_iou",
     "iou_background",
     "iou_cytoplasm",
     "iou_nucleus",
     "dice_cytoplasm",
     "dice_nucleus",
+    "bf_score",
+    "bf_score_background",
+    "bf_score_cytoplasm",
+    "bf_score_nucleus",
     "truth_nucleus_px",
     "truth_cytoplasm_px",
     "nucleus_px",
@@ -38,7 +46,7 @@ ROW_COLUMNS = (
 )
 
 
-def confusions(predict: Predict, examples: pipeline.Examples, batch_size: int) -> np.ndarray:
+def measure(predict: Predict, examples: pipeline.Examples, batch_size: int) -> np.ndarray:
     """Returns int64 `[N, C, C]`, the confusion matrix of each example (rows truth)."""
     counts = np.zeros((len(examples), CLASSES, CLASSES), np.int64)
     for batch in pipeline.eval_batches(examples, batch_size):
@@ -49,39 +57,79 @@ def confusions(predict: Predict, examples: pipeline.Examples, batch_size: int) -
     return counts
 
 
-def validation_score(counts: np.ndarray, datasets: Sequence[str]) -> float:
-    """Returns the mean over data sets of each one's mean IoU: a small set weighs as a large one.
+def measure_test(predict: Predict, examples: pipeline.Examples, batch_size: int) -> np.ndarray:
+    """Returns int64 `[N, C, C + 4]`: of each class its row of the confusion matrix, then what its
+    BF score is made of (`metrics.bf_counts`), at the examples' mask size.
 
+    The other functions take this or, without BF scores, what `measure` returns.
+    """
+    counts = np.zeros((len(examples), CLASSES, CLASSES + 4), np.int64)
+    for batch in pipeline.eval_batches(examples, batch_size):
+        predicted = np.asarray(predict(batch["image"]))
+        confusion = metrics.confusion_matrices(batch["mask"], predicted, CLASSES)
+        boundary = metrics.bf_counts(batch["mask"], predicted, CLASSES)
+        kept = batch["index"] >= 0
+        found = np.concatenate([np.asarray(confusion, np.int64), boundary], -1)
+        counts[batch["index"][kept]] = found[kept]
+    return counts
+
+
+def _split(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+    """Returns confusion matrices `[..., C, C]` and, if there are any, BF counts `[..., C, 4]`."""
+    boundary = counts[..., CLASSES:]
+    return counts[..., :CLASSES], boundary if boundary.shape[-1] else None
+
+
+def training_summary(confusion: np.ndarray) -> dict[str, float]:
+    """Returns what the log says of training, from the confusion matrix of the images drawn."""
+    return {
+        "mean_iou": float(metrics.mean_iou(confusion)),
+        "global_accuracy": float(metrics.global_accuracy(confusion)),
+    }
+
+
+def validation(counts: np.ndarray, examples: pipeline.Examples) -> dict[str, float]:
+    """Returns what the log says of the validation split, and `score`.
+
+    The score is the mean over data sets of each one's mean IoU: a small set weighs as a large one.
     NaN without images.
     """
-    if not len(counts):
-        return float("nan")
-    scores = [
-        float(metrics.mean_iou(counts[chosen].sum(0)))
-        for chosen in (np.asarray(datasets) == name for name in sorted(set(datasets)))
-    ]
-    return float(np.mean(scores))
+    total = counts.sum(0)
+    iou = metrics.iou(total)
+    score = groups.mean_over(
+        examples.datasets, lambda chosen: float(metrics.mean_iou(counts[chosen].sum(0)))
+    )
+    return {
+        "score": score,
+        **training_summary(total),
+        "iou_cytoplasm": float(iou[vocabulary.CYTOPLASM]),
+        "iou_nucleus": float(iou[vocabulary.NUCLEUS]),
+    }
 
 
 def rows(counts: np.ndarray, examples: pipeline.Examples) -> list[dict[str, Any]]:
     """Returns one row an example, with `ROW_COLUMNS` as keys; areas are in pixels of mask size."""
+    counts, boundary = _split(counts)
     truth = from_areas(*_areas(counts.sum(2)))
     found = from_areas(*_areas(counts.sum(1)))
     iou, dice = metrics.iou(counts), metrics.dice(counts)
-    mean_iou, accuracy = metrics.mean_iou(counts), metrics.global_accuracy(counts)
+    headlines = {name: getattr(metrics, name)(counts) for name in _HEADLINES}
+    bf = np.full(iou.shape, np.nan) if boundary is None else metrics.bf_from_counts(boundary)
+    mean_bf = _mean_known(bf)
     errors = _relative_errors(truth, found)
     return [
         {
             "dataset": dataset,
             "id": id_,
             "label": int(label),
-            "global_accuracy": float(accuracy[i]),
-            "mean_iou": float(mean_iou[i]),
+            **{name: float(headlines[name][i]) for name in _HEADLINES},
             "iou_background": float(iou[i, vocabulary.BACKGROUND]),
             "iou_cytoplasm": float(iou[i, vocabulary.CYTOPLASM]),
             "iou_nucleus": float(iou[i, vocabulary.NUCLEUS]),
             "dice_cytoplasm": float(dice[i, vocabulary.CYTOPLASM]),
             "dice_nucleus": float(dice[i, vocabulary.NUCLEUS]),
+            "bf_score": float(mean_bf[i]),
+            **{f"bf_score_{c}": float(bf[i, k]) for k, c in enumerate(vocabulary.MASK_CLASSES)},
             "truth_nucleus_px": int(truth.nucleus_px[i]),
             "truth_cytoplasm_px": int(truth.cytoplasm_px[i]),
             "nucleus_px": int(found.nucleus_px[i]),
@@ -103,12 +151,12 @@ def results(
     """Returns metrics by data set, each also by cell type, and over `all` images.
 
     Args:
-        counts: int `[N, C, C]`, from `confusions`.
+        counts: from `measure_test` or `measure`.
         examples: what they are of.
         bootstrap: resamples of images behind each 95 % interval; 0: no intervals.
         seed: of the resampling.
     """
-    datasets, labels = np.asarray(examples.datasets), examples.labels
+    labels = examples.labels
 
     def with_types(chosen: np.ndarray) -> dict[str, Any]:
         found = summarize(counts[chosen], bootstrap, seed)
@@ -118,19 +166,18 @@ def results(
             by_type[name] = summarize(counts[chosen & (labels == label)], bootstrap, seed)
         return {**found, "by_type": by_type}
 
-    names = list(collections.Counter(examples.datasets))
-    found = {name: with_types(datasets == name) for name in names}
-    if len(names) > 1:
-        found[ALL] = with_types(np.ones(len(datasets), bool))
-    return found
+    return groups.by_dataset(examples.datasets, with_types)
 
 
 def summarize(counts: np.ndarray, bootstrap: int = 0, seed: int = 0) -> dict[str, Any]:
-    """Returns the metrics of a set of images from their confusion matrices, int `[N, C, C]`.
+    """Returns the metrics of a set of images from `measure_test`'s or `measure`'s counts of each.
 
-    Region metrics come from the sum of the matrices. Intervals are the 2.5th and 97.5th
-    percentiles over resamples of the images (Efron's percentile bootstrap).
+    Region metrics come from the sum of the confusion matrices. The BF score is the mean over images
+    of each one's mean over classes, that of a class the mean over images; what is absent in truth
+    or prediction has none (`metrics.bf_score`). Intervals are the 2.5th and 97.5th percentiles over
+    resamples of the images (Efron's percentile bootstrap).
     """
+    counts, boundary = _split(counts)
     values = _metrics(counts.sum(0)[None])
     point = {name: float(v[0]) for name, v in values.items()}
     found = {
@@ -138,26 +185,32 @@ def summarize(counts: np.ndarray, bootstrap: int = 0, seed: int = 0) -> dict[str
         **{name: point[name] for name in _HEADLINES},
         "iou": {c: point[f"iou_{c}"] for c in vocabulary.MASK_CLASSES},
         "dice": {c: point[f"dice_{c}"] for c in vocabulary.MASK_CLASSES},
+        "recall": {c: point[f"recall_{c}"] for c in vocabulary.MASK_CLASSES},
         "confusion": counts.sum(0).tolist(),
         "nc": _nc_agreement(counts),
     }
+    if boundary is not None:
+        found["bf_score"] = _bf_summary(boundary)
     if bootstrap and len(counts) > 1:
         rng = np.random.default_rng(seed)
-        drawn = rng.multinomial(len(counts), np.full(len(counts), 1 / len(counts)), bootstrap)
+        drawn = groups.resamples(len(counts), bootstrap, rng)
         summed = np.einsum("rn,nij->rij", drawn.astype(np.float64), counts.astype(np.float64))
-        intervals = {name: _interval(v) for name, v in _metrics(summed).items()}
+        intervals = {name: groups.interval(v) for name, v in _metrics(summed).items()}
+        if boundary is not None:
+            intervals |= _bf_intervals(boundary, drawn)
         errors = nc_errors(counts)
         medians = [
             np.median(errors[rng.integers(0, len(errors), len(errors))]) if len(errors) else np.nan
             for _ in range(bootstrap)
         ]
-        intervals["nc_median_relative_error"] = _interval(np.asarray(medians))
+        intervals["nc_median_relative_error"] = groups.interval(np.asarray(medians))
         found["intervals"] = intervals
     return found
 
 
 def nc_errors(counts: np.ndarray) -> np.ndarray:
     """Returns |predicted − true| / true N/C of the images where both are ordinary numbers."""
+    counts, _ = _split(counts)
     truth = from_areas(*_areas(counts.sum(2)))
     found = from_areas(*_areas(counts.sum(1)))
     errors = _relative_errors(truth, found)
@@ -169,18 +222,41 @@ _HEADLINES = ("global_accuracy", "mean_accuracy", "mean_iou", "weighted_iou")
 
 def _metrics(summed: np.ndarray) -> dict[str, np.ndarray]:
     values = {name: getattr(metrics, name)(summed) for name in _HEADLINES}
-    for name in ("iou", "dice"):
+    for name in ("iou", "dice", "recall"):
         per_class = getattr(metrics, name)(summed)
         for i, c in enumerate(vocabulary.MASK_CLASSES):
             values[f"{name}_{c}"] = per_class[..., i]
     return values
 
 
-def _interval(values: np.ndarray) -> list[float]:
-    values = values[np.isfinite(values)]
-    if not len(values):
-        return [float("nan"), float("nan")]
-    return [float(v) for v in np.percentile(values, (2.5, 97.5))]
+def _bf_summary(boundary: np.ndarray) -> dict[str, Any]:
+    totals = metrics.BFTotals.from_counts(boundary)
+    names = vocabulary.MASK_CLASSES
+    return {
+        "mean": totals.mean,
+        **{c: float(value) for c, value in zip(names, totals.class_means)},
+        "mean_absent_as_zero": totals.mean_absent_as_zero,
+        "absent_on_one_side": {c: int(number) for c, number in zip(names, totals.one_sided)},
+    }
+
+
+def _bf_intervals(boundary: np.ndarray, drawn: np.ndarray) -> dict[str, list[float]]:
+    """Returns the intervals of the BF scores; `drawn` int `[R, N]` as of `groups.resamples`."""
+    scores = metrics.bf_from_counts(boundary)
+    columns = np.concatenate([_mean_known(scores)[:, None], scores], 1)
+    known = ~np.isnan(columns)
+    images = drawn @ known.astype(np.float64)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        means = drawn @ np.where(known, columns, 0) / images
+    names = ("mean", *vocabulary.MASK_CLASSES)
+    return {f"bf_score_{name}": groups.interval(means[:, k]) for k, name in enumerate(names)}
+
+
+def _mean_known(values: np.ndarray) -> np.ndarray:
+    """Mean over the last axis without NaN; NaN where there is nothing else."""
+    known = ~np.isnan(values)
+    total = np.where(known, values, 0).sum(-1)
+    return np.where(known.any(-1), total / np.maximum(known.sum(-1), 1), np.nan)
 
 
 def _areas(by_class: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

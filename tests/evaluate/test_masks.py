@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from wbc_jax import evaluate, vocabulary
+from wbc_jax import metrics, vocabulary
+from wbc_jax.evaluate import masks
 
 # Rows truth, columns prediction: background, cytoplasm, nucleus.
 A = [[8, 1, 1], [0, 4, 0], [0, 2, 4]]
@@ -15,6 +16,7 @@ B = [[5, 0, 0], [0, 3, 1], [0, 0, 3]]
 NO_NUCLEUS = [[9, 0, 0], [0, 6, 1], [0, 0, 0]]  # flagged for its truth
 NO_CYTOPLASM = [[4, 0, 0], [0, 0, 2], [0, 0, 3]]  # flagged for its prediction
 COUNTS = np.array([A, B])
+BF_COLUMNS = ("bf_score", *(f"bf_score_{name}" for name in vocabulary.MASK_CLASSES))
 
 
 def _examples(datasets, labels):
@@ -34,7 +36,7 @@ def _random(seed, n):
 
 def test_summarize_by_hand():
     # A + B = [[13, 1, 1], [0, 7, 1], [0, 2, 7]], 32 pixels.
-    found = evaluate.summarize(COUNTS)
+    found = masks.summarize(COUNTS)
     assert found["images"] == 2
     assert found["confusion"] == [[13, 1, 1], [0, 7, 1], [0, 2, 7]]
     assert found["global_accuracy"] == pytest.approx(27 / 32)
@@ -46,6 +48,8 @@ def test_summarize_by_hand():
     assert found["weighted_iou"] == pytest.approx(weighted)
     dice = {"background": 26 / 28, "cytoplasm": 14 / 18, "nucleus": 14 / 18}
     assert found["dice"] == pytest.approx(dice)
+    recall = {"background": 13 / 15, "cytoplasm": 7 / 8, "nucleus": 7 / 9}
+    assert found["recall"] == pytest.approx(recall)
     # N/C: true 6/4 and 3/4, found 5/7 and 4/3; the median of two is their mean.
     errors = ((6 / 4 - 5 / 7) / (6 / 4), (4 / 3 - 3 / 4) / (3 / 4))
     assert found["nc"]["median_relative_error"] == pytest.approx(sum(errors) / 2)
@@ -55,7 +59,7 @@ def test_summarize_by_hand():
 
 
 def test_a_class_that_is_nowhere_counts_in_no_mean():
-    found = evaluate.summarize(np.array([[[6, 2, 0], [0, 2, 0], [0, 0, 0]]]))
+    found = masks.summarize(np.array([[[6, 2, 0], [0, 2, 0], [0, 0, 0]]]))
     assert math.isnan(found["iou"]["nucleus"]) and math.isnan(found["dice"]["nucleus"])
     assert found["mean_iou"] == pytest.approx((6 / 8 + 2 / 4) / 2)
     assert found["mean_accuracy"] == pytest.approx((6 / 8 + 1) / 2)
@@ -63,7 +67,7 @@ def test_a_class_that_is_nowhere_counts_in_no_mean():
 
 def test_perfect_predictions():
     counts = np.array([np.diag([5, 3, 2]), np.diag([1, 4, 9]), np.diag([1, 5, 5])])
-    found = evaluate.summarize(counts, bootstrap=20)
+    found = masks.summarize(counts, bootstrap=20)
     assert found["mean_iou"] == found["global_accuracy"] == 1
     assert found["nc"] == {
         "images": 3,
@@ -79,15 +83,15 @@ def test_flagged_images_count_in_no_ratio():
     counts = np.concatenate([_random(0, 9), [NO_NUCLEUS, NO_CYTOPLASM]])
     truth, predicted = counts.sum(2)[:9], counts.sum(1)[:9]
     x, y = truth[:, 2] / truth[:, 1], predicted[:, 2] / predicted[:, 1]
-    found = evaluate.summarize(counts)["nc"]
+    found = masks.summarize(counts)["nc"]
     assert (found["images"], found["flagged"]) == (9, 2)
     assert found["median_relative_error"] == pytest.approx(np.median(abs(y - x) / x))
     assert found["spearman"] == pytest.approx(scipy.stats.spearmanr(x, y).statistic)
-    np.testing.assert_allclose(evaluate.nc_errors(counts), abs(y - x) / x)
+    np.testing.assert_allclose(masks.nc_errors(counts), abs(y - x) / x)
 
 
 def test_only_flagged_images():
-    found = evaluate.summarize(np.array([NO_NUCLEUS, NO_CYTOPLASM]), bootstrap=10)
+    found = masks.summarize(np.array([NO_NUCLEUS, NO_CYTOPLASM]), bootstrap=10)
     assert (found["nc"]["images"], found["nc"]["flagged"]) == (0, 2)
     assert math.isnan(found["nc"]["median_relative_error"])
     assert all(map(math.isnan, found["intervals"]["nc_median_relative_error"]))
@@ -95,7 +99,7 @@ def test_only_flagged_images():
 
 def test_intervals_agree_with_scipy():
     counts = _random(1, 25)
-    found = evaluate.summarize(counts, bootstrap=4000)
+    found = masks.summarize(counts, bootstrap=4000)
 
     def oracle(statistic, n):
         result = scipy.stats.bootstrap(
@@ -116,7 +120,7 @@ def test_intervals_agree_with_scipy():
         total = counts[which].sum(0)
         return total[2, 2] / (total[2].sum() + total[:, 2].sum() - total[2, 2])
 
-    errors = evaluate.nc_errors(counts)
+    errors = masks.nc_errors(counts)
     for name, statistic, point in (
         ("global_accuracy", accuracy, found["global_accuracy"]),
         ("iou_nucleus", nucleus, found["iou"]["nucleus"]),
@@ -137,43 +141,48 @@ def test_intervals_agree_with_scipy():
 
 def test_intervals_contain_every_point_and_are_reproducible():
     counts = _random(2, 30)
-    found = evaluate.summarize(counts, bootstrap=300, seed=3)
+    found = masks.summarize(counts, bootstrap=300, seed=3)
     points = {name: found[name] for name in ("global_accuracy", "mean_accuracy", "mean_iou")}
     points |= {f"{m}_{c}": found[m][c] for m in ("iou", "dice") for c in vocabulary.MASK_CLASSES}
     for name, point in points.items():
         low, high = found["intervals"][name]
         assert low < point < high
-    assert evaluate.summarize(counts, bootstrap=300, seed=3) == found
-    assert evaluate.summarize(counts, bootstrap=300, seed=4) != found
-    assert "intervals" not in evaluate.summarize(counts[:1], bootstrap=300)
+    assert masks.summarize(counts, bootstrap=300, seed=3) == found
+    assert masks.summarize(counts, bootstrap=300, seed=4) != found
+    assert "intervals" not in masks.summarize(counts[:1], bootstrap=300)
 
 
 def test_validation_score_weighs_data_sets_alike():
     counts = np.array([A, A, A, B])
     of_a = (8 / 10 + 4 / 7 + 4 / 7) / 3
     of_b = (1 + 3 / 4 + 3 / 4) / 3
-    found = evaluate.validation_score(counts, ["large", "large", "large", "small"])
-    assert found == pytest.approx((of_a + of_b) / 2)
-    assert evaluate.validation_score(counts[:3], ["x"] * 3) == pytest.approx(of_a)
-    assert math.isnan(evaluate.validation_score(counts[:0], []))
+    found = masks.validation(counts, _examples(["large", "large", "large", "small"], [0] * 4))
+    assert found["score"] == pytest.approx((of_a + of_b) / 2)
+    alone = masks.validation(counts[:3], _examples(["x"] * 3, [0] * 3))
+    assert alone["score"] == pytest.approx(of_a)
+    assert (alone["iou_cytoplasm"], alone["iou_nucleus"]) == pytest.approx((4 / 7, 4 / 7))
+    assert math.isnan(masks.validation(counts[:0], _examples([], []))["score"])
 
 
 def test_rows():
-    found = evaluate.rows(
+    found = masks.rows(
         np.array([A, NO_NUCLEUS, NO_CYTOPLASM]), _examples(["d", "d", "e"], [4, -1, 0])
     )
-    assert all(tuple(row) == evaluate.ROW_COLUMNS for row in found)
+    assert all(tuple(row) == masks.ROW_COLUMNS for row in found)
     assert found[0] == {
         "dataset": "d",
         "id": "i0",
         "label": 4,
         "global_accuracy": pytest.approx(16 / 20),
+        "mean_accuracy": pytest.approx((8 / 10 + 1 + 4 / 6) / 3),
         "mean_iou": pytest.approx((8 / 10 + 4 / 7 + 4 / 7) / 3),
+        "weighted_iou": pytest.approx((8 + 4 * 4 / 7 + 6 * 4 / 7) / 20),
         "iou_background": pytest.approx(8 / 10),
         "iou_cytoplasm": pytest.approx(4 / 7),
         "iou_nucleus": pytest.approx(4 / 7),
         "dice_cytoplasm": pytest.approx(8 / 11),
         "dice_nucleus": pytest.approx(8 / 11),
+        **dict.fromkeys(BF_COLUMNS, pytest.approx(math.nan, nan_ok=True)),
         "truth_nucleus_px": 6,
         "truth_cytoplasm_px": 4,
         "nucleus_px": 5,
@@ -193,20 +202,20 @@ def test_rows():
 
 def test_results_by_data_set_and_type():
     counts = _random(3, 6)
-    found = evaluate.results(
+    found = masks.results(
         counts, _examples(["b", "b", "a", "a", "a", "b"], [0, 4, 0, 0, -1, 4]), bootstrap=0
     )
     assert list(found) == ["b", "a", "all"]
     for name, which in (("b", [0, 1, 5]), ("a", [2, 3, 4]), ("all", range(6))):
         of_set = {k: v for k, v in found[name].items() if k != "by_type"}
-        _assert_same(of_set, evaluate.summarize(counts[list(which)]))
+        _assert_same(of_set, masks.summarize(counts[list(which)]))
     assert list(found["b"]["by_type"]) == ["basophil", "neutrophil"]
-    _assert_same(found["b"]["by_type"]["neutrophil"], evaluate.summarize(counts[[1, 5]]))
+    _assert_same(found["b"]["by_type"]["neutrophil"], masks.summarize(counts[[1, 5]]))
     assert list(found["a"]["by_type"]) == ["unknown", "basophil"]
-    _assert_same(found["a"]["by_type"]["basophil"], evaluate.summarize(counts[[2, 3]]))
-    _assert_same(found["all"]["by_type"]["basophil"], evaluate.summarize(counts[[0, 2, 3]]))
+    _assert_same(found["a"]["by_type"]["basophil"], masks.summarize(counts[[2, 3]]))
+    _assert_same(found["all"]["by_type"]["basophil"], masks.summarize(counts[[0, 2, 3]]))
     assert found["all"]["confusion"] == counts.sum(0).tolist()
-    alone = evaluate.results(counts[:2], _examples(["b", "b"], [0, 0]), bootstrap=0)
+    alone = masks.results(counts[:2], _examples(["b", "b"], [0, 0]), bootstrap=0)
     assert list(alone) == ["b"]
 
 
@@ -226,9 +235,49 @@ def test_confusions_leave_out_the_filling():
         seen.append(images.shape)
         return (images[..., 0] % 3).astype(np.uint8)  # image i is class i % 3 all over
 
-    counts = evaluate.confusions(predict, examples, 2)
+    counts = masks.measure(predict, examples, 2)
     assert seen == [(2, 4, 4, 3)] * 3
     expected = np.zeros((5, 3, 3), int)
     for i, mask in enumerate(truth):
         expected[i, :, i % 3] = [(mask == c).sum() for c in range(3)]
     np.testing.assert_array_equal(counts, expected)
+    more = masks.measure_test(predict, examples, 2)
+    np.testing.assert_array_equal(more[..., :3], expected)
+    found = np.stack([np.full((4, 4), i % 3, np.uint8) for i in range(5)])
+    np.testing.assert_array_equal(more[..., 3:], metrics.bf_counts(truth, found, 3))
+
+
+# Boundary points of truth that match, of truth, of prediction that match, of prediction.
+BF_COUNTS = np.array(
+    [
+        [[4, 4, 4, 4], [2, 4, 4, 4], [0, 3, 0, 2]],  # 1, 2/3, 0
+        [[1, 2, 1, 1], [0, 0, 0, 5], [0, 0, 0, 0]],  # 2/3, absent in truth, absent in both
+        [[0, 0, 0, 0], [0, 0, 0, 3], [0, 0, 0, 0]],  # no score at all
+    ]
+)
+
+
+def test_boundary_scores_by_hand():
+    counts = np.concatenate([np.array([A, B, B]), BF_COUNTS], -1)
+    found = masks.summarize(counts, bootstrap=200)
+    bf = found["bf_score"]
+    assert bf["mean"] == pytest.approx((5 / 9 + 2 / 3) / 2)
+    assert bf["background"] == pytest.approx((1 + 2 / 3) / 2)
+    assert (bf["cytoplasm"], bf["nucleus"]) == pytest.approx((2 / 3, 0))
+    assert bf["absent_on_one_side"] == {"background": 0, "cytoplasm": 2, "nucleus": 0}
+    assert bf["mean_absent_as_zero"] == pytest.approx((5 / 9 + 1 / 3 + 0) / 3)
+    low, high = found["intervals"]["bf_score_mean"]
+    # Drawn with replacement, the images with a score are one, the other, or both.
+    assert (low, high) == pytest.approx((5 / 9, 2 / 3))
+    assert found["intervals"]["bf_score_nucleus"] == [0, 0]
+    rows = masks.rows(counts, _examples(["d"] * 3, [0] * 3))
+    assert [row["bf_score"] for row in rows[:2]] == pytest.approx([5 / 9, 2 / 3])
+    assert math.isnan(rows[2]["bf_score"]) and math.isnan(rows[1]["bf_score_cytoplasm"])
+    assert rows[0]["bf_score_cytoplasm"] == pytest.approx(2 / 3)
+    # Without boundary counts everything else is the same.
+    without = masks.summarize(counts[..., :3], bootstrap=200)
+    assert "bf_score" not in without
+    del found["bf_score"]
+    found["intervals"] = {k: v for k, v in found["intervals"].items() if "bf_" not in k}
+    _assert_same(found, without)
+    np.testing.assert_allclose(masks.nc_errors(counts), masks.nc_errors(counts[..., :3]))

@@ -1,0 +1,187 @@
+"""Classification: a model and a split → metrics, and one row an image."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from wbc_jax import metrics, vocabulary
+from wbc_jax.data import pipeline
+from wbc_jax.evaluate import groups
+
+Predict = Callable[[np.ndarray], np.ndarray]
+"""uint8 images `[B, S, S, 3]` → float32 probabilities `[B, K]` of the cell types."""
+
+TYPES = vocabulary.CELL_TYPES
+CLASSES = len(TYPES)
+SCORE = "macro_recall"
+"""What the best checkpoint is chosen by, on the validation split."""
+SCORE_NAME = "macro recall"
+ROW_COLUMNS = (
+    "dataset",
+    "id",
+    "label",
+    "predicted",
+    "right",
+    "probability",
+    "label_source",
+    *(f"probability_{name}" for name in TYPES),
+)
+
+
+def measure(predict: Predict, examples: pipeline.Examples, batch_size: int) -> np.ndarray:
+    """Returns float64 `[N, K]`, the probabilities of each example's cell types."""
+    found = np.zeros((len(examples), CLASSES))
+    for batch in pipeline.eval_batches(examples, batch_size):
+        kept = batch["index"] >= 0
+        found[batch["index"][kept]] = np.asarray(predict(batch["image"]))[kept]
+    return found
+
+
+measure_test = measure
+"""There is nothing that only the test split is measured by."""
+
+
+def training_summary(confusion: np.ndarray) -> dict[str, float]:
+    """Returns what the log says of training, from the confusion matrix of the images drawn."""
+    return {
+        "accuracy": float(metrics.global_accuracy(confusion)),
+        "macro_recall": float(metrics.macro_recall(confusion)),
+    }
+
+
+def validation(probabilities: np.ndarray, examples: pipeline.Examples) -> dict[str, float]:
+    """Returns what the log says of the validation split, and `score`.
+
+    The score is the mean over data sets of each one's macro recall: a small set and a rare type
+    weigh as a large one and a frequent one. NaN without images.
+    """
+    labels, predicted = examples.labels, probabilities.argmax(1)
+
+    def macro_recall(chosen: np.ndarray) -> float:
+        return float(metrics.macro_recall(_confusion(labels[chosen], predicted[chosen])))
+
+    picked = np.take_along_axis(probabilities, labels[:, None], 1)
+    return {
+        "score": groups.mean_over(examples.datasets, macro_recall),
+        **training_summary(_confusion(labels, predicted)),
+        "loss": float(-np.log(np.maximum(picked, 1e-12)).mean()) if len(labels) else float("nan"),
+    }
+
+
+def rows(probabilities: np.ndarray, examples: pipeline.Examples) -> list[dict[str, Any]]:
+    """Returns one row an example, with `ROW_COLUMNS` as keys."""
+    predicted = probabilities.argmax(1)
+    return [
+        {
+            "dataset": source.name,
+            "id": source.ids[k],
+            "label": int(source.labels[k]),
+            "predicted": int(predicted[i]),
+            "right": bool(predicted[i] == source.labels[k]),
+            "probability": float(probabilities[i].max()),
+            "label_source": source.label_sources[k],
+            **{f"probability_{name}": float(p) for name, p in zip(TYPES, probabilities[i])},
+        }
+        for i, (source, k) in enumerate(examples.entries)
+    ]
+
+
+def results(
+    probabilities: np.ndarray, examples: pipeline.Examples, bootstrap: int, seed: int = 0
+) -> dict[str, Any]:
+    """Returns metrics by data set, and over `all` images.
+
+    Args:
+        probabilities: `[N, K]`, from `measure`.
+        examples: what they are of; each has a type.
+        bootstrap: resamples of images behind each 95 % interval; 0: no intervals.
+        seed: of the resampling.
+    """
+    return groups.by_dataset(
+        examples.datasets,
+        lambda chosen: summarize(examples.labels[chosen], probabilities[chosen], bootstrap, seed),
+    )
+
+
+def summarize(
+    labels: np.ndarray, probabilities: np.ndarray, bootstrap: int = 0, seed: int = 0
+) -> dict[str, Any]:
+    """Returns the metrics of a set of images.
+
+    Everything but AUROC and calibration error comes from one confusion matrix. Intervals are the
+    2.5th and 97.5th percentiles over resamples of the images (Efron's percentile bootstrap).
+    Means leave out the types for which a metric is not defined.
+
+    Args:
+        labels: int `[N]`.
+        probabilities: `[N, K]`.
+        bootstrap: resamples; 0: no intervals.
+        seed: of the resampling.
+    """
+    predicted = probabilities.argmax(1)
+    confusion = _confusion(labels, predicted)
+    values = {name: float(v[0]) for name, v in _headlines(confusion[None]).items()}
+    auroc = metrics.auroc(labels, probabilities)
+    found = {
+        "images": len(labels),
+        **values,
+        "macro_auroc": metrics.macro_auroc(labels, probabilities),
+        "expected_calibration_error": metrics.expected_calibration_error(labels, probabilities),
+        "confusion": confusion.tolist(),
+        "by_type": _by_type(confusion, auroc),
+    }
+    if bootstrap and len(labels) > 1:
+        rng = np.random.default_rng(seed)
+        drawn = groups.resamples(len(labels), bootstrap, rng).astype(np.float64)
+        pairs = np.eye(CLASSES**2)[labels * CLASSES + predicted]
+        summed = (drawn @ pairs).reshape(bootstrap, CLASSES, CLASSES)
+        found["intervals"] = {n: groups.interval(v) for n, v in _headlines(summed).items()}
+        per_type = {name: value(summed) for name, value in _PER_TYPE.items()}
+        for k, name in enumerate(TYPES):
+            found["by_type"][name]["intervals"] = {
+                metric: groups.interval(value[:, k]) for metric, value in per_type.items()
+            }
+    return found
+
+
+_PER_TYPE: Mapping[str, Callable[[np.ndarray], np.ndarray]] = {
+    "precision": metrics.precision,
+    "recall": metrics.recall,
+    "specificity": metrics.specificity,
+    "f1": metrics.f1,
+    "one_vs_rest_accuracy": metrics.one_vs_rest_accuracy,
+    "balanced_accuracy": metrics.balanced_accuracy,
+}
+
+
+def _by_type(confusion: np.ndarray, auroc: np.ndarray) -> dict[str, dict[str, Any]]:
+    values = {name: value(confusion) for name, value in _PER_TYPE.items()}
+    return {
+        name: {
+            "images": int(confusion[k].sum()),
+            **{metric: float(value[k]) for metric, value in values.items()},
+            "auroc": float(auroc[k]),
+        }
+        for k, name in enumerate(TYPES)
+    }
+
+
+def _headlines(confusions: np.ndarray) -> dict[str, np.ndarray]:
+    """Returns the metrics over all types of each matrix, `[R]` from `[R, K, K]`.
+
+    `mean_balanced_accuracy` and `mean_one_vs_rest_accuracy` are what paper B calls accuracy in
+    places; both are above the plain one.
+    """
+    return {
+        "accuracy": metrics.global_accuracy(confusions),
+        "macro_recall": metrics.macro_recall(confusions),
+        "macro_precision": metrics.macro_precision(confusions),
+        "macro_f1": metrics.macro_f1(confusions),
+        "mean_one_vs_rest_accuracy": metrics.mean_one_vs_rest_accuracy(confusions),
+        "mean_balanced_accuracy": metrics.mean_balanced_accuracy(confusions),
+    }
+
+
+def _confusion(labels: np.ndarray, predicted: np.ndarray) -> np.ndarray:
+    return metrics.confusion_from_labels(labels, predicted, CLASSES)
