@@ -10,7 +10,7 @@ from flax import nnx
 
 from wbc_jax import config as config_lib
 from wbc_jax import models, sharding, steps
-from wbc_jax.models import describe
+from wbc_jax.models import describe, fast
 
 
 def _config(case: sidebyside.Case, dtype: str) -> config_lib.Config:
@@ -66,7 +66,7 @@ def make(case: sidebyside.Case, mode: str) -> sidebyside.Side:
     network, weights = steps.split_network(model)
     arrays = batch(case)
     if mode == "predict":
-        predict = jax.jit(steps.make_logits(network))
+        predict = jax.jit(steps.make_logits(network), compiler_options=fast.compiler_options())
         images = jnp.asarray(arrays["image"])
         return sidebyside.Side(lambda: predict(weights, images).block_until_ready(), _peak, flops)
     mesh = sharding.make_mesh(case.batch)
