@@ -1,5 +1,12 @@
-"""The same networks in PyTorch, for the benchmarks: NCHW in, logits out, channels-last inside."""
+"""PyTorch's side of the benchmarks: the same networks, steps and losses, channels-last."""
 
+import contextlib
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import sidebyside
 import torch
 from torch import nn
 
@@ -109,3 +116,126 @@ class Classifier(nn.Module):
             x = nn.functional.avg_pool2d(block(x), 2)
         # Ours flattens with the channels last.
         return self.head(x.permute(0, 2, 3, 1).flatten(1))
+
+
+def build(case: sidebyside.Case) -> nn.Module:
+    """Returns the network of a case."""
+    classes = sidebyside.CLASSES[case.task]
+    if case.network == "unet":
+        return UNet(classes, case.features)
+    if case.network == "segnet":
+        return SegNet(classes, case.features)
+    if case.network == "encoder_decoder":
+        return EncoderDecoder(classes)
+    return Classifier(classes, case.size, case.features)
+
+
+def pairs(ours: Any, theirs: nn.Module) -> Iterator[tuple[Any, nn.Module]]:
+    """Yields the layers with parameters of our network and of a peer, side by side."""
+    learnt = [m for m in theirs.modules() if any(True for _ in m.parameters(recurse=False))]
+    mine: list[Any] = []
+    if isinstance(theirs, UNet):
+        for block in ours.encoder:
+            mine += [block.conv1, block.norm1, block.conv2, block.norm2]
+        mine += list(ours.up)
+        for block in ours.decoder:
+            mine += [block.conv1, block.norm1, block.conv2, block.norm2]
+    else:
+        if isinstance(theirs, SegNet):
+            blocks = [b for stages in (ours.encoder, ours.decoder) for s in stages for b in s]
+        else:
+            blocks = list(ours.blocks)
+        for block in blocks:
+            mine += [block.conv, block.norm]
+        mine += list(getattr(ours, "up", []))
+    yield from zip([*mine, ours.head], learnt, strict=True)
+
+
+# How the axes of a weight are permuted to ours.
+_AXES = {nn.Conv2d: (2, 3, 1, 0), nn.ConvTranspose2d: (2, 3, 0, 1), nn.Linear: (1, 0)}
+
+
+def arrays(layer: nn.Module, gradients: bool = False) -> dict[str, np.ndarray]:
+    """Returns a layer's parameters (or their gradients) by our names, in our layout."""
+    values = {"weight": layer.weight, "bias": layer.bias}
+    if gradients:
+        values = {name: value.grad for name, value in values.items()}
+    weight, bias = (values[name].detach().cpu().numpy() for name in ("weight", "bias"))
+    if isinstance(layer, nn.BatchNorm2d):
+        return {"scale": weight, "bias": bias}
+    return {"kernel": weight.transpose(_AXES[type(layer)]), "bias": bias}
+
+
+def loss(logits: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
+    """Cross-entropy, for masks with the soft Dice loss, as ours."""
+    entropy = nn.functional.cross_entropy(logits.float(), truth)
+    if logits.ndim == 2:
+        return entropy
+    probabilities = logits.float().softmax(1)
+    hot = nn.functional.one_hot(truth, logits.shape[1]).permute(0, 3, 1, 2).to(logits.dtype)
+    overlap = (probabilities * hot).sum((2, 3))
+    total = probabilities.sum((2, 3)) + hot.sum((2, 3))
+    return entropy + (1 - (2 * overlap + 1) / (total + 1)).mean()
+
+
+def tensors(batch: dict[str, np.ndarray], device: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Returns normalised images, channels last, and truth."""
+    images = torch.from_numpy(batch["image"]).permute(0, 3, 1, 2).float() / 255
+    images = ((images - 0.5) * 4).contiguous(memory_format=torch.channels_last)
+    truth = torch.from_numpy(batch["mask"] if "mask" in batch else batch["label"]).long()
+    return images.to(device), truth.to(device)
+
+
+def kinds() -> list[str]:
+    """Ways to run a peer here: as it is, and on a GPU compiled, too."""
+    return ["PyTorch", "PyTorch compiled"] if torch.cuda.is_available() else ["PyTorch"]
+
+
+def make(
+    case: sidebyside.Case, mode: str, kind: str, batch: dict[str, np.ndarray]
+) -> sidebyside.Side:
+    """Returns the side: one step of training, or the logits of a batch.
+
+    On a GPU in bfloat16 autocast, on CPU in float32 with as many threads as there are processors.
+    """
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    torch.backends.cudnn.benchmark = True
+    model = build(case).to(device, memory_format=torch.channels_last)
+    forward = torch.compile(model) if kind == "PyTorch compiled" else model
+    images, truth = tensors(batch, device)
+
+    def autocast() -> contextlib.AbstractContextManager:
+        if device == "cuda":
+            return torch.autocast("cuda", torch.bfloat16)
+        return contextlib.nullcontext()
+
+    def peak() -> int:
+        return torch.cuda.max_memory_allocated() if device == "cuda" else sidebyside.process_peak()
+
+    def wait() -> None:
+        if device == "cuda":
+            torch.cuda.synchronize()
+
+    if mode == "predict":
+        model.eval()
+
+        def predict() -> None:
+            with torch.inference_mode(), autocast():
+                forward(images)
+            wait()
+
+        return sidebyside.Side(predict, peak)
+
+    optimizer = torch.optim.AdamW(model.parameters(), 3e-3, weight_decay=1e-2, fused=True)
+
+    def step() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        with autocast():
+            value = loss(forward(images), truth)
+        value.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        value.item()
+
+    return sidebyside.Side(step, peak)

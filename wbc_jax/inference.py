@@ -15,6 +15,7 @@ from flax import nnx
 from wbc_jax import checkpoint, metrics, models, sharding, steps, vocabulary
 from wbc_jax import config as config_lib
 from wbc_jax.data import pipeline, records
+from wbc_jax.models import fast
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -65,7 +66,10 @@ class Model:
     ):
         self.config, self.network, self.weights = config, network, weights
         self.step = step
-        self._logits = jax.jit(steps.make_logits(network, config.evaluate.flips))
+        self._logits = jax.jit(
+            steps.make_logits(network, config.evaluate.flips),
+            compiler_options=fast.compiler_options(),
+        )
         self._lock = threading.Lock()
 
     @property

@@ -9,7 +9,7 @@ from etils import epath
 from ml_collections import config_flags
 
 from wbc_jax import config as config_lib
-from wbc_jax import reproduce
+from wbc_jax import memory, reproduce
 
 MODES = ("train", "evaluate", "prepare", "describe", "reproduce")
 _CONFIG = config_flags.DEFINE_config_file("config", None, "File of the experiment.")
@@ -81,6 +81,7 @@ def parse(argv: list[str]) -> list[str]:
 
 def run() -> None:
     """The console entry point."""
+    memory.restart_with_huge_pages()
     app.run(main, flags_parser=parse)
 
 

@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 from wbc_jax import config as config_lib
 from wbc_jax import losses, metrics, optimizers, sharding
 from wbc_jax.data import augment
+from wbc_jax.models import fast
 
 # Dropout's masks come from their own key, so that switching it on changes no augmentation.
 _DROPOUT_STREAM = 1
@@ -153,6 +154,7 @@ def make_train_step(
         in_shardings=(whole, sharding.batched(mesh)),
         out_shardings=(whole, whole),
         donate_argnums=0,
+        compiler_options=fast.compiler_options(),
     )
 
 
@@ -206,9 +208,14 @@ def make_predict_step(
         return logits.argmax(-1).astype(jnp.uint8)
 
     if mesh is None:
-        return jax.jit(step_fn)
+        return jax.jit(step_fn, compiler_options=fast.compiler_options())
     spread = sharding.batched(mesh)
-    return jax.jit(step_fn, in_shardings=(sharding.replicated(mesh), spread), out_shardings=spread)
+    return jax.jit(
+        step_fn,
+        in_shardings=(sharding.replicated(mesh), spread),
+        out_shardings=spread,
+        compiler_options=fast.compiler_options(),
+    )
 
 
 def _set_mode(model: nnx.Module, training: bool) -> None:

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.custom_derivatives import SymbolicZero
 
 Padding = tuple[tuple[int, int], tuple[int, int]]
 
@@ -22,6 +23,7 @@ _KNOWN_JAXLIB = ("0.10.2",)
 """Versions whose oneDNN call was tried. Its form is jaxlib's own affair: in a version unknown here
 it may have changed, and oneDNN ends the process when it is called wrongly."""
 
+_FEW_CHANNELS = 16
 _DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 _plain = False
 
@@ -55,6 +57,17 @@ def usable() -> bool:
     )
 
 
+def compiler_options() -> dict[str, str] | None:
+    """Returns what `jax.jit` is told for programs that convolve, here.
+
+    On CPU, XLA hands convolutions (the kernels' gradients) to YNNPACK, which takes twice as long as
+    XLA itself on two cores; sums it does well.
+    """
+    if jax.default_backend() != "cpu" or jax.lib.__version__ not in _KNOWN_JAXLIB:
+        return None
+    return {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE"}
+
+
 def conv(x: jax.Array, kernel: jax.Array, bias: jax.Array, padding: Padding) -> jax.Array:
     """A convolution of stride 1 with bias.
 
@@ -82,21 +95,27 @@ def _onednn_conv(x, kernel, bias, padding):
 
 
 def _forward(x, kernel, bias, padding):
-    return _onednn(x, kernel, bias, padding), (x, kernel)
+    """Saves the input, and, in the structure of what is saved, whether its gradient is wanted."""
+    wanted, x, kernel, bias = x.perturbed, x.value, kernel.value, bias.value
+    if not wanted:  # the images: they lie in memory anyway
+        return _onednn(x, kernel, bias, padding), (x, kernel, None)
+    out, x = _onednn(x, kernel, bias, padding, keep=True)
+    return out, (x, kernel, ())
 
 
 def _backward(padding, saved, gradient):
-    x, kernel = saved
-    # Without it XLA computes what led to these arrays again, slowly, in the order that the kernel's
-    # gradient reads them.
-    x, gradient = lax.optimization_barrier((x, gradient))
-    # The input's gradient is the convolution of the output's with the kernel turned round.
-    turned = kernel[::-1, ::-1].swapaxes(2, 3)
+    x, kernel, wanted = saved
+    if isinstance(gradient, SymbolicZero):
+        gradient = jnp.zeros(gradient.shape, gradient.dtype)
     rest = tuple(
         (size - 1 - before, size - 1 - after)
         for size, (before, after) in zip(kernel.shape, padding)
     )
-    for_x = _onednn(gradient, turned, None, rest)
+    for_x = None
+    if wanted is not None:
+        # The input's gradient is the convolution of the output's with the kernel turned round.
+        turned = kernel[::-1, ::-1]
+        for_x, gradient = _onednn(gradient, turned, None, rest, keep=True, inputs_last=True)
     for_kernel = _kernel_gradient(x, gradient, padding, rest)
     return for_x, for_kernel, gradient.sum((0, 1, 2))
 
@@ -105,25 +124,39 @@ def _kernel_gradient(x: jax.Array, gradient: jax.Array, padding: Padding, rest: 
     """The kernel's gradient by XLA: a convolution whose channels are the images.
 
     One of the two arrays is the image of it, the other the kernel. XLA copies each pixel of the
-    image once a tap, so that has to be the one of fewer channels.
+    image once a tap, which has to pay: it makes as many products of it as the other has channels.
     """
     images = functools.partial(
         lax.conv_general_dilated, window_strides=(1, 1), dimension_numbers=("CHWN", "IHWO", "NHWC")
     )
-    if x.shape[-1] <= gradient.shape[-1]:
+    if x.shape[-1] <= gradient.shape[-1] or gradient.shape[-1] > _FEW_CHANNELS:
         return images(x, gradient, padding=padding).transpose(1, 2, 0, 3)
     return images(gradient, x, padding=rest)[:, ::-1, ::-1].transpose(1, 2, 3, 0)
 
 
-_onednn_conv.defvjp(_forward, _backward)
+_onednn_conv.defvjp(_forward, _backward, symbolic_zeros=True)
 
 
-def _onednn(x: jax.Array, kernel: jax.Array, bias: jax.Array | None, padding: Padding) -> jax.Array:
-    """`conv` as a call of oneDNN, without a gradient."""
+def _onednn(
+    x: jax.Array,
+    kernel: jax.Array,
+    bias: jax.Array | None,
+    padding: Padding,
+    keep: bool = False,
+    inputs_last: bool = False,
+) -> jax.Array | tuple[jax.Array, jax.Array]:
+    """`conv` as a call of oneDNN, without a gradient.
+
+    With `keep` it also returns `x`, as the array in memory that oneDNN has read. What reads that
+    one is not fused with what led to `x`, as XLA would do, which then computes it a second time and
+    slowly, in the order of reading. With `inputs_last` the kernel is `[h, w, C_out, C_in]`.
+    """
     (top, bottom), (left, right) = padding
-    rows, columns, _, features = kernel.shape
+    rows, columns = kernel.shape[:2]
+    inputs, outputs = (3, 2) if inputs_last else (2, 3)
+    features = kernel.shape[outputs]
     pixels = {"batch_dim": 0, "feature_dim": 3, "spatial_dims": [1, 2]}
-    weights = {"input_feature_dim": 2, "output_feature_dim": 3, "spatial_dims": [0, 1]}
+    weights = {"input_feature_dim": inputs, "output_feature_dim": outputs, "spatial_dims": [0, 1]}
     settings = {
         "dims": 4,
         "feature_groups": 1,
@@ -140,9 +173,11 @@ def _onednn(x: jax.Array, kernel: jax.Array, bias: jax.Array | None, padding: Pa
     }
     batch, height, width, _ = x.shape
     shape = (batch, height + top + bottom - rows + 1, width + left + right - columns + 1, features)
+    out = jax.ShapeDtypeStruct(shape, x.dtype)
     call = jax.ffi.ffi_call(
         "__onednn$convolution",
-        jax.ShapeDtypeStruct(shape, x.dtype),
+        (out, jax.ShapeDtypeStruct(x.shape, x.dtype)) if keep else out,
+        input_output_aliases={0: 1} if keep else None,
         vmap_method="sequential",
         custom_call_api_version=2,
         legacy_backend_config=json.dumps({"onednn_conv_config": settings}),
@@ -163,6 +198,6 @@ def _has_onednn() -> bool:
         with jax.ensure_compile_time_eval():
             ours = jax.jit(lambda *a: _onednn(*a, padding))(*arguments)
             theirs = jax.jit(lambda x, k, b: _xla(x, k, padding) + b)(*arguments)
-    except Exception:  # whatever a build without it says
+    except jax.errors.JaxRuntimeError:  # a build without it
         return False
     return bool(np.allclose(ours, theirs, rtol=1e-4, atol=1e-4))

@@ -1,0 +1,28 @@
+"""Time of prediction, beside the same network in PyTorch.
+
+python benchmarks/inference.py [--quick] [--rounds=7] [--only=TEXT] [--out=FILE.json]
+
+Images to logits, running statistics in the norms. PyTorch runs in its inference mode, channels-last
+with as many threads; the rest is as in `train_step.py`. The logits of both are compared first, for
+equal weights.
+"""
+
+import checks
+import ours
+import peers
+import sidebyside
+
+from wbc_jax import memory
+
+MODE = "predict"
+
+
+def sides(case: sidebyside.Case) -> dict:
+    batch = ours.batch(case)
+    theirs = {kind: (peers.make, (case, MODE, kind, batch)) for kind in peers.kinds()}
+    return {"ours": (ours.make, (case, MODE)), **theirs}
+
+
+if __name__ == "__main__":
+    memory.restart_with_huge_pages()
+    sidebyside.main(__doc__.splitlines()[0], MODE, sides, checks.predicted)

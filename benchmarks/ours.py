@@ -1,0 +1,84 @@
+"""Our side of the benchmarks: the steps that training and prediction run."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import sidebyside
+from flax import nnx
+
+from wbc_jax import config as config_lib
+from wbc_jax import models, sharding, steps
+from wbc_jax.models import describe, fast
+
+
+def _config(case: sidebyside.Case, dtype: str) -> config_lib.Config:
+    config = config_lib.Config()
+    config.task = case.task
+    features = case.features or 16  # the encoder-decoder's widths are fixed
+    config.model = config_lib.Model(name=case.network, features=features, dtype=dtype)
+    config.augment = config_lib.Augment(flip=False, quarter_turns=False)
+    if case.task == "classification":
+        config.loss = config_lib.Loss(cross_entropy=1.0, dice=0.0)
+    config.train.steps = 1000
+    return config
+
+
+def build(case: sidebyside.Case, dtype: str = "") -> tuple[config_lib.Config, nnx.Module]:
+    """Returns the config and the network; by default bfloat16 on a GPU, float32 on CPU."""
+    default = "bfloat16" if jax.default_backend() == "gpu" else "float32"
+    config = _config(case, dtype or default)
+    classes = sidebyside.CLASSES[case.task]
+    return config, models.build(config.model, classes=classes, image_size=case.size)
+
+
+def batch(case: sidebyside.Case) -> dict[str, np.ndarray]:
+    """Random uint8 images and truth."""
+    rng = np.random.default_rng(0)
+    size, count = case.size, case.batch
+    made = {
+        "image": rng.integers(0, 256, (count, size, size, 3), dtype=np.uint8),
+        "index": np.arange(count, dtype=np.int32),
+        "epoch": np.zeros(count, np.int32),
+    }
+    if case.task == "classification":
+        made["label"] = rng.integers(0, 5, count).astype(np.int32)
+    else:
+        made["mask"] = rng.integers(0, 3, (count, size, size)).astype(np.uint8)
+    return made
+
+
+def _peak() -> int:
+    stats = jax.devices()[0].memory_stats() or {}
+    return stats.get("peak_bytes_in_use") or sidebyside.process_peak()
+
+
+def _flops(model: nnx.Module, case: sidebyside.Case) -> int:
+    layers = describe.describe(model, (case.batch, case.size, case.size, 3))
+    return sum(layer.flops for layer in layers)
+
+
+def make(case: sidebyside.Case, mode: str) -> sidebyside.Side:
+    """Returns the side: one step of training without augmentation, or the logits of a batch."""
+    config, model = build(case)
+    flops = _flops(model, case)
+    network, weights = steps.split_network(model)
+    arrays = batch(case)
+    if mode == "predict":
+        predict = jax.jit(steps.make_logits(network), compiler_options=fast.compiler_options())
+        images = jnp.asarray(arrays["image"])
+        return sidebyside.Side(lambda: predict(weights, images).block_until_ready(), _peak, flops)
+    mesh = sharding.make_mesh(case.batch)
+    step = steps.make_train_step(config, network, mesh)
+    state = steps.init_state(config, weights, mesh)
+    placed = sharding.put_batch(arrays, mesh)
+
+    def run():
+        nonlocal state
+        state, metrics = step(state, placed)
+        if not math.isfinite(float(metrics["loss"])):
+            raise FloatingPointError(f"{case}: the loss is not finite")
+
+    # The backward pass is a gradient of the input and one of the weights: as many again, each.
+    return sidebyside.Side(run, _peak, 3 * flops)
