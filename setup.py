@@ -33,7 +33,7 @@ setuptools.setup(
     packages=packages(),
     package_dir={"wbc_jax": "wbc_jax", **MAPPED},
     package_data={
-        "wbc_jax": ["report/templates/*", "papers/*.csv"],
+        "wbc_jax": ["report/templates/*", "papers/*.csv", "shipped/*"],
         "wbc_jax.tfds_builders": ["*.md", "*/*.md", "*/*.bib", "*/*.txt", "*/*.tsv", "*/*.csv"],
     },
     install_requires=[
@@ -55,6 +55,8 @@ setuptools.setup(
         "matplotlib>=3.9",
         "imagehash>=4.3",
         "jinja2>=3.1",
+        "safetensors>=0.4.3",
+        "flatbuffers>=24.3",
         "tensorboardX>=2.6.2",
     ],
     extras_require={

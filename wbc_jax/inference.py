@@ -14,7 +14,8 @@ from flax import nnx
 
 from wbc_jax import checkpoint, metrics, models, sharding, steps, vocabulary
 from wbc_jax import config as config_lib
-from wbc_jax.data import pipeline, records
+from wbc_jax import weights as weights_lib
+from wbc_jax.data import pipeline, records, sources
 from wbc_jax.models import fast
 
 
@@ -55,6 +56,8 @@ class Model:
         config: the run's.
         network, weights: the network's description and its arrays.
         step: training steps behind the weights.
+        seen: (source, index) of the images it was trained on and chosen by, where its file lists
+            them (see `wbc_jax.weights`); None for a run's folder, whose config says it.
     """
 
     def __init__(
@@ -63,9 +66,10 @@ class Model:
         network: steps.Network,
         weights: dict[str, Any],
         step: int,
+        seen: list[tuple[sources.Source, int]] | None = None,
     ):
         self.config, self.network, self.weights = config, network, weights
-        self.step = step
+        self.step, self.seen = step, seen
         self._logits = jax.jit(
             steps.make_logits(network, config.evaluate.flips),
             compiler_options=fast.compiler_options(),
@@ -142,27 +146,44 @@ def read_image(path: epath.PathLike) -> np.ndarray:
 
 
 def load(path: epath.PathLike) -> Model:
-    """Loads the best checkpoint of a run's folder.
+    """Loads the best checkpoint of a run's folder, or a file of weights.
 
     Args:
-        path: the run's `--workdir`.
+        path: the run's `--workdir`, a `.safetensors` file that `wbc_jax.export` wrote, or the name
+            of weights that the package ships.
 
     Raises:
         CheckpointError: there is no run or no checkpoint; says where it looked.
         ConfigError: its `config.json` is damaged.
+        WeightsError: the file is missing, damaged or something else.
     """
+    if file := weights_lib.find(path):
+        return _load_file(file)
     folder = epath.Path(path).expanduser()
     stored = folder / "config.json"
     if not stored.exists():
         raise checkpoint.CheckpointError(
             f"{folder} holds no run (no config.json). Name the --workdir of a finished training, "
-            "such as runs/unet."
+            f"such as runs/unet, {_or_shipped()}."
         )
     config = config_lib.from_json(stored.read_bytes(), str(stored))
     network, like = _empty_state(config)
     with checkpoint.Checkpoints(folder) as checkpoints:
         state, _ = checkpoints.restore(checkpoint.BEST, like)
     return Model(config, network, state.weights(), int(state.step))
+
+
+def _or_shipped() -> str:
+    names = weights_lib.shipped()
+    return f"a {weights_lib.SUFFIX} file" + (f", or one of {', '.join(names)}" if names else "")
+
+
+def _load_file(path: epath.Path) -> Model:
+    stored = weights_lib.read(path)
+    network, like = _empty_state(stored.config)
+    shapes = {"params": like.params, "stats": like.stats}
+    weights = jax.tree.map(jax.numpy.asarray, weights_lib.fill(shapes, stored, path))
+    return Model(stored.config, network, weights, stored.step, stored.seen)
 
 
 def _empty_state(config: config_lib.Config) -> tuple[steps.Network, steps.TrainState]:
