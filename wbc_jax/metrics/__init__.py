@@ -56,6 +56,7 @@ from wbc_jax.metrics.shape import (
     cell_shape,
 )
 from wbc_jax.metrics.statistics import (
+    Agreement,
     Distribution,
     GroupComparison,
     PairedComparison,
@@ -66,6 +67,7 @@ from wbc_jax.metrics.statistics import (
     compare_pairs,
     distribution,
     interval,
+    limits_of_agreement,
     resampled_sums,
 )
 from wbc_jax.metrics.totals import (
@@ -74,6 +76,7 @@ from wbc_jax.metrics.totals import (
 )
 
 __all__ = [
+    "Agreement",
     "BFTotals",
     "CellShape",
     "Distribution",
@@ -110,6 +113,7 @@ __all__ = [
     "interval",
     "iou",
     "label_confusions",
+    "limits_of_agreement",
     "macro_auroc",
     "macro_f1",
     "macro_precision",
