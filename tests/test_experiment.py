@@ -116,6 +116,17 @@ def test_the_report_says_what_was_scored(run, model):
     assert (run.workdir / "report" / "index.html").stat().st_size > 10_000
 
 
+def test_the_masks_shown_are_the_worst_and_some_of_each_better():
+    assert experiment.spread_places(5) == [0, 1, 2, 3, 4]
+    assert experiment.spread_places(48) == list(range(48))
+    for images in (49, 279, 5000):
+        places = experiment.spread_places(images)
+        assert len(places) == len(set(places)) == 48 and places == sorted(places)
+        assert places[:16] == list(range(16)) and places[-1] == images - 1
+        steps = np.diff(places[16:])
+        assert steps.max() - steps.min() <= 1
+
+
 def test_the_report_of_a_classification(typed_run):
     report = json.loads((typed_run.workdir / "report" / "metrics.json").read_text())
     found = report["results"][tiny_runs.DATASET]

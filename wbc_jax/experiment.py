@@ -42,7 +42,7 @@ FREE_FIELDS = (
     "evaluate.bootstrap",
     "evaluate.external",
 )
-SHOWN_PER_GROUP = 6
+SHOWN_MASKS, SHOWN_WORST = 48, 16
 SHOWN_MISTAKES, SHOWN_UNSURE = 40, 10
 SPLITS = "splits.json"
 
@@ -342,16 +342,14 @@ def _shown(
     test: pipeline.Examples,
     predict: Predict,
 ) -> list[figures.Example]:
-    """Test images for the report: the best, the median and the worst masks, or the worst types."""
+    """Test images for the report: masks, the worst and some of each better, or the worst types."""
     if config.task == "classification":
         return _mistakes(config, rows, test)
     side, size = config.data.image_size, config.evaluate.size
     examples = test.resized(size, size)
     order = sorted(range(len(rows)), key=lambda i: (rows[i]["mean_iou"], rows[i]["id"]))
-    n, middle = min(SHOWN_PER_GROUP, len(order)), len(order) // 2
-    chosen = order[:n] + order[max(0, middle - n // 2) :][:n] + order[-n:]
     shown = []
-    for i in dict.fromkeys(chosen):
+    for i in [order[place] for place in spread_places(len(order))]:
         example = examples[i]
         small = pipeline.resize_image(example["image"], side, side)
         shown.append(
@@ -366,6 +364,14 @@ def _shown(
             )
         )
     return shown
+
+
+def spread_places(images: int) -> list[int]:
+    """Returns which of images sorted by error are shown: the worst, then evenly to the best."""
+    if images <= SHOWN_MASKS:
+        return list(range(images))
+    rest = np.linspace(SHOWN_WORST, images - 1, SHOWN_MASKS - SHOWN_WORST)
+    return [*range(SHOWN_WORST), *(int(place) for place in rest.round())]
 
 
 def _mistakes(

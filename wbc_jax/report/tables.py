@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from wbc_jax import vocabulary
+from wbc_jax.metrics import statistics
 
 DASH = "–"
 """Stands for a value that is not known or not defined."""
@@ -38,6 +39,15 @@ def percent(value: Any, digits: int = 1) -> str:
     """A fraction as a percentage, `0.0561` → `5.6 %`; a dash where there is none."""
     found = number(value)
     return DASH if found is None else f"{100 * found:.{digits}f} %"
+
+
+def signed_percent(value: Any, digits: int = 1) -> str:
+    """A difference as a percentage, `0.051` → `+5.1 %`; the minus is as wide as a digit."""
+    found = number(value)
+    if found is None:
+        return DASH
+    text = f"{100 * found:+.{digits}f} %"
+    return text[1:] if float(text[:-2]) == 0 else text.replace("-", "−")
 
 
 def count(value: Any) -> str:
@@ -75,8 +85,8 @@ class Column:
     """Key of the interval's upper end."""
 
 
-def _with_interval(key: str, *names: str) -> Column:
-    return Column(key, *names, low=f"{key}_low", high=f"{key}_high")
+def _with_interval(key: str, *names: str, form: Callable[[Any], str] = decimal) -> Column:
+    return Column(key, *names, form, low=f"{key}_low", high=f"{key}_high")
 
 
 COLUMNS = (
@@ -130,6 +140,14 @@ TYPE_COLUMNS = (
     Column("auroc", "", "AUROC", "AUROC"),
 )
 """Columns of classification's tables of cell types."""
+
+AGREEMENT_COLUMNS = (
+    Column("images", "", "images", "images", count),
+    _with_interval("bias", "", "bias", "bias", form=signed_percent),
+    _with_interval("lower", "95 % limits of agreement", "lower", "lower", form=signed_percent),
+    _with_interval("upper", "95 % limits of agreement", "upper", "upper", form=signed_percent),
+)
+"""Columns of the table of the N/C ratio's limits of agreement."""
 
 
 def _ends(intervals: Mapping[str, Any], key: str) -> tuple[float | None, float | None]:
@@ -230,6 +248,50 @@ def type_rows(
     names = [name for name in vocabulary.CELL_TYPES if name in by_type]
     names += [name for name in by_type if name not in vocabulary.CELL_TYPES]
     return [{"type": name, **view.flat(by_type[name] or {}, view.type_columns)} for name in names]
+
+
+def agreement_row(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """How the predicted N/C ratios of some images agree with the true ones.
+
+    Args:
+        rows: `truth_nc_ratio` and `nc_ratio` of each image, as `report/per_image.csv`.
+
+    Returns:
+        The keys of `AGREEMENT_COLUMNS`, relative as in `metrics.limits_of_agreement`; `trend` and
+        `trend_p`, how the spread of those differences goes with size, and `plain_trend` and
+        `plain_trend_p`, the same of the differences that are not relative.
+    """
+    truth, found = (
+        [value if (value := number(row.get(key))) is not None else math.nan for row in rows]
+        for key in ("truth_nc_ratio", "nc_ratio")
+    )
+    agreement = statistics.limits_of_agreement(truth, found)
+    # The images that have a relative difference, so that the two scales can be compared.
+    usual = [(t, f) for t, f in zip(truth, found) if 0 < t < math.inf and 0 < f < math.inf]
+    plain = statistics.limits_of_agreement(
+        [t for t, _ in usual], [f for _, f in usual], relative=False
+    )
+    values = {
+        "bias": (agreement.bias, agreement.bias_interval),
+        "lower": (agreement.limits[0], agreement.lower_interval),
+        "upper": (agreement.limits[1], agreement.upper_interval),
+    }
+    row: dict[str, Any] = {"images": agreement.images}
+    for name, (value, (low, high)) in values.items():
+        row |= {name: number(value), f"{name}_low": number(low), f"{name}_high": number(high)}
+    row |= {"trend": number(agreement.spread_trend), "trend_p": number(agreement.spread_p)}
+    return row | {
+        "plain_trend": number(plain.spread_trend),
+        "plain_trend_p": number(plain.spread_p),
+    }
+
+
+def p_value(value: Any) -> str:
+    """A p value after its letter, `= 0.012` or `< 0.001`; a dash where there is none."""
+    found = number(value)
+    if found is None:
+        return DASH
+    return "< 0.001" if found < 0.001 else f"= {found:.3f}"
 
 
 def _text(
