@@ -124,6 +124,19 @@ def test_paired_comparison_of_equal_runs_and_of_none():
         metrics.compare_pairs([1, 2], [1, 2, 3])
 
 
+def test_holm_by_hand():
+    # 4 · 0.005, 3 · 0.01, 2 · 0.03, and 1 · 0.04, raised to the one before.
+    np.testing.assert_allclose(metrics.holm([0.01, 0.04, 0.03, 0.005]), [0.03, 0.06, 0.06, 0.02])
+    np.testing.assert_allclose(metrics.holm([0.2, np.nan, 0.6]), [0.4, np.nan, 0.6])
+    assert metrics.holm([0.7, 0.8]).tolist() == [1, 1] and len(metrics.holm([])) == 0
+    p = np.random.default_rng(0).random(50) ** 4
+    found = metrics.holm(p)
+    assert (found <= np.minimum(1, 50 * p)).all() and (found >= p).all()
+    assert (np.diff(found[np.argsort(p)]) >= 0).all()
+    with pytest.raises(ValueError, match="numbers in"):
+        metrics.holm([0.5, 1.5])
+
+
 def test_limits_of_agreement_by_hand():
     # Differences 1, 3, −1, 1 around 1: s² = (0 + 4 + 4 + 0) / 3; t(0.975, 3) = 3.18245.
     found = metrics.limits_of_agreement([10, 20, 30, 40], [11, 23, 29, 41], relative=False)

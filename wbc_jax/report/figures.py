@@ -531,6 +531,49 @@ def reliability(rows: Sequence[Mapping[str, Any]], dark: bool = False, bins: int
     return figure
 
 
+DIFFERENCES_WIDTH = (1040, 26, 90)
+"""Of `differences` on a page: its width, the height of a data set and that of everything else."""
+
+
+def differences(lines: Sequence[Any], dark: bool = False) -> Figure:
+    """Differences of two runs with their intervals: a panel a score, a row a data set.
+
+    Args:
+        lines: of a `comparison.Comparison`, by data set and then by score.
+        dark: light on dark.
+    """
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+    theme = _DARK if dark else _LIGHT
+    sets = list(dict.fromkeys(line.dataset for line in lines))
+    scores = list(dict.fromkeys(line.score for line in lines))
+    width, row, rest = DIFFERENCES_WIDTH
+    figure = _figure(width / 100, (row * len(sets) + rest) / 100, theme)
+    panels = figure.subplots(1, len(scores), sharey=True, squeeze=False)[0]
+    for axes, score in zip(panels, scores):
+        _plain(axes, theme, score.name, "B − A", "")
+        axes.axvline(0, color=theme.muted, linewidth=1)
+        for line in lines:
+            if line.score != score or not math.isfinite(line.difference):
+                continue
+            place = sets.index(line.dataset)
+            axes.plot(
+                [line.low, line.high], [place, place], color=theme.accent, linewidth=1.8,
+                solid_capstyle="butt",
+            )  # fmt: skip
+            # Hollow where nothing is shown.
+            axes.plot(
+                line.difference, place, "o", markersize=6, color=theme.accent,
+                markerfacecolor=theme.accent if line.verdict else theme.ground,
+            )  # fmt: skip
+        axes.xaxis.set_major_locator(MaxNLocator(3))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.margins(x=0.15)
+    panels[0].set_yticks(range(len(sets)), sets, parse_math=False)
+    panels[0].set_ylim(len(sets) - 0.4, -0.6)
+    return figure
+
+
 def row_fractions(confusion: Any) -> np.ndarray:
     """Counts `[C, C]`, rows truth, as fractions of their row; NaN in a row without counts.
 

@@ -85,7 +85,7 @@ def render(
         count=tables.count,
         p_value=tables.p_value,
         plural=plural,
-        breakable=_breakable,
+        breakable=breakable,
     )
     script = environment.loader.get_source(environment, "viewer.js")[0]
     task = summary.get("task") or "segmentation"
@@ -115,13 +115,13 @@ def render(
         explained=_EXPLAINED[task],
         confusions=_confusions(results, external, task),
         classes=_CLASSES[task],
-        curve=_both(figures.training_curve, history, task=task) if history else None,
-        scatter=_both(figures.nc_scatter, rows) if rows and not types else None,
-        agreement=_both(figures.nc_agreement, rows) if rows and not types else None,
+        curve=both(figures.training_curve, history, task=task) if history else None,
+        scatter=both(figures.nc_scatter, rows) if rows and not types else None,
+        agreement=both(figures.nc_agreement, rows) if rows and not types else None,
         agreement_groups=[] if types else _agreement_groups(rows),
         agreement_columns=tables.AGREEMENT_COLUMNS,
         agreement_column_groups=_column_groups(tables.AGREEMENT_COLUMNS),
-        calibration=_both(figures.reliability, rows) if rows and types else None,
+        calibration=both(figures.reliability, rows) if rows and types else None,
         rows=len(rows),
         missed=sum(not row["right"] for row in rows) if types else 0,
         nc=[] if types else tables.result_rows(results)[-1:],
@@ -237,7 +237,10 @@ def _scope(row: Mapping[str, Any], sets: Sequence[str], split: str) -> str:
 
 def _within(row: Mapping[str, Any], key: str, form: Callable[[Any], str] = tables.decimal) -> str:
     found = tables.interval(row[f"{key}_low"], row[f"{key}_high"], form)
-    return f" (95 % interval {found[1:-1].replace(', ', ' to ')})" if found else ""
+    if not found:
+        return ""
+    # A line may not break before the sign of per cent.
+    return f" (95 % interval {found[1:-1].replace(', ', ' to ')})".replace(" %", "\u00a0%")
 
 
 def _column_groups(columns: Sequence[tables.Column]) -> list[tuple[str, int]]:
@@ -321,7 +324,7 @@ def _flags(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, int]]:
     return collections.Counter(str(row["flag"]) for row in rows if row.get("flag")).most_common()
 
 
-def _breakable(name: str) -> markupsafe.Markup:
+def breakable(name: str) -> markupsafe.Markup:
     """A name that a line may break after a slash, where a reader would."""
     return markupsafe.Markup("/<wbr>").join(name.split("/"))
 
@@ -330,7 +333,7 @@ def uri(picture: bytes, kind: str = "png") -> str:
     return f"data:image/{kind};base64," + base64.b64encode(picture).decode("ascii")
 
 
-def _both(draw, data, **options) -> dict[str, str]:
+def both(draw, data, **options) -> dict[str, str]:
     """A figure for light and for dark pages, as data URIs."""
     return {
         "light": uri(figures.png(draw(data, **options))),
