@@ -27,6 +27,7 @@ from wbc_jax import (
 from wbc_jax import config as config_lib
 from wbc_jax.data import pipeline, records, sources, splits
 from wbc_jax.models import describe as describe_lib
+from wbc_jax.models import fast
 from wbc_jax.papers import counts as paper_counts
 from wbc_jax.report import figures, gallery, html, tables
 
@@ -44,6 +45,8 @@ FREE_FIELDS = (
 )
 SHOWN_MASKS, SHOWN_WORST = 48, 16
 SHOWN_MISTAKES, SHOWN_UNSURE = 40, 10
+# A second pass over the network, and its pixels are far more than a calibration needs.
+CALIBRATION_IMAGES = 64
 SPLITS = "splits.json"
 
 Predict = Callable[[np.ndarray], jax.Array]
@@ -253,6 +256,10 @@ def evaluate_run(
         "versions": _versions(),
         "hardware": _hardware(),
     }
+    if config.task == "segmentation":
+        some = _evenly(test, CALIBRATION_IMAGES)
+        sure = task.measure_calibration(_pixel_probabilities(config, model), some, batch)
+        summary["calibration"] = task.calibration(sure, some, bootstrap)
     rows = task.rows(measured, test)
     folder = workdir / "report"
     files.write_json(folder / "metrics.json", summary)
@@ -270,6 +277,29 @@ def evaluate_run(
     print(f"\n{tables.text(summary)}")
     print(f"\nReport: {folder / 'index.html'}", flush=True)
     return summary
+
+
+def _evenly(examples: pipeline.Examples, most: int) -> pipeline.Examples:
+    """Returns at most so many of the examples, evenly spaced: each data set has its share."""
+    places = np.linspace(0, len(examples) - 1, min(most, len(examples))).round().astype(int)
+    entries = [examples.entries[place] for place in places]
+    return pipeline.Examples(entries, examples.image_size, examples.mask_size)
+
+
+def _pixel_probabilities(
+    config: config_lib.Config, model: inference.Model
+) -> Callable[[np.ndarray], jax.Array]:
+    """Returns images → probabilities `[B, E, E, C]`; the prediction step picks the highest."""
+    logits_fn = steps.make_logits(model.network, config.evaluate.flips)
+    size = config.evaluate.size
+
+    def probabilities(weights: Any, images: jax.Array) -> jax.Array:
+        logits = logits_fn(weights, images)
+        shape = (logits.shape[0], size, size, logits.shape[-1])
+        return jax.nn.softmax(jax.image.resize(logits, shape, "bilinear"))
+
+    step_fn = jax.jit(probabilities, compiler_options=fast.compiler_options())
+    return lambda images: step_fn(model.weights, images)
 
 
 def _floor(

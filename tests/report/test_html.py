@@ -365,6 +365,25 @@ def test_seconds_are_written_for_people():
     assert report._duration(93784) == "26 h 3 min"
 
 
+def test_calibration_of_pixels():
+    given = arguments()
+    without = Page(report.render(**given)).text
+    assert "The probabilities of the pixels were not recorded with this run" in without
+    bins = {"pixels": [0, 4, 100], "right": [0, 3, 90], "confidence": [None, 0.5, 0.97]}
+    given["summary"]["calibration"] = {
+        "jtsc": bins
+        | {"images": 40, "expected_calibration_error": 0.0123, "interval": [0.01, 0.015]},
+        "b": bins | {"images": 2, "expected_calibration_error": 0.02},
+        "all": bins | {"images": 42, "expected_calibration_error": None},
+    }
+    page = Page(report.render(**given))
+    assert "Calibration of the pixels" in page.text and "not recorded" not in page.text
+    assert "Counted on 42 images, evenly spaced" in page.text
+    assert "All data sets – jtsc 1.23 % [1.00, 1.50 %] b 2.00 %" in page.text
+    assert len(page.all("source")) == 4
+    assert "#calibration" in {a["href"] for a in page.all("a")}
+
+
 def typed_arguments():
     by_type = {
         name: {"images": 8, "recall": 0.875, "auroc": 0.99, "intervals": {"recall": [0.6, 1.0]}}

@@ -83,8 +83,11 @@ def test_type_table_follows_the_vocabulary():
 
 
 def test_rows_are_flat_and_unrounded():
-    (row,) = tables.result_rows({"jtsc": result()})
+    ends = {"iou_nucleus": [0.88, 0.91], "dice_cytoplasm": [0.85, 0.9], "global_accuracy": [0, 1]}
+    (row,) = tables.result_rows({"jtsc": result(intervals=result()["intervals"] | ends)})
     assert row["mean_iou"] == 0.9004
+    assert {k: [row[f"{k}_low"], row[f"{k}_high"]] for k in ends} == ends
+    assert row["weighted_iou_low"] is row["bf_score_high"] is None
     assert (row["mean_iou_low"], row["mean_iou_high"]) == (0.88, 0.9151)
     assert (row["nc_error"], row["nc_error_low"], row["nc_error_high"]) == (0.0561, 0.04, 0.08)
     assert (row["nc_images"], row["nc_flagged"], row["nc_spearman"]) == (39, 1, 0.954)

@@ -499,35 +499,73 @@ def _ratio_ticks(low: float, high: float) -> list[float]:
 def reliability(rows: Sequence[Mapping[str, Any]], dark: bool = False, bins: int = 10) -> Figure:
     """Share of right answers against the probability given (left), and how often each is given.
 
+    Bars are 95 % intervals of the shares (Wilson 1927): of few cells a share says little.
+
     Args:
         rows: `probability` (of the predicted type) and `right` of each image.
         dark: light on dark.
         bins: of equal width between 0 and 1; empty ones have no point.
     """
+    from scipy.stats import norm
+
+    given = np.asarray([row["probability"] for row in rows], np.float64)
+    right = np.asarray([bool(row["right"]) for row in rows])
+    which = np.clip(np.digitize(given, np.linspace(0, 1, bins + 1)) - 1, 0, bins - 1)
+    number = np.bincount(which, minlength=bins)
+    hits = np.bincount(which, right, bins)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        mean = np.bincount(which, given, bins) / number
+        share = hits / number
+        z2 = norm.ppf(0.975) ** 2
+        middle = (share + z2 / (2 * number)) / (1 + z2 / number)
+        half = np.sqrt(z2 * (share * (1 - share) + z2 / (4 * number)) / number) / (1 + z2 / number)
+    ends = np.stack([share - (middle - half), middle + half - share])
+    return _reliability(number, hits, mean, "images", dark, np.maximum(ends, 0))
+
+
+def pixel_reliability(found: Mapping[str, Sequence[Any]], dark: bool = False) -> Figure:
+    """As `reliability`, of the pixels of masks, without bars: a picture's pixels go together.
+
+    Args:
+        found: `pixels`, `right` and `confidence` by bin, as `calibration` of `report/metrics.json`
+            has them of a data set; None in `confidence` where a bin is empty.
+        dark: light on dark.
+    """
+    mean = [math.nan if (v := tables.number(x)) is None else v for x in found["confidence"]]
+    number, hits = (np.asarray(found[key], np.float64) for key in ("pixels", "right"))
+    return _reliability(number, hits, np.asarray(mean), "pixels", dark)
+
+
+def _reliability(
+    number: np.ndarray,
+    hits: np.ndarray,
+    mean: np.ndarray,
+    unit: str,
+    dark: bool,
+    ends: np.ndarray | None = None,
+) -> Figure:
+    """Both panels from each bin's number, right ones and mean probability, all `[B]`."""
     theme = _DARK if dark else _LIGHT
     figure = _figure(10.4, 3.6, theme)
     share, often = figure.subplots(1, 2)
     _plain(share, theme, "Reliability", "probability given", "share right")
-    _plain(often, theme, "Probabilities given", "probability given", "images")
-    given = np.asarray([row["probability"] for row in rows], np.float64)
-    right = np.asarray([bool(row["right"]) for row in rows])
-    edges = np.linspace(0, 1, bins + 1)
-    which = np.clip(np.digitize(given, edges) - 1, 0, bins - 1)
-    found = [b for b in range(bins) if (which == b).any()]
+    _plain(often, theme, "Probabilities given", "probability given", unit)
+    kept = number > 0
     share.plot([0, 1], [0, 1], color=theme.muted, linewidth=1, linestyle="--")
-    share.plot(
-        [given[which == b].mean() for b in found],
-        [right[which == b].mean() for b in found],
-        color=theme.accent, linewidth=1.8, marker="o", markersize=4,
+    share.errorbar(
+        mean[kept], hits[kept] / number[kept], None if ends is None else ends[:, kept],
+        color=theme.accent, linewidth=1.8, elinewidth=1, capsize=2.5, marker="o", markersize=4,
     )  # fmt: skip
     share.set_xlim(0, 1.02)
     share.set_ylim(0, 1.02)
-    often.hist(
-        [given[right], given[~right]], edges, stacked=True,
-        color=[theme.accent, theme.third], label=["right", "wrong"],
-    )  # fmt: skip
+    edges = np.linspace(0, 1, len(number) + 1)
+    bars = {"width": np.diff(edges), "align": "edge", "linewidth": 0}
+    often.bar(edges[:-1], hits, color=theme.accent, label="right", **bars)
+    often.bar(edges[:-1], number - hits, bottom=hits, color=theme.third, label="wrong", **bars)
+    often.set_xlim(0, 1.02)
     often.set_yscale("symlog", linthresh=10)
-    often.legend(frameon=False, fontsize=9, labelcolor=theme.ink)
+    often.set_ylim(bottom=0)
+    often.legend(frameon=False, fontsize=9, labelcolor=theme.ink, loc="upper left")
     return figure
 
 

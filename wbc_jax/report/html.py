@@ -121,7 +121,9 @@ def render(
         agreement_groups=[] if types else _agreement_groups(rows),
         agreement_columns=tables.AGREEMENT_COLUMNS,
         agreement_column_groups=_column_groups(tables.AGREEMENT_COLUMNS),
-        calibration=both(figures.reliability, rows) if rows and types else None,
+        calibration=_calibration(summary, rows),
+        calibration_errors=_calibration_errors(summary),
+        calibration_images=_calibration_images(summary),
         rows=len(rows),
         missed=sum(not row["right"] for row in rows) if types else 0,
         nc=[] if types else tables.result_rows(results)[-1:],
@@ -317,6 +319,40 @@ def _agreement_groups(
         for title, parts in groups
     ]
     return [(title, lines) for title, lines in found if lines]
+
+
+def _calibration(
+    summary: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]
+) -> dict[str, str] | None:
+    """The reliability diagram of the types, or of all pixels where they were counted."""
+    if summary.get("task") == "classification":
+        return both(figures.reliability, rows) if rows else None
+    found = summary.get("calibration") or {}
+    whole = found.get(tables.ALL) or next(iter(found.values()), None)
+    return both(figures.pixel_reliability, whole) if whole else None
+
+
+def _calibration_errors(summary: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """Data set, expected calibration error and its interval."""
+    if summary.get("task") == "classification":
+        return []
+    found = summary.get("calibration") or {}
+    return [
+        (
+            _called(name),
+            tables.percent(found[name].get("expected_calibration_error"), 2),
+            tables.interval(
+                *(found[name].get("interval") or (None, None)), lambda x: tables.percent(x, 2)
+            ),
+        )
+        for name in _sets(found)
+    ]
+
+
+def _calibration_images(summary: Mapping[str, Any]) -> int:
+    """Of how many images the pixels were counted."""
+    found = summary.get("calibration") or {}
+    return sum(found[name].get("images") or 0 for name in found if name != tables.ALL)
 
 
 def _flags(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, int]]:

@@ -91,25 +91,17 @@ def _with_interval(key: str, *names: str, form: Callable[[Any], str] = decimal) 
 
 COLUMNS = (
     Column("images", "", "images", "images", count),
-    Column("global_accuracy", "accuracy", "global", "global"),
-    Column("mean_accuracy", "accuracy", "mean", "mean"),
-    Column("mean_iou", "IoU", "mean", "mean", low="mean_iou_low", high="mean_iou_high"),
-    Column("weighted_iou", "IoU", "weighted", "weighted"),
-    Column("iou_background", "IoU", "background", "backgr."),
-    Column("iou_cytoplasm", "IoU", "cytoplasm", "cytopl."),
-    Column("iou_nucleus", "IoU", "nucleus", "nucleus"),
-    Column("dice_cytoplasm", "Dice", "cytoplasm", "cytopl."),
-    Column("dice_nucleus", "Dice", "nucleus", "nucleus"),
-    Column("bf_score", "BF", "mean", "mean", low="bf_score_low", high="bf_score_high"),
-    Column(
-        "nc_error",
-        "N/C ratio",
-        "median error",
-        "error",
-        percent,
-        low="nc_error_low",
-        high="nc_error_high",
-    ),
+    _with_interval("global_accuracy", "accuracy", "global", "global"),
+    _with_interval("mean_accuracy", "accuracy", "mean", "mean"),
+    _with_interval("mean_iou", "IoU", "mean", "mean"),
+    _with_interval("weighted_iou", "IoU", "weighted", "weighted"),
+    _with_interval("iou_background", "IoU", "background", "backgr."),
+    _with_interval("iou_cytoplasm", "IoU", "cytoplasm", "cytopl."),
+    _with_interval("iou_nucleus", "IoU", "nucleus", "nucleus"),
+    _with_interval("dice_cytoplasm", "Dice", "cytoplasm", "cytopl."),
+    _with_interval("dice_nucleus", "Dice", "nucleus", "nucleus"),
+    _with_interval("bf_score", "BF", "mean", "mean"),
+    _with_interval("nc_error", "N/C ratio", "median error", "error", form=percent),
     Column("nc_spearman", "N/C ratio", "Spearman", "Spearman"),
 )
 """Columns of segmentation's tables, after the one that names the row."""
@@ -163,17 +155,19 @@ def _flat(result: Mapping[str, Any]) -> dict[str, Any]:
     row: dict[str, Any] = {"images": result.get("images")}
     for key in ("global_accuracy", "mean_accuracy", "mean_iou", "weighted_iou"):
         row[key] = number(result.get(key))
-    row["mean_iou_low"], row["mean_iou_high"] = _ends(intervals, "mean_iou")
     for name in vocabulary.MASK_CLASSES:
         row[f"iou_{name}"] = number(iou.get(name))
     for name in vocabulary.MASK_CLASSES:
         row[f"dice_{name}"] = number(dice.get(name))
     row["bf_score"] = number((result.get("bf_score") or {}).get("mean"))
-    row["bf_score_low"], row["bf_score_high"] = _ends(intervals, "bf_score_mean")
     row["nc_images"], row["nc_flagged"] = nc.get("images"), nc.get("flagged")
     row["nc_error"] = number(nc.get("median_relative_error"))
-    row["nc_error_low"], row["nc_error_high"] = _ends(intervals, "nc_median_relative_error")
     row["nc_spearman"] = number(nc.get("spearman"))
+    named = {"bf_score": "bf_score_mean", "nc_error": "nc_median_relative_error"}
+    for column in COLUMNS:
+        if column.low:
+            key = named.get(column.key, column.key)
+            row[column.low], row[column.high] = _ends(intervals, key)
     return row
 
 
