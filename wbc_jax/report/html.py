@@ -78,7 +78,9 @@ def render(
 ) -> str:
     """The page's text; arguments and errors as of `write`."""
     environment = make_environment()
-    environment.globals.update(interval=tables.interval, percent=tables.percent, dash=tables.DASH)
+    environment.globals.update(
+        interval=tables.interval, percent=tables.percent, dash=tables.DASH, percent_sign="\u00a0%"
+    )
     environment.filters.update(
         decimal=tables.decimal,
         percent=tables.percent,
