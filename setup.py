@@ -51,6 +51,7 @@ setuptools.setup(
         "scipy>=1.13",
         "scikit-image>=0.24",
         "pillow>=10.3",
+        "pyarrow>=17",
         "opencv-python-headless>=4.11",
         "matplotlib>=3.9",
         "imagehash>=4.3",

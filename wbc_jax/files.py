@@ -1,19 +1,21 @@
 """Output files, written whole or not at all."""
 
+import contextlib
 import csv
 import io
 import json
 import math
 import os
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from etils import epath
 
 
-def write_bytes(path: epath.PathLike, data: bytes) -> None:
-    """Writes under a temporary name in the same folder, then renames.
+@contextlib.contextmanager
+def whole(path: epath.PathLike) -> Iterator[epath.Path]:
+    """Gives a temporary path in the same folder to write to, and renames it at the end.
 
     Raises:
         OSError: the folder cannot be written; nothing half-written is left.
@@ -22,11 +24,28 @@ def write_bytes(path: epath.PathLike, data: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.parent / f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp"
     try:
-        temporary.write_bytes(data)
+        yield temporary
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def sweep(path: epath.PathLike) -> None:
+    """Removes what processes killed while they wrote `path` have left. Only for its one writer."""
+    path = epath.Path(path)
+    for leftover in path.parent.glob(f".{path.name}.*.tmp"):
+        leftover.unlink(missing_ok=True)
+
+
+def write_bytes(path: epath.PathLike, data: bytes) -> None:
+    """Writes under a temporary name in the same folder, then renames.
+
+    Raises:
+        OSError: the folder cannot be written; nothing half-written is left.
+    """
+    with whole(path) as temporary:
+        temporary.write_bytes(data)
 
 
 def write_text(path: epath.PathLike, text: str) -> None:
