@@ -1,7 +1,9 @@
 """launch/tpu_vm.sh with a stand-in for gcloud: the exact calls, and what each answer leads to."""
 
+import json
 import re
 import shlex
+import shutil
 import subprocess
 
 import pytest
@@ -245,3 +247,19 @@ def test_wrong_use(gcloud, arguments, unset, said):
     done = gcloud.run(SCRIPT, *arguments, **variables)
     assert done.returncode == 2 and gcloud.calls == []
     assert said in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("gcloud"), reason="no gcloud here")
+def test_gcloud_itself_knows_these_calls():
+    """Its own parser, offline; the last call is wrong."""
+    ssh = [*VM, "ssh", "wbc", "--worker=all", "--command=ls", ZONE]
+    create = [*CREATE, "--spot", "--service-account=a@p", "--project=p"]
+    wrong = [*SCP[:-2], "--wrker=all", ZONE]
+    for call in (create, STATE, DELETE, SCP, ssh, wrong):
+        done = subprocess.run(
+            ["gcloud", "meta", "lint-gcloud-commands", f"--command-string={shlex.join(call)}"],
+            capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        (found,) = json.loads(done.stdout)
+        assert found["success"] == (call is not wrong), found["error_message"]
