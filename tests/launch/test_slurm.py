@@ -155,5 +155,5 @@ def test_two_tasks_share_a_prediction(slurm, run, tmp_path):
 
 def test_shellcheck():
     scripts = [SCRIPT, fakes.ROOT / "launch" / "tpu_vm.sh"]
-    done = subprocess.run(["shellcheck", *scripts], capture_output=True, text=True)
+    done = subprocess.run([fakes.tool("shellcheck"), *scripts], capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (0, "")

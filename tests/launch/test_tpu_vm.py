@@ -89,7 +89,7 @@ def test_install(gcloud):
 
 def _check_shell(command):
     done = subprocess.run(
-        ["shellcheck", "--shell=bash", "--exclude=SC2016", "-"], input=command,
+        [fakes.tool("shellcheck"), "--shell=bash", "--exclude=SC2016", "-"], input=command,
         capture_output=True, text=True,
     )  # fmt: skip
     assert (done.returncode, done.stdout) == (0, "")
