@@ -64,7 +64,7 @@ def _main(folder, cache):
         ],
         cwd=folder,
         env=tiny_runs.environment() | {"XDG_CACHE_HOME": str(cache)},
-        capture_output=True, text=True, timeout=300,
+        capture_output=True, text=True, timeout=900,
     )  # fmt: skip
 
 

@@ -146,7 +146,7 @@ def _fetch(name: str, made: tfds.core.DatasetBuilder, data: config_lib.Data) -> 
     partial.mkdir(parents=True)
     for path in there.iterdir():
         if path.name != COMPLETE:
-            (partial / path.name).write_bytes(path.read_bytes())
+            path.copy(partial / path.name)
     if here.exists():
         here.rmtree()
     partial.rename(here)
@@ -160,7 +160,7 @@ def _publish(name: str, made: tfds.core.DatasetBuilder, data: config_lib.Data) -
     print(f"{name}: copying records to {there}", flush=True)
     for path in epath.Path(made.data_dir).iterdir():
         if not path.name.startswith("."):
-            (there / path.name).write_bytes(path.read_bytes())
+            path.copy(there / path.name, overwrite=True)
     (there / COMPLETE).write_text("")  # the last one: what has it is whole
 
 
