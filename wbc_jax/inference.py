@@ -11,6 +11,7 @@ import numpy as np
 import scipy.special
 from etils import epath
 from flax import nnx
+from jax.sharding import AxisType
 
 from wbc_jax import checkpoint, metrics, models, sharding, steps, vocabulary
 from wbc_jax import config as config_lib
@@ -74,6 +75,7 @@ class Model:
             steps.make_logits(network, config.evaluate.flips),
             compiler_options=fast.compiler_options(),
         )
+        self._mesh: jax.sharding.Mesh | None = None
         self._lock = threading.Lock()
 
     @property
@@ -108,17 +110,57 @@ class Model:
             found += self._predict_batch(images[start : start + batch_size], batch_size)
         return found
 
+    def spread(self) -> int:
+        """Lets all devices of this process share each batch that divides among them from now on.
+
+        Returns:
+            How many there are.
+        """
+        devices = jax.local_devices()
+        mesh = jax.make_mesh(
+            (len(devices),), ("data",), devices=devices, axis_types=(AxisType.Auto,)
+        )
+        self.weights = jax.device_put(self.weights, sharding.replicated(mesh))
+        self._mesh = mesh
+        return len(devices)
+
+    def fit(self, image: np.ndarray) -> np.ndarray:
+        """Returns an image at the network's size, uint8 `[S, S, 3]`."""
+        side = self.config.data.image_size
+        return pipeline.resize_image(image, side, side)
+
+    def logits(self, images: np.ndarray) -> jax.Array:
+        """Starts the network on uint8 images `[B, S, S, 3]`, as `fit` makes them.
+
+        Returns:
+            Float32 logits, `[B, S, S, 3]` or `[B, K]`; the device may still be at work on them.
+        """
+        if self._mesh is not None:
+            divides = len(images) % self._mesh.size == 0
+            place = sharding.batched if divides else sharding.replicated
+            images = jax.device_put(images, place(self._mesh))
+        return self._logits(self.weights, images)
+
+    def read(self, logits: np.ndarray, size: tuple[int, int]) -> Prediction:
+        """Returns what one image's logits say of it.
+
+        Args:
+            logits: float32 `[S, S, 3]` or `[K]`.
+            size: height and width of the image itself, px.
+        """
+        if self.config.task == "classification":
+            return _typed(logits)
+        return _segmented(logits, size)
+
     def _predict_batch(self, images: Sequence[np.ndarray], most: int) -> list[Prediction]:
         side = self.config.data.image_size
         padded = min(most, 1 << (len(images) - 1).bit_length())
         batch = np.zeros((padded, side, side, 3), np.uint8)
         for i, image in enumerate(images):
-            batch[i] = pipeline.resize_image(image, side, side)
+            batch[i] = self.fit(image)
         with self._lock:  # one compilation, not one a thread
-            logits = np.asarray(self._logits(self.weights, batch))
-        if self.config.task == "classification":
-            return [_typed(logit) for logit in logits[: len(images)]]
-        return [_segmented(logit, image.shape[:2]) for logit, image in zip(logits, images)]
+            logits = np.asarray(self.logits(batch))
+        return [self.read(one, image.shape[:2]) for one, image in zip(logits, images)]
 
 
 def check_image(image: np.ndarray) -> None:
