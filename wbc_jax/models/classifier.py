@@ -21,7 +21,7 @@ class Block(nnx.Module):
         """Maps `[B, H, W, C_in]` to `[B, ⌊H/2⌋, ⌊W/2⌋, C_out]`."""
         x = self.conv(x)
         x = nnx.leaky_relu(self.norm(x) if self.norm else x, SLOPE)
-        return layers.avg_pool(x)
+        return layers.block_output(layers.avg_pool(x))
 
 
 class Classifier(nnx.Module):

@@ -1,13 +1,39 @@
 """Layers that the networks share."""
 
+import contextlib
+from collections.abc import Iterator
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 
 from wbc_jax.data import augment
 from wbc_jax.models import fast
 
 CONV_INIT = nnx.initializers.he_normal()
+BLOCK = "block"
+"""Name of what rematerialisation keeps."""
+_marking = False
+
+
+@contextlib.contextmanager
+def marked_blocks() -> Iterator[None]:
+    """Within it, the outputs of blocks are traced under the name `BLOCK`.
+
+    Elsewhere networks are traced without names, which export and counting do not know.
+    """
+    global _marking
+    before, _marking = _marking, True
+    try:
+        yield
+    finally:
+        _marking = before
+
+
+def block_output(x: jax.Array) -> jax.Array:
+    """Returns `x`, the output of a block of a network: what `config.train.remat` keeps."""
+    return checkpoint_name(x, BLOCK) if _marking else x
 
 
 class Conv(nnx.Conv):
@@ -252,7 +278,7 @@ class ConvBlock(nnx.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps `[B, H, W, C_in]` to `[B, H, W, C_out]`."""
         x = self.conv(x)
-        return nnx.relu(self.norm(x) if self.norm else x)
+        return block_output(nnx.relu(self.norm(x) if self.norm else x))
 
 
 class GroupNorm(nnx.GroupNorm):

@@ -20,7 +20,7 @@ class Block(nnx.Module):
         x = self.conv1(x)
         x = nnx.relu(self.norm1(x) if self.norm1 else x)
         x = self.conv2(x)
-        return nnx.relu(self.norm2(x) if self.norm2 else x)
+        return layers.block_output(nnx.relu(self.norm2(x) if self.norm2 else x))
 
 
 class UNet(nnx.Module):
