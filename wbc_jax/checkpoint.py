@@ -53,7 +53,14 @@ class Checkpoints:
         self._managers = {
             name: ocp.CheckpointManager(
                 self.folder / name,
-                options=ocp.CheckpointManagerOptions(max_to_keep=keep, create=True),
+                options=ocp.CheckpointManagerOptions(
+                    max_to_keep=keep,
+                    create=True,
+                    # Both save the same step, and processes must not take one for the other.
+                    multiprocessing_options=ocp.options.MultiprocessingOptions(
+                        barrier_sync_key_prefix=name
+                    ),
+                ),
             )
             for name, keep in ((BEST, keep_best), (LAST, keep_last))
         }
