@@ -33,6 +33,9 @@ def _config(data_dir):
         data_dir,
         model__depth=1,
         model__dropout=0.1,
+        # Plain gradient descent, which does not blow rounding up to steps.
+        optimizer__name="sgd",
+        optimizer__learning_rate=0.05,
         train__steps=STEPS,
         train__log_every=2,
         train__evaluate_every=EVERY,

@@ -294,8 +294,8 @@ def train_dataset(
     each = [passes(part, number) for number, part in enumerate(parts)]
     shares = [part.share for part in parts]
     order = each[0] if len(each) == 1 else grain.MapDataset.mix(each, weights=shares)
-    pieces = order.map(read).batch(batch_size // process_count)
-    return pieces[process_index::process_count][:steps]
+    pieces = order[: steps * batch_size].map(read).batch(batch_size // process_count)
+    return pieces[process_index::process_count]
 
 
 def train_batches(
