@@ -1,5 +1,6 @@
 """Real processes over loopback: together they are one run, whatever ends one of them."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -21,10 +22,11 @@ from wbc_jax import checkpoint, experiment, metric_writer
 from wbc_jax import config as config_lib
 
 STEPS, EVERY = 24, 4
-# Of a loss, as a share of it, from that of one process: float32 sums in another order, which 24
-# steps amplify.
-LOSS_TOLERANCE = 2e-3
-SCORE_TOLERANCE = 0.01
+# Of a loss, as a share of it, from that of one process: float32 sums in another order.
+LOSS_TOLERANCE = 1e-5
+SCORE_TOLERANCE = 1e-3
+PATIENCE_SECONDS = 900
+"""For commands on a machine that does much else."""
 
 
 def _config(data_dir):
@@ -60,15 +62,22 @@ def _arguments(alone, workdir):
     return [f"--config={alone.file}", f"--workdir={workdir}"]
 
 
+@contextlib.contextmanager
 def _launch(alone, workdir, *options):
     command = [sys.executable, "-m", "launch.local", *options, "--", *_arguments(alone, workdir)]
-    return subprocess.Popen(
+    process = subprocess.Popen(
         command,
         env=_environment(),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
     )
+    try:
+        yield process
+    finally:
+        process.terminate()  # which its own processes end with
+        process.wait(PATIENCE_SECONDS)
+        process.stdout.close()
 
 
 def _environment():
@@ -77,7 +86,7 @@ def _environment():
 
 
 def _wait_for_line(workdir, step, processes):
-    deadline = time.monotonic() + 300
+    deadline = time.monotonic() + PATIENCE_SECONDS
     while not any(line["step"] >= step for line in metric_writer.read(workdir)):
         assert time.monotonic() < deadline
         assert all(process.poll() is None for process in processes)
@@ -113,7 +122,7 @@ def _assert_same_run(alone, workdir, expected_hosts):
     ]
     assert int(states[1].step) == STEPS
     for x, y in zip(*(_flat(s) for s in states)):
-        np.testing.assert_allclose(y, x, rtol=0.05, atol=0.01)
+        np.testing.assert_allclose(y, x, rtol=1e-3, atol=1e-5)
 
 
 def _flat(state):
@@ -124,17 +133,16 @@ def _flat(state):
 
 def test_a_killed_process_is_named_and_the_restarted_run_is_that_of_one_process(alone, tmp_path):
     workdir = tmp_path / "run"
-    launcher = _launch(alone, workdir, "-n", "2", "--max_restarts=1", "--grace_seconds=5")
-    _wait_for_line(workdir, EVERY + 2, [launcher])
-    workers = _workers(launcher.pid)
-    assert len(workers) == 2
-    victim = max(workers)
-    os.kill(victim, signal.SIGKILL)
-    began = time.monotonic()
-    while victim in _workers(launcher.pid) or min(workers) in _workers(launcher.pid):
-        assert time.monotonic() < began + 20
-        time.sleep(0.05)
-    output, _ = launcher.communicate(timeout=400)
+    with _launch(alone, workdir, "-n2", "--max_restarts=1", "--grace_seconds=5") as launcher:
+        _wait_for_line(workdir, EVERY + 2, [launcher])
+        workers = _workers(launcher.pid)
+        assert len(workers) == 2
+        victim, killed = max(workers), time.monotonic()
+        os.kill(victim, signal.SIGKILL)
+        while workers & _workers(launcher.pid):
+            assert time.monotonic() < killed + 30
+            time.sleep(0.05)
+        output, _ = launcher.communicate(timeout=PATIENCE_SECONDS)
     assert launcher.returncode == 0, output
     named = f"process 1 of 2 (pid {victim}) was ended by SIGKILL"
     assert f"launch.local: {named}; the others have 5 s to end." in output
@@ -147,9 +155,9 @@ def test_a_killed_process_is_named_and_the_restarted_run_is_that_of_one_process(
     _assert_same_run(alone, workdir, 2)
 
 
-def _workers(launcher: int) -> list[int]:
+def _workers(launcher: int) -> set[int]:
     """The processes that the launcher has started and that still run."""
-    found = []
+    found = set()
     for folder in epath.Path("/proc").iterdir():
         if not folder.name.isdigit():
             continue
@@ -158,7 +166,7 @@ def _workers(launcher: int) -> list[int]:
         except (FileNotFoundError, ProcessLookupError):
             continue
         if int(fields[1]) == launcher and fields[0] != "Z":
-            found.append(int(folder.name))
+            found.add(int(folder.name))
     return found
 
 
@@ -179,7 +187,7 @@ def stopped(alone, tmp_path_factory):
     ]
     _wait_for_line(workdir, EVERY + 2, processes)
     processes[1].send_signal(signal.SIGTERM)
-    codes = [process.wait(120) for process in processes]
+    codes = [process.wait(PATIENCE_SECONDS) for process in processes]
     said = [(folder / f"stderr{index}").read_text().strip().splitlines()[-1] for index in range(2)]
     return types.SimpleNamespace(workdir=workdir, codes=codes, said=said)
 
@@ -202,8 +210,8 @@ def test_begun_by_two_and_finished_by_one(stopped, alone, tmp_path, capsys):
 
 def test_begun_by_two_and_finished_by_four(stopped, alone, tmp_path):
     workdir = epath.Path(shutil.copytree(stopped.workdir, tmp_path / "run"))
-    launcher = _launch(alone, workdir, "-n", "4")
-    output, _ = launcher.communicate(timeout=400)
+    with _launch(alone, workdir, "-n4") as launcher:
+        output, _ = launcher.communicate(timeout=PATIENCE_SECONDS)
     assert launcher.returncode == 0, output
     assert len(re.findall(r"Going on from step \d+ of 24", output)) == 1
     _assert_same_run(alone, workdir, 4)
@@ -214,7 +222,6 @@ def test_a_mistake_is_told_and_nobody_waits(alone, tmp_path):
         alone.config, train=dataclasses.replace(alone.config.train, batch_size=7)
     )
     file = tiny_runs.config_file(config, tmp_path / "odd.py")
-    began = time.monotonic()
     done = subprocess.run(
         [
             *(sys.executable, "-m", "launch.local", "-n", "2", "--"),
@@ -223,9 +230,9 @@ def test_a_mistake_is_told_and_nobody_waits(alone, tmp_path):
         env=_environment(),
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=PATIENCE_SECONDS,
     )
     assert done.returncode == 1
     assert "error: 7 images are computed at once" in done.stdout
     assert "must be a multiple of 2 up to 2 here" in done.stdout
-    assert "Traceback" not in done.stdout and time.monotonic() - began < 120
+    assert "Traceback" not in done.stdout
