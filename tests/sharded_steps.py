@@ -75,6 +75,7 @@ def outcome(fields: dict) -> dict:
     kernel = state.params["encoder"][0]["conv1"]["kernel"]
     moments = jax.tree.leaves(state.opt_state)
     return found | {
+        "images": train.batch_size,
         "devices": mesh.devices.size,
         "mesh": dict(mesh.shape),
         "temporary_bytes": memory,

@@ -35,12 +35,12 @@ def resumed(run, tmp_path_factory):
             stdout=subprocess.DEVNULL,
             stderr=stderr,
         )
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 900
         while len(metric_writer.read(workdir)) < 3 and process.poll() is None:
             assert time.monotonic() < deadline
             time.sleep(0.005)
         process.send_signal(signal.SIGTERM)
-        code = process.wait(120)
+        code = process.wait(900)
     lines = metric_writer.read(workdir)
     last = (folder / "stderr").read_text().strip().splitlines()[-1]
     again = tiny_runs.command("wbc_jax.main", *arguments[2:], cwd=folder)
@@ -131,7 +131,7 @@ def _killed_until_done(config, folder, kills, seed):
             time.sleep(0.002)
         time.sleep(rng.uniform(0, {"any": 0.5, "save": 0.02, "start": 4, "end": 1}.get(moment, 0)))
         process.kill()
-        code = process.wait(300)
+        code = process.wait(900)
         if code == 0:
             break
         assert code == -signal.SIGKILL, output.read_text()

@@ -31,8 +31,8 @@ ON_ONE = PLAIN | {name: OTHERWISE[name] for name in ("accumulate", "remat")}
 ON_TWO = {"batch": PLAIN["batch"], "model": OTHERWISE["model"]}
 ON_EIGHT = {name: fields for name, fields in (PLAIN | OTHERWISE).items() if name != "remat"}
 # Largest difference of a loss from that of one device, as a share of it. Sums in another order
-# differ in float32's last digits, and what comes of them grows from step to step.
-LOSS_TOLERANCE = 2e-5
+# differ in float32's last digits: 2.2e-7 was the most that was seen.
+LOSS_TOLERANCE = 1e-6
 
 
 def _outcomes(devices: int, variants: dict[str, dict]) -> dict[str, dict]:
@@ -47,7 +47,7 @@ def _outcomes(devices: int, variants: dict[str, dict]) -> dict[str, dict]:
         env=env,
         capture_output=True,
         text=True,
-        timeout=600,
+        timeout=3000,
     )
     assert done.returncode == 0, done.stderr
     found = dict(zip(variants, json.loads(done.stdout)))
@@ -74,15 +74,15 @@ def _assert_same(found: dict, expected: dict) -> None:
     losses = np.array(expected["loss"])
     assert len(losses) == sharded_steps.STEPS and losses[-1] < 0.98 * losses[0]
     np.testing.assert_allclose(found["loss"], losses, rtol=LOSS_TOLERANCE)
-    np.testing.assert_allclose(found["gradient_norm"], expected["gradient_norm"], rtol=1e-3)
+    np.testing.assert_allclose(found["gradient_norm"], expected["gradient_norm"], rtol=1e-5)
     # A pixel between two classes may fall to the other side.
     confusion = np.array(expected["confusion"])
     assert np.abs(np.array(found["confusion"]) - confusion).sum() <= 1e-3 * confusion.sum()
-    assert confusion.sum() == sharded_steps.STEPS * 32 * 32 * (confusion[0].sum() // 32 // 32)
+    assert (confusion.sum((1, 2)) == expected["images"] * 32 * 32).all()
     for name in ("stats", "params", "average"):
         assert len(found[name]) == len(expected[name])
         for x, y in zip(found[name], expected[name]):
-            np.testing.assert_allclose(x, y, rtol=5e-3, atol=2e-4, err_msg=name)
+            np.testing.assert_allclose(x, y, rtol=1e-5, atol=5e-6, err_msg=name)
 
 
 @pytest.mark.parametrize("name", PLAIN)

@@ -115,5 +115,5 @@ def command(module: str, *arguments: Any, cwd: Any) -> subprocess.CompletedProce
         env=environment(),
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=900,
     )

@@ -9,6 +9,9 @@ known, and the one before it used. `sha256sum -c SHA256SUMS` in its folder does 
 import concurrent.futures
 import dataclasses
 import hashlib
+import logging as python_logging
+import os
+import re
 import threading
 from typing import Any
 
@@ -25,6 +28,14 @@ BEST, LAST = "best", "last"
 SUMS = "SHA256SUMS"
 _TEMPORARY = ".orbax-checkpoint-tmp"
 _CHUNK = 1 << 20
+
+
+def _not_told_again(record: python_logging.LogRecord) -> bool:
+    """Drops the pages that Orbax logs, from several threads, of an error that it raises as well."""
+    return not (record.exc_info and f"{os.sep}orbax{os.sep}" in record.pathname)
+
+
+logging.get_absl_logger().addFilter(_not_told_again)
 
 
 class CheckpointError(RuntimeError):
@@ -270,7 +281,7 @@ class Checkpoints:
         kept = f"that of step {max(there, key=int)} stays" if there else "there is no other yet"
         return CheckpointError(
             f"the checkpoint of step {step} could not be written to {self.folder / which} "
-            f"({_first_line(error)}); {kept}. Free space or make the disk writable, and run the "
+            f"({_reason(error)}); {kept}. Free space or make the disk writable, and run the "
             "same command again to go on."
         )
 
@@ -351,8 +362,11 @@ def _unfinished(folder: epath.Path) -> list[epath.Path]:
     ]
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+def _reason(error: Exception) -> str:
+    """What the system said, if it did, else the first line of an error."""
+    text = str(error).strip() or type(error).__name__
+    code = re.search(r"os_error_code='(\d+)'", text)
+    return os.strerror(int(code[1])) if code else text.splitlines()[0]
 
 
 def any_saved(workdir: epath.PathLike) -> bool:

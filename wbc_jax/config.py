@@ -219,7 +219,7 @@ class Train:
     normalisation, which normalises each part by itself and moves its statistics once a part, and
     for dropout, which draws other masks."""
     remat: bool = False
-    """Keep only the outputs of the network's blocks, and compute what is inside again for the
+    """Keep only what goes into the network's blocks, and compute what is inside again for the
     gradient: less memory, up to a third more time."""
     compilation_cache: str = "auto"
     """Folder of JAX's cache of compiled programs, which spares a run that starts again the

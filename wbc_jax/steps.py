@@ -129,10 +129,7 @@ def make_train_step(
             loss = losses.total(config.loss, logits, truth, class_weights).mean()
             return loss, (logits, nnx.to_pure_dict(nnx.state(model, nnx.BatchStat)))
 
-        if config.train.remat:
-            keep = jax.checkpoint_policies.save_only_these_names(layers.BLOCK)
-            loss_fn = jax.checkpoint(loss_fn, policy=keep)
-        with layers.marked_blocks() if config.train.remat else contextlib.nullcontext():
+        with layers.rematerialised() if config.train.remat else contextlib.nullcontext():
             (loss, (logits, stats)), grads = jax.value_and_grad(loss_fn, has_aux=True)(params)
         # A label is an image of one pixel.
         shape = (len(truth), -1, 1)

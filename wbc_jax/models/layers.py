@@ -1,39 +1,43 @@
 """Layers that the networks share."""
 
 import contextlib
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax.ad_checkpoint import checkpoint_name
 
 from wbc_jax.data import augment
 from wbc_jax.models import fast
 
 CONV_INIT = nnx.initializers.he_normal()
-BLOCK = "block"
-"""Name of what rematerialisation keeps."""
-_marking = False
+_rematerialising = False
 
 
 @contextlib.contextmanager
-def marked_blocks() -> Iterator[None]:
-    """Within it, the outputs of blocks are traced under the name `BLOCK`.
-
-    Elsewhere networks are traced without names, which export and counting do not know.
-    """
-    global _marking
-    before, _marking = _marking, True
+def rematerialised() -> Iterator[None]:
+    """Within it, traced blocks keep their inputs alone and are computed again for the gradient."""
+    global _rematerialising
+    before, _rematerialising = _rematerialising, True
     try:
         yield
     finally:
-        _marking = before
+        _rematerialising = before
 
 
-def block_output(x: jax.Array) -> jax.Array:
-    """Returns `x`, the output of a block of a network: what `config.train.remat` keeps."""
-    return checkpoint_name(x, BLOCK) if _marking else x
+def block(call: Callable[[Any, jax.Array], jax.Array]) -> Callable[[Any, jax.Array], jax.Array]:
+    """Decorates the `__call__` of a part of a network that `rematerialised` is about.
+
+    Each block by itself: then what is inside is computed again only when its gradient is due.
+    """
+
+    @functools.wraps(call)
+    def wrapped(self: Any, x: jax.Array) -> jax.Array:
+        return nnx.remat(call)(self, x) if _rematerialising else call(self, x)
+
+    return wrapped
 
 
 class Conv(nnx.Conv):
@@ -275,10 +279,11 @@ class ConvBlock(nnx.Module):
         self.conv = conv(in_features, out_features, 3, rngs=rngs)
         self.norm = norm(kind, out_features, rngs=rngs)
 
+    @block
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps `[B, H, W, C_in]` to `[B, H, W, C_out]`."""
         x = self.conv(x)
-        return block_output(nnx.relu(self.norm(x) if self.norm else x))
+        return nnx.relu(self.norm(x) if self.norm else x)
 
 
 class GroupNorm(nnx.GroupNorm):
