@@ -60,7 +60,9 @@ def outcome(fields: dict) -> dict:
     for batch in batches(train.batch_size):
         placed = sharding.put_batch(batch, mesh)
         if not memory:
-            step = step.lower(state, placed).compile()
+            lowered = step.lower(state, placed)
+            convolutions = lowered.as_text().count("stablehlo.convolution")
+            step = lowered.compile()
             memory = step.memory_analysis().temp_size_in_bytes
         before = jax.tree.leaves(state.params)[0]
         state, report = step(state, placed)
@@ -79,6 +81,7 @@ def outcome(fields: dict) -> dict:
         "devices": mesh.devices.size,
         "mesh": dict(mesh.shape),
         "temporary_bytes": memory,
+        "convolutions": convolutions,
         "donated": before.is_deleted(),
         "kernel": kernel.shape,
         "kernel_here": kernel.addressable_shards[0].data.shape,

@@ -126,7 +126,8 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(one, eight):
 
 def test_rematerialised_gradients_are_the_stored_ones(one):
     _assert_same(one["remat"], one["batch"])
-    assert one["remat"]["temporary_bytes"] < one["batch"]["temporary_bytes"]
+    # The six in the three blocks are there twice; XLA on CPU then throws the second ones out.
+    assert one["remat"]["convolutions"] == one["batch"]["convolutions"] + 6
 
 
 def test_all_of_it_together(one, eight):

@@ -220,7 +220,7 @@ class Train:
     for dropout, which draws other masks."""
     remat: bool = False
     """Keep only what goes into the network's blocks, and compute what is inside again for the
-    gradient: less memory, up to a third more time."""
+    gradient: less memory for up to a third more work. XLA on CPU computes it once all the same."""
     compilation_cache: str = "auto"
     """Folder of JAX's cache of compiled programs, which spares a run that starts again the
     compilation. `auto`: `~/.cache/wbc_jax/compiled` on accelerators, none on CPU, where the fast
