@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import multiprocessing
 import random
 import re
 import shutil
@@ -98,40 +99,43 @@ MOMENTS = ("any", "save", "start", "save")
 
 
 def _killed_until_done(config, folder, kills, seed):
-    """Gives the command again and again, kills it `kills` times, and lets it end.
+    """Starts a run again and again, kills it `kills` times, and lets it end.
+
+    The processes are forks of one that has imported everything and done nothing.
 
     Returns the run's folder, and for each kill its moment and whether it landed inside a save.
     """
-    file = tiny_runs.config_file(config, folder / "tiny.py")
     workdir, output = folder / "run", folder / "output"
-    arguments = ["-m", "wbc_jax.main", f"--config={file}", f"--workdir={workdir}"]
+    forks = multiprocessing.get_context("forkserver")
+    forks.set_forkserver_preload(["wbc_jax.experiment", "tiny_runs"])
+    arguments = (config_lib.to_json(config), str(workdir), str(output))
     rng, landed = random.Random(seed), []
     moments = [MOMENTS[i % len(MOMENTS)] for i in range(kills - 1)] + ["end", "never"]
 
     def saving():  # what an earlier kill has left is gone by then
         return "Compiled in" in output.read_text() and bool(_unfinished(workdir))
 
+    def lines():
+        return len(metric_writer.read(workdir)) if "Compiled in" in output.read_text() else 0
+
     reached = {
-        "any": lambda: "Compiled in" in output.read_text(),
+        "any": lambda: lines() >= target,
         "save": saving,
         "start": lambda: True,
         "end": lambda: "Scoring the" in output.read_text(),
         "never": lambda: False,
     }
     for moment in moments:
-        with output.open("w") as stream:
-            process = subprocess.Popen(
-                [sys.executable, *arguments],
-                cwd=folder,
-                env=tiny_runs.environment(),
-                stdout=stream,
-                stderr=subprocess.STDOUT,
-            )
-        while process.poll() is None and not reached[moment]():
+        output.write_text("")
+        target = len(metric_writer.read(workdir)) + rng.randint(0, 15)  # lines of the log
+        process = forks.Process(target=tiny_runs.run_to_end, args=arguments)
+        process.start()
+        while process.exitcode is None and not reached[moment]():
             time.sleep(0.002)
-        time.sleep(rng.uniform(0, {"any": 0.5, "save": 0.02, "start": 4, "end": 1}.get(moment, 0)))
+        time.sleep(rng.uniform(0, {"any": 0.1, "save": 0.02, "start": 4, "end": 1}.get(moment, 0)))
         process.kill()
-        code = process.wait(900)
+        process.join()
+        code = process.exitcode
         if code == 0:
             break
         assert code == -signal.SIGKILL, output.read_text()
