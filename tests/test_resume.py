@@ -172,7 +172,7 @@ def test_killed_three_times_it_ends_as_if_nothing_had_happened(run, tmp_path):
 
 @pytest.mark.slow
 def test_killed_twenty_times_it_ends_as_if_nothing_had_happened(data_dir, tmp_path, capsys):
-    config = tiny_runs.config(data_dir, train__steps=600, train__evaluate_every=10)
+    config = tiny_runs.config(data_dir, train__steps=240, train__evaluate_every=6)
     experiment.run(config, epath.Path(tmp_path / "whole"))
     workdir, landed = _killed_until_done(config, tmp_path, 20, seed=1)
     inside = sum(inside for _, inside in landed)
