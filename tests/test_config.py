@@ -355,3 +355,22 @@ def test_differences():
     assert config_lib.differences(old, new, ("evaluate.flips",)) == [
         "config.model.features: 16 there, 8 here"
     ]
+
+
+def test_a_batch_is_accumulated_in_equal_parts():
+    config = config_lib.Config()
+    config.train.batch_size, config.train.accumulate = 16, 3
+    assert message_of(config) == (
+        "config.train.accumulate is 3; it must divide config.train.batch_size, 16, evenly."
+    )
+    config.train.accumulate = 4
+    assert config_lib.validate(config) is config
+
+
+def test_a_run_of_a_version_without_these_sections_can_be_read():
+    values = json.loads(config_lib.to_json(config_lib.Config()))
+    for section in ("mesh", "checkpoint", "distributed"):
+        del values[section]
+    for field in ("accumulate", "remat", "compilation_cache"):
+        del values["train"][field]
+    assert config_lib.from_json(json.dumps(values)) == config_lib.Config()

@@ -2,7 +2,10 @@
 
 import dataclasses
 import json
+import multiprocessing
+import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -33,12 +36,12 @@ def resumed(run, tmp_path_factory):
             stdout=subprocess.DEVNULL,
             stderr=stderr,
         )
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 900
         while len(metric_writer.read(workdir)) < 3 and process.poll() is None:
             assert time.monotonic() < deadline
             time.sleep(0.005)
         process.send_signal(signal.SIGTERM)
-        code = process.wait(120)
+        code = process.wait(900)
     lines = metric_writer.read(workdir)
     last = (folder / "stderr").read_text().strip().splitlines()[-1]
     again = tiny_runs.command("wbc_jax.main", *arguments[2:], cwd=folder)
@@ -89,6 +92,112 @@ def test_ends_with_the_same_log_and_report(run, resumed):
     assert reports[0] == reports[1]
     tables = [(w / "report" / "per_image.csv").read_text() for w in (run.workdir, resumed.workdir)]
     assert tables[0] == tables[1]
+
+
+# What kills interrupt: anything after the start, a save, the start; the last one the evaluation.
+MOMENTS = ("any", "save", "start", "save")
+
+
+def _killed_until_done(config, folder, kills, seed):
+    """Starts a run again and again, kills it `kills` times, and lets it end.
+
+    The processes are forks of one that has imported everything and done nothing.
+
+    Returns the run's folder, and for each kill its moment and whether it landed inside a save.
+    """
+    workdir, output = folder / "run", folder / "output"
+    forks = multiprocessing.get_context("forkserver")
+    forks.set_forkserver_preload(["wbc_jax.experiment", "tiny_runs"])
+    arguments = (config_lib.to_json(config), str(workdir), str(output))
+    rng, landed = random.Random(seed), []
+    moments = [MOMENTS[i % len(MOMENTS)] for i in range(kills - 1)] + ["end", "never"]
+
+    def saving():  # what an earlier kill has left is gone by then
+        return "Compiled in" in output.read_text() and bool(_unfinished(workdir))
+
+    def lines():
+        return len(metric_writer.read(workdir)) if "Compiled in" in output.read_text() else 0
+
+    reached = {
+        "any": lambda: lines() >= target,
+        "save": saving,
+        "start": lambda: True,
+        "end": lambda: "Scoring the" in output.read_text(),
+        "never": lambda: False,
+    }
+    for moment in moments:
+        output.write_text("")
+        target = len(metric_writer.read(workdir)) + rng.randint(0, 15)  # lines of the log
+        process = forks.Process(target=tiny_runs.run_to_end, args=arguments)
+        process.start()
+        while process.exitcode is None and not reached[moment]():
+            time.sleep(0.002)
+        time.sleep(rng.uniform(0, {"any": 0.1, "save": 0.02, "start": 4, "end": 1}.get(moment, 0)))
+        process.kill()
+        process.join()
+        code = process.exitcode
+        if code == 0:
+            break
+        assert code == -signal.SIGKILL, output.read_text()
+        landed.append((moment, saving()))
+    assert code == 0
+    return workdir, landed
+
+
+def _unfinished(workdir):
+    return [p for p in (workdir / "checkpoints").glob("*/*") if "orbax-checkpoint-tmp" in p.name]
+
+
+def _assert_same_run(there, here, config):
+    """Two runs ended alike, bit for bit, but for times."""
+    for which in (checkpoint.BEST, checkpoint.LAST):
+        state, position = tiny_runs.state(there, which, config)
+        other, at = tiny_runs.state(here, which, config)
+        tiny_runs.assert_equal(state, other)
+        assert at | {"seconds": 0} == position | {"seconds": 0}
+    assert _without_times(metric_writer.read(here)) == _without_times(metric_writer.read(there))
+    reports = [json.loads((w / "report" / "metrics.json").read_text()) for w in (there, here)]
+    assert all(report.pop("train_seconds") > 0 for report in reports)
+    assert reports[0] == reports[1]
+    for name in ("per_image.csv", "external.csv"):
+        assert (here / "report" / name).read_bytes() == (there / "report" / name).read_bytes()
+
+
+def test_killed_three_times_it_ends_as_if_nothing_had_happened(run, tmp_path):
+    workdir, landed = _killed_until_done(run.config, tmp_path, 3, seed=0)
+    assert len(landed) == 3 and any(inside for _, inside in landed)
+    _assert_same_run(run.workdir, workdir, run.config)
+    assert not _unfinished(workdir)
+
+
+@pytest.mark.slow
+def test_killed_twenty_times_it_ends_as_if_nothing_had_happened(data_dir, tmp_path, capsys):
+    config = tiny_runs.config(data_dir, train__steps=240, train__evaluate_every=6)
+    experiment.run(config, epath.Path(tmp_path / "whole"))
+    workdir, landed = _killed_until_done(config, tmp_path, 20, seed=1)
+    inside = sum(inside for _, inside in landed)
+    with capsys.disabled():
+        print(f"\n{len(landed)} kills, {inside} of them inside a save: {landed}")
+    assert len(landed) == 20 and inside >= 5
+    _assert_same_run(tmp_path / "whole", workdir, config)
+
+
+@pytest.mark.parametrize("which", [checkpoint.LAST, checkpoint.BEST])
+def test_with_a_flipped_bit_it_ends_as_if_nothing_had_happened(
+    run, tmp_path, which, caplog, capsys
+):
+    workdir = epath.Path(shutil.copytree(run.workdir, tmp_path / "run"))
+    folder = workdir / "checkpoints" / which
+    newest = max(int(p.name) for p in folder.iterdir())
+    files = [p for p in (folder / str(newest) / "state" / "d").iterdir()]
+    data = bytearray(files[0].read_bytes())
+    data[len(data) // 2] ^= 0x10
+    files[0].write_bytes(data)
+    experiment.run(run.config, workdir)
+    assert f"{folder / str(newest)} is damaged (state/d/{files[0].name} is not what" in caplog.text
+    if which == checkpoint.LAST:
+        assert "Going on from step 200 of 240" in capsys.readouterr().out
+    _assert_same_run(run.workdir, workdir, run.config)
 
 
 def _contents(folder):

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from etils import epath
 
 from wbc_jax import checkpoint, models, sharding, steps
 from wbc_jax import config as config_lib
@@ -102,6 +103,16 @@ def config_file(of: config_lib.Config, path: pathlib.Path) -> pathlib.Path:
     return path
 
 
+def run_to_end(config_json: str, workdir: str, output: str) -> None:
+    """What a process does that is started to be killed; what it prints goes to a file."""
+    from wbc_jax import experiment
+
+    handle = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(handle, 1)
+    os.dup2(handle, 2)
+    experiment.run(config_lib.from_json(config_json), epath.Path(workdir))
+
+
 def environment() -> dict[str, str]:
     """Of a command: without the real images that this one may name."""
     return {k: v for k, v in os.environ.items() if k != "WBC_JAX_DATA"}
@@ -115,5 +126,5 @@ def command(module: str, *arguments: Any, cwd: Any) -> subprocess.CompletedProce
         env=environment(),
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=900,
     )

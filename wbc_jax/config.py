@@ -213,6 +213,51 @@ class Train:
     patience: int = 0
     """Looks without a better validation score (mean IoU, or macro recall) before training stops;
     0: never."""
+    accumulate: int = 1
+    """Parts into which a batch is cut, whose gradients are added up one after the other: memory for
+    `batch_size / accumulate` images. The update is that of the whole batch, but for batch
+    normalisation, which normalises each part by itself and moves its statistics once a part, and
+    for dropout, which draws other masks."""
+    remat: bool = False
+    """Keep only what goes into the network's blocks, and compute what is inside again for the
+    gradient: less memory for up to a third more work. XLA on CPU computes it once all the same."""
+    compilation_cache: str = "auto"
+    """Folder of JAX's cache of compiled programs, which spares a run that starts again the
+    compilation. `auto`: `~/.cache/wbc_jax/compiled` on accelerators, none on CPU, where the fast
+    convolutions cannot be cached (`models/fast.py`) and are not used with a cache; empty: none.
+    The variable JAX_COMPILATION_CACHE_DIR comes before `auto`."""
+
+
+@dataclasses.dataclass(slots=True)
+class Mesh:
+    """How devices, of all hosts together, share the work."""
+
+    data: int = 0
+    """Parts into which a batch is divided; 0: as many as there are devices for, and as divide it
+    evenly."""
+    model: int = 1
+    """Parts into which parameters, their averages and the optimizer's state are divided; 1: every
+    device has them whole."""
+
+
+@dataclasses.dataclass(slots=True)
+class Checkpoint:
+    """What is kept of a run while it goes on."""
+
+    keep_best: int = 1
+    """The best checkpoint, and so many less 1 of those that were the best before it."""
+    keep_last: int = 2
+    """The newest checkpoints; of these the newest whole one is gone on from."""
+
+
+@dataclasses.dataclass(slots=True)
+class Distributed:
+    """Of runs on several processes (see `distributed.py` for how they find each other)."""
+
+    heartbeat_seconds: int = 60
+    """A process that is not heard of for so long is dead, and the others end."""
+    start_seconds: int = 300
+    """How long processes wait for each other at the start."""
 
 
 @dataclasses.dataclass(slots=True)
@@ -243,6 +288,9 @@ class Config:
     loss: Loss = dataclasses.field(default_factory=Loss)
     optimizer: Optimizer = dataclasses.field(default_factory=Optimizer)
     train: Train = dataclasses.field(default_factory=Train)
+    mesh: Mesh = dataclasses.field(default_factory=Mesh)
+    checkpoint: Checkpoint = dataclasses.field(default_factory=Checkpoint)
+    distributed: Distributed = dataclasses.field(default_factory=Distributed)
     evaluate: Evaluate = dataclasses.field(default_factory=Evaluate)
 
 
@@ -343,6 +391,13 @@ RANGES: dict[str, tuple[float, float]] = {
     "train.log_every": (1, math.inf),
     "train.evaluate_every": (0, math.inf),
     "train.patience": (0, math.inf),
+    "train.accumulate": (1, math.inf),
+    "mesh.data": (0, math.inf),
+    "mesh.model": (1, math.inf),
+    "checkpoint.keep_best": (1, math.inf),
+    "checkpoint.keep_last": (1, math.inf),
+    "distributed.heartbeat_seconds": (1, 86400),
+    "distributed.start_seconds": (1, 86400),
     "evaluate.size": (8, 4096),
     "evaluate.batch_size": (1, math.inf),
     "evaluate.bootstrap": (0, 1_000_000),
@@ -426,6 +481,11 @@ def validate(config: Config) -> Config:
             raise ConfigError(f"config.{name} names a data set twice: {values!r}; name each once.")
     if config.optimizer.learning_rate == 0:
         raise ConfigError("config.optimizer.learning_rate is 0; it must be above 0.")
+    if config.train.batch_size % config.train.accumulate:
+        raise ConfigError(
+            f"config.train.accumulate is {config.train.accumulate}; it must divide"
+            f" config.train.batch_size, {config.train.batch_size}, evenly."
+        )
     _apply_preset(config.augment)
     _check_model(config)
     _check_loss(config)

@@ -16,11 +16,13 @@ from flax import nnx
 from wbc_jax import (
     baselines,
     checkpoint,
+    distributed,
     evaluate,
     files,
     inference,
     metric_writer,
     models,
+    sharding,
     steps,
     train,
 )
@@ -38,6 +40,14 @@ FREE_FIELDS = (
     "data.on_bad_file",
     "data.threads",
     "data.cache_megabytes",
+    "train.remat",
+    "train.compilation_cache",
+    "mesh.data",
+    "mesh.model",
+    "checkpoint.keep_best",
+    "checkpoint.keep_last",
+    "distributed.heartbeat_seconds",
+    "distributed.start_seconds",
     "evaluate.batch_size",
     "evaluate.flips",
     "evaluate.bootstrap",
@@ -114,16 +124,26 @@ def describe(config: config_lib.Config, workdir: epath.Path) -> None:
 
 
 def run(config: config_lib.Config, workdir: epath.Path) -> None:
-    """Prepares what is missing, trains or goes on training, evaluates, writes the report."""
+    """Prepares what is missing, trains or goes on training, evaluates, writes the report.
+
+    On several processes the first prepares, and then each of the others what it does not find
+    (hosts without a common disk); the first writes all files but the checkpoints.
+    """
     check_claim(config, workdir)
-    prepare(config, workdir)
+    distributed.first_alone(lambda: prepare(config, workdir))
+    if not distributed.is_first():
+        prepare(config)
     examples = pipeline.load_splits(config.data, config.evaluate.size, config.task)
     # Only now: a data set misspelt or missing must not claim the folder for a config that cannot
     # run, which the mended command would then be refused for.
     check_splits(workdir, examples)
-    claim(config, workdir)
-    files.write_json(workdir / SPLITS, fingerprints(examples))
-    print(split_table(examples), flush=True)
+
+    def begin() -> None:
+        claim(config, workdir)
+        files.write_json(workdir / SPLITS, fingerprints(examples))
+        print(split_table(examples), flush=True)
+
+    distributed.first_alone(begin)
     train.train(config_lib.in_steps(config, len(examples["train"])), workdir, examples)
     evaluate_run(config, workdir, examples)
 
@@ -197,6 +217,8 @@ def evaluate_run(
 ) -> dict[str, Any]:
     """Scores a run's best checkpoint on the test split and writes `<workdir>/report`.
 
+    Of several processes each scores its share, and the first writes the report.
+
     Returns:
         What `report/metrics.json` holds.
 
@@ -209,15 +231,17 @@ def evaluate_run(
         raise checkpoint.CheckpointError(
             f"{workdir} holds no run (no config.json); train first, or name its --workdir."
         )
-    claim(config, workdir)
+    distributed.first_alone(lambda: claim(config, workdir))
     if examples is None:
-        prepare(config, workdir)
+        distributed.first_alone(lambda: prepare(config, workdir))
+        if not distributed.is_first():
+            prepare(config)
         examples = pipeline.load_splits(config.data, config.evaluate.size, config.task)
     check_splits(workdir, examples)
     with checkpoint.Checkpoints(workdir) as checkpoints:
         end = train.Position(**checkpoints.position(checkpoint.LAST))
     length = config_lib.in_steps(config, len(examples["train"])).train.steps
-    if end.step < length and not end.stopped:
+    if end.step < length and not end.stopped and distributed.is_first():
         print(
             f"Training stands at step {end.step} of {length}; its best checkpoint so far is "
             "scored.",
@@ -225,14 +249,17 @@ def evaluate_run(
         )
     task = evaluate.TASKS[config.task]
     model = inference.load(workdir)
-    step_fn = steps.make_predict_step(config, model.network, config.evaluate.flips)
+    mesh = sharding.local_mesh(config.evaluate.batch_size)
+    step_fn = steps.make_predict_step(config, model.network, config.evaluate.flips, mesh)
+    weights = jax.device_put(model.weights, sharding.replicated(mesh))
 
     def predict(images: np.ndarray) -> jax.Array:
-        return step_fn(model.weights, images)
+        return step_fn(weights, images)
 
     batch, bootstrap = config.evaluate.batch_size, config.evaluate.bootstrap
     test = examples["test"]
-    print(f"Scoring the {len(test)} images of the test split.", flush=True)
+    if distributed.is_first():
+        print(f"Scoring the {len(test)} images of the test split.", flush=True)
     measured = task.measure_test(predict, test, batch)
     floor, floor_name = _floor(config, examples)
     external_rows: list[dict[str, Any]] = []
@@ -261,21 +288,25 @@ def evaluate_run(
         sure = task.measure_calibration(_pixel_probabilities(config, model), some, batch)
         summary["calibration"] = task.calibration(sure, some, bootstrap)
     rows = task.rows(measured, test)
-    folder = workdir / "report"
-    files.write_json(folder / "metrics.json", summary)
-    files.write_csv(folder / "per_image.csv", rows, task.ROW_COLUMNS)
-    files.write_csv(folder / "external.csv", external_rows, task.ROW_COLUMNS)
-    html.write(
-        folder / "index.html",
-        title=f"{config.model.name} on {', '.join(config.data.datasets)}",
-        summary=files.finite(summary),
-        rows=rows,
-        history=metric_writer.read(workdir),
-        examples=_shown(config, rows, test, predict),
-        config=config_lib.flatten(config),
-    )
-    print(f"\n{tables.text(summary)}")
-    print(f"\nReport: {folder / 'index.html'}", flush=True)
+
+    def write() -> None:
+        folder = workdir / "report"
+        files.write_json(folder / "metrics.json", summary)
+        files.write_csv(folder / "per_image.csv", rows, task.ROW_COLUMNS)
+        files.write_csv(folder / "external.csv", external_rows, task.ROW_COLUMNS)
+        html.write(
+            folder / "index.html",
+            title=f"{config.model.name} on {', '.join(config.data.datasets)}",
+            summary=files.finite(summary),
+            rows=rows,
+            history=metric_writer.read(workdir),
+            examples=_shown(config, rows, test, predict),
+            config=config_lib.flatten(config),
+        )
+        print(f"\n{tables.text(summary)}")
+        print(f"\nReport: {folder / 'index.html'}", flush=True)
+
+    distributed.first_alone(write)
     return summary
 
 
@@ -351,7 +382,7 @@ def _external(
             skipped[name] = reason
             continue
         leaks = splits.seen(trained, whole.entries)
-        if leaks:
+        if leaks and distributed.is_first():
             print(f"{name}: {len(leaks)} images that training saw are left out.", flush=True)
             whole.entries = [e for i, e in enumerate(whole.entries) if i not in leaks]
         if not len(whole):

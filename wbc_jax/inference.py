@@ -239,7 +239,7 @@ def _empty_state(config: config_lib.Config) -> tuple[steps.Network, steps.TrainS
     network, weights = steps.split_network(nnx.eval_shape(build))
     if jax.tree.leaves(network.other):  # dropout's streams are needed as they are
         network, weights = steps.split_network(build())
-    mesh = sharding.make_mesh(1)
+    mesh = sharding.local_mesh(1)
     shapes = jax.eval_shape(lambda w: steps.init_state(config, w, mesh), weights)
     where = sharding.replicated(mesh)
     return network, jax.tree.map(

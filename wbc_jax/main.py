@@ -30,9 +30,16 @@ def main(argv: list[str]) -> None:
     except config_lib.ConfigError as error:
         sys.exit(f"error: {error}")
     # JAX, Orbax and TFDS take seconds to import: what is wrong so far is told before.
-    from wbc_jax import checkpoint, experiment, train
+    from wbc_jax import checkpoint, distributed, experiment, train
     from wbc_jax.data import records
 
+    try:
+        if _MODE.value in ("train", "evaluate"):
+            distributed.initialize(config.distributed)
+        elif distributed.requested() is not None:
+            sys.exit(f"error: --mode={_MODE.value} is done by one process, not by several.")
+    except (config_lib.ConfigError, RuntimeError) as error:
+        sys.exit(f"error: {error}")
     if reproducing:
         stem = config.name
     else:
@@ -51,8 +58,15 @@ def main(argv: list[str]) -> None:
     except train.Interrupted as stop:
         print(stop, file=sys.stderr)
         sys.exit(stop.exit_code)
-    except (*expected, train.NonFiniteLossError, OSError) as error:
+    except (*expected, train.NonFiniteLossError, distributed.PeerError, OSError) as error:
+        if distributed.several():
+            print(f"error: {error}", file=sys.stderr)
+            distributed.quit_now(1)
         sys.exit(f"error: {error}")
+    except Exception as error:
+        if distributed.several():
+            distributed.end_with(error, config.distributed)
+        raise
 
 
 def parse(argv: list[str]) -> list[str]:

@@ -1,5 +1,6 @@
 """The jitted steps: train and predict. Pure functions of state and batch."""
 
+import contextlib
 import dataclasses
 from collections.abc import Callable
 from typing import Any
@@ -13,7 +14,7 @@ from jax.sharding import Mesh
 from wbc_jax import config as config_lib
 from wbc_jax import losses, metrics, optimizers, sharding
 from wbc_jax.data import augment
-from wbc_jax.models import fast
+from wbc_jax.models import fast, layers
 
 # Dropout's masks come from their own key, so that switching it on changes no augmentation.
 _DROPOUT_STREAM = 1
@@ -73,7 +74,7 @@ def split_network(model: nnx.Module) -> tuple[Network, dict[str, Any]]:
 
 
 def init_state(config: config_lib.Config, weights: dict[str, Any], mesh: Mesh) -> TrainState:
-    """Returns the state before the first step, on every device of `mesh`."""
+    """Returns the state before the first step, on the devices of `mesh` (`sharding.place`)."""
     tx = optimizers.build(config.optimizer, config.train.steps)
     # The average owns its arrays: the step donates the state's buffers, each only once.
     average = jax.tree.map(jnp.copy, weights) if config.optimizer.ema_decay else None
@@ -81,7 +82,7 @@ def init_state(config: config_lib.Config, weights: dict[str, Any], mesh: Mesh) -
     state = TrainState(
         jnp.int32(0), params, weights["stats"], tx.init(params), average, jnp.float32(1)
     )
-    return jax.device_put(state, sharding.replicated(mesh))
+    return sharding.place(state, mesh)
 
 
 def normalize(images: jax.Array) -> jax.Array:
@@ -102,11 +103,16 @@ def make_train_step(
     `index` and `epoch` int32 `[B]`; metrics are `loss` and `gradient_norm` (float32 scalars) and
     `confusion` (int32 `[C, C]`, of the augmented batch). The state given is donated.
     `class_weights` are float32 `[C]`, of `losses.total`.
+
+    On several processes the batch also has `stop` int32 `[B]`, and the metrics have its largest
+    value and the `index` of the whole batch: what all processes have to know alike.
     """
     tx = optimizers.build(config.optimizer, config.train.steps)
     seed, decay = config.train.seed, config.optimizer.ema_decay
+    accumulate = config.train.accumulate
 
-    def step_fn(state: TrainState, batch):
+    def gradients(params, stats, step, batch, part=None):
+        """Of one batch, or of a part of one: (sums for the metrics, new statistics, gradient)."""
         keys = augment.example_keys(seed, batch["epoch"], batch["index"])
         images = batch["image"].astype(jnp.float32) / 255
         images, masks = augment.augment(config.augment, keys, images, batch.get("mask"))
@@ -114,15 +120,60 @@ def make_train_step(
         truth = batch["label"] if masks is None else masks
 
         def loss_fn(params):
-            model = network.merge(params, state.stats)
+            model = network.merge(params, stats)
             _set_mode(model, training=True)
             key = jax.random.fold_in(jax.random.key(seed), _DROPOUT_STREAM)
-            nnx.reseed(model, dropout=jax.random.fold_in(key, state.step))
+            key = jax.random.fold_in(key, step)
+            nnx.reseed(model, dropout=key if part is None else jax.random.fold_in(key, part))
             logits = model(images)
             loss = losses.total(config.loss, logits, truth, class_weights).mean()
             return loss, (logits, nnx.to_pure_dict(nnx.state(model, nnx.BatchStat)))
 
-        (loss, (logits, stats)), grads = jax.value_and_grad(loss_fn, has_aux=True)(state.params)
+        with layers.rematerialised() if config.train.remat else contextlib.nullcontext():
+            (loss, (logits, stats)), grads = jax.value_and_grad(loss_fn, has_aux=True)(params)
+        # A label is an image of one pixel.
+        shape = (len(truth), -1, 1)
+        confusion = metrics.confusion_matrices(
+            truth.reshape(shape), logits.argmax(-1).reshape(shape), logits.shape[-1]
+        ).sum(0)
+        return {"loss": loss, "confusion": confusion}, stats, grads
+
+    def accumulated(state: TrainState, batch):
+        """As `gradients`, of the parts of a batch one after the other."""
+
+        def divided(x):
+            # Part p has the images p, p + parts, …, so that each device keeps the ones it has.
+            x = jnp.moveaxis(x.reshape(-1, accumulate, *x.shape[1:]), 1, 0)
+            return jax.lax.with_sharding_constraint(x, sharding.batched(mesh, axis=1))
+
+        def add(before, given):
+            part, batch = given
+            sums, stats, grads = before
+            more, stats, more_grads = gradients(state.params, stats, state.step, batch, part)
+            return (
+                jax.tree.map(jnp.add, sums, more),
+                stats,
+                jax.tree.map(jnp.add, grads, more_grads),
+            ), None
+
+        parts = jnp.arange(accumulate), jax.tree.map(divided, batch)
+        first = jax.tree.map(lambda x: x[0], parts)
+        shapes = jax.eval_shape(
+            lambda part, batch: gradients(state.params, state.stats, state.step, batch, part),
+            *first,
+        )
+        sums, _, grads = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+        (sums, stats, grads), _ = jax.lax.scan(add, (sums, state.stats, grads), parts)
+        sums["loss"] /= accumulate
+        return sums, stats, jax.tree.map(lambda g: g / accumulate, grads)
+
+    def step_fn(state: TrainState, batch):
+        batch = dict(batch)
+        stop = batch.pop("stop", None)
+        if accumulate > 1:
+            report, stats, grads = accumulated(state, batch)
+        else:
+            report, stats, grads = gradients(state.params, state.stats, state.step, batch)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         updates = jax.tree.map(lambda update: update * state.rate_scale, updates)
         params = optax.apply_updates(state.params, updates)
@@ -135,24 +186,19 @@ def make_train_step(
                 average,
                 {"params": params, "stats": stats},
             )
-        # A label is an image of one pixel.
-        shape = (len(truth), -1, 1)
-        confusion = metrics.confusion_matrices(
-            truth.reshape(shape), logits.argmax(-1).reshape(shape), logits.shape[-1]
-        ).sum(0)
-        report = {
-            "loss": loss,
-            "gradient_norm": optax.tree.norm(grads),
-            "confusion": confusion,
-        }
-        step = state.step + 1
-        return TrainState(step, params, stats, opt_state, average, state.rate_scale), report
+        report["gradient_norm"] = optax.tree.norm(grads)
+        if stop is not None:
+            report |= {"stop": stop.max(), "index": batch["index"]}
+        after = TrainState(state.step + 1, params, stats, opt_state, average, state.rate_scale)
+        return sharding.constrain(after, mesh), report
 
     whole = sharding.replicated(mesh)
+    # Where parameters are divided, the state's arrays say how, each for itself.
+    placed = None if sharding.divides_parameters(mesh) else whole
     return jax.jit(
         step_fn,
-        in_shardings=(whole, sharding.batched(mesh)),
-        out_shardings=(whole, whole),
+        in_shardings=(placed, sharding.batched(mesh)),
+        out_shardings=(placed, whole),
         donate_argnums=0,
         compiler_options=fast.compiler_options(),
     )

@@ -9,10 +9,12 @@ from typing import Any
 
 import jax
 import numpy as np
+from absl import logging
 from etils import epath
 
 from wbc_jax import (
     checkpoint,
+    distributed,
     evaluate,
     losses,
     metric_writer,
@@ -88,7 +90,9 @@ def train(
     training, validation = examples["train"], examples["validation"]
 
     # ---- Network, state, steps -----------------------------------------------------------------
-    mesh = sharding.make_mesh(settings.batch_size)
+    sharding.use_compilation_cache(settings.compilation_cache)
+    mesh = sharding.make_mesh(settings.batch_size // settings.accumulate, config.mesh)
+    local = sharding.local_mesh(config.evaluate.batch_size)
     model = models.build(config.model, settings.seed, image_size=config.data.image_size)
     network, weights = steps.split_network(model)
     state = steps.init_state(config, weights, mesh)
@@ -97,42 +101,54 @@ def train(
         counts = pipeline.class_counts(training, task.CLASSES)
         class_weights = losses.inverse_frequency(counts)
     train_step = steps.make_train_step(config, network, mesh, class_weights)
-    predict = steps.make_predict_step(config, network)
+    predict = steps.make_predict_step(config, network, mesh=local)
     learning_rate = optimizers.schedule(config.optimizer, settings.steps)
 
     # ---- Where did it stop? --------------------------------------------------------------------
     position = Position()
-    with checkpoint.Checkpoints(workdir) as checkpoints, _Signals() as signals:
+    first, several = distributed.is_first(), jax.process_count() > 1
+    say = print if first else _say_nothing
+    kept = config.checkpoint
+    with (
+        checkpoint.Checkpoints(workdir, kept.keep_best, kept.keep_last) as checkpoints,
+        _Signals() as signals,
+    ):
+        checkpoints.repair()
         if checkpoints.latest_step(checkpoint.LAST) is not None:
             state, saved = checkpoints.restore(checkpoint.LAST, state)
             position = Position(**saved)
+            _check_best(position, checkpoints)
         if position.stopped or position.step >= settings.steps:
-            print(f"Training is complete (step {position.step}).", flush=True)
+            say(f"Training is complete (step {position.step}).", flush=True)
             return position
         if position.step:
-            print(
+            say(
                 f"Going on from step {position.step} of {settings.steps} "
                 f"(checkpoint in {workdir / 'checkpoints'}).",
                 flush=True,
             )
 
-        writer = metric_writer.MetricWriter(workdir, position.step)
+        writer = metric_writer.MetricWriter(workdir, position.step) if first else None
         parts = pipeline.mixture(training, config.data)
         if len(parts) > 1:
             shares = ", ".join(f"{part.name} {100 * part.share:.1f} %" for part in parts)
-            print(f"Training draws from {shares}.", flush=True)
+            say(f"Training draws from {shares}.", flush=True)
         dataset = pipeline.train_dataset(
             training,
             settings.batch_size,
             settings.steps,
             settings.seed,
-            jax.process_index(),
-            jax.process_count(),
+            *sharding.process_share(mesh),
             parts,
         )
         batches = pipeline.train_batches(dataset, position.step, config.data.threads)
-        progress = progress_lib.Progress("step", settings.steps, done=position.step)
         started, before = time.monotonic(), position.seconds
+        # Ahead of time, while the first batches are read.
+        example = sharding.put_batch(_with_stop(dataset[position.step], 0, several), mesh)
+        train_step = train_step.lower(state, example).compile()
+        distributed.meet()
+        say(f"Compiled in {progress_lib.duration(time.monotonic() - started)}.", flush=True)
+        progress = progress_lib.Progress("step", settings.steps, done=position.step)
         window_started = started
 
         def save(which: str) -> None:
@@ -143,20 +159,22 @@ def train(
             # ---- The loop ----------------------------------------------------------------------
             pending, note = None, ""
             while position.step < settings.steps and not position.stopped:
-                batch = next(batches)
+                batch = _with_stop(next(batches), signals.received, several)
                 state, report = train_step(state, sharding.put_batch(batch, mesh))
                 # The step before is looked at while this one runs, so that the device never waits.
-                _record(position, pending, training, checkpoints)
-                pending = (position.step + 1, batch["index"], report)
+                stop = _record(position, pending, training, checkpoints)
+                if not several:
+                    report["index"] = batch["index"]
+                    stop = signals.received  # once: another may come between two looks at it
+                pending = (position.step + 1, report)
                 position.step += 1
 
                 log_now = position.step % settings.log_every == 0
                 look_now = (
                     position.step % settings.evaluate_every == 0 or position.step == settings.steps
                 )
-                stop = signals.received  # once: another may come between two looks at it
                 if log_now or look_now or stop:
-                    _record(position, pending, training, checkpoints)
+                    stop = _record(position, pending, training, checkpoints) or stop
                     pending = None
 
                 # ---- Log -----------------------------------------------------------------------
@@ -168,33 +186,36 @@ def train(
                     drawn = position.window["drawn"]
                     position.window = Position().window
                     seconds, window_started = max(now - window_started, 1e-9), now
-                    writer.write(
-                        "train",
-                        position.step,
-                        {
-                            "loss": loss,
-                            **values,
-                            "learning_rate": float(
-                                learning_rate(position.step - 1) * state.rate_scale
-                            ),
-                            "epoch": position.step * settings.batch_size / len(training),
-                            "drawn": drawn,
-                            "images_per_second": steps_logged * settings.batch_size / seconds,
-                        },
-                    )
+                    line = {
+                        "loss": loss,
+                        **values,
+                        "learning_rate": float(
+                            learning_rate(position.step - 1) * np.asarray(state.rate_scale)
+                        ),
+                        "epoch": position.step * settings.batch_size / len(training),
+                        "drawn": drawn,
+                        "images_per_second": steps_logged * settings.batch_size / seconds,
+                    }
+                    if writer:
+                        writer.write("train", position.step, line)
                     note = f"loss {loss:.4f}  training {task.SCORE_NAME} {values[task.SCORE]:.4f}"
-                progress.update(position.step, settings.batch_size, note)
+                if first:
+                    progress.update(position.step, settings.batch_size, note)
 
                 # ---- Look at the validation split; keep the best and the last ------------------
                 if look_now:
-                    score = _look(config, predict, state, validation, writer, position, save)
+                    weights = sharding.to_local(state.weights(), mesh, local)
+                    score = _look(config, predict, weights, validation, writer, position)
                     state = _after_look(config, state, score, position, mesh)
                     over = settings.patience and position.looks_since_best >= settings.patience
                     position.stopped = bool(over)
+                    # Both of one step hold the same: one can stand in for the other.
+                    if position.best_step == position.step:
+                        save(checkpoint.BEST)
                     save(checkpoint.LAST)
                     progress.close()
                     ending = f"; no better for {position.looks_since_best} looks: stopping"
-                    print(
+                    say(
                         f"step {position.step}: validation {task.SCORE_NAME} {score:.4f} "
                         f"(best {position.best:.4f} at step {position.best_step})"
                         f"{ending if over else ''}",
@@ -215,8 +236,20 @@ def train(
         finally:
             progress.close()
             batches.close()
-            writer.close()
+            if writer:
+                writer.close()
     return position
+
+
+def _say_nothing(*_, **__) -> None:
+    """The `print` of all processes but the first."""
+
+
+def _with_stop(batch: dict[str, np.ndarray], received: int, several: bool) -> dict[str, np.ndarray]:
+    """Adds the signal that this process has received, for the others to hear of in the step."""
+    if not several:
+        return batch
+    return {**batch, "stop": np.full(len(batch["index"]), received, np.int32)}
 
 
 def _record(
@@ -224,11 +257,15 @@ def _record(
     pending,
     training: pipeline.Examples,
     checkpoints: checkpoint.Checkpoints,
-) -> None:
-    """Adds a finished step to the log's window, once its numbers are known to be finite."""
+) -> int:
+    """Adds a finished step to the log's window, once its numbers are known to be finite.
+
+    Returns the signal that one of several processes received before it, or 0.
+    """
     if pending is None:
-        return
-    step, index, report = pending
+        return 0
+    step, report = pending
+    index = np.asarray(report["index"])
     loss, norm = float(report["loss"]), float(report["gradient_norm"])
     if not (math.isfinite(loss) and math.isfinite(norm)):
         ids = training.ids
@@ -247,11 +284,15 @@ def _record(
     position.window["drawn"] = dict(drawn)
     counts = np.asarray(report["confusion"], np.int64) + np.asarray(position.window["confusion"])
     position.window["confusion"] = counts.tolist()
+    return int(report.get("stop", 0))
 
 
-def _look(config, predict, state, validation, writer, position, save) -> float:
-    """Scores the validation split, writes its line and saves the best checkpoint."""
-    task, weights = evaluate.TASKS[config.task], state.weights()
+def _look(config, predict, weights, validation, writer, position) -> float:
+    """Scores the validation split, writes its line and notes whether it is the best.
+
+    Each process scores its share of the images, and all have the same score in the end.
+    """
+    task = evaluate.TASKS[config.task]
     measured = task.measure(
         lambda images: predict(weights, images), validation, config.evaluate.batch_size
     )
@@ -263,19 +304,29 @@ def _look(config, predict, state, validation, writer, position, save) -> float:
         position.best, position.best_step, position.looks_since_best = score, position.step, 0
     else:
         position.looks_since_best += 1
-    writer.write(
-        "validation",
-        position.step,
-        {
-            **values,
-            "best_score": position.best,
-            "best_step": position.best_step,
-            "looks_since_best": position.looks_since_best,
-        },
-    )
-    if better:
-        save(checkpoint.BEST)
+    line = {
+        **values,
+        "best_score": position.best,
+        "best_step": position.best_step,
+        "looks_since_best": position.looks_since_best,
+    }
+    if writer:
+        writer.write("validation", position.step, line)
     return score
+
+
+def _check_best(position: Position, checkpoints: checkpoint.Checkpoints) -> None:
+    """Lets the position speak of the best checkpoint that is there, if its own is lost."""
+    there = checkpoints.latest_step(checkpoint.BEST)
+    if there == position.best_step or not position.best_step:
+        return
+    lost = f"The best checkpoint, of step {position.best_step}, is lost"
+    if there is not None and there < position.best_step:
+        position.best, position.best_step = checkpoints.position(checkpoint.BEST)["best"], there
+        logging.warning("%s: that of step %d takes its place.", lost, there)
+    elif there is None:
+        position.best, position.best_step = None, 0
+        logging.warning("%s: the best of the looks to come takes its place.", lost)
 
 
 def _after_look(config, state, score, position, mesh) -> steps.TrainState:
@@ -286,7 +337,7 @@ def _after_look(config, state, score, position, mesh) -> steps.TrainState:
     )
     if scale == before:
         return state
-    placed = jax.device_put(np.float32(scale), sharding.replicated(mesh))
+    placed = sharding.place(np.float32(scale), mesh)
     return dataclasses.replace(state, rate_scale=placed)
 
 

@@ -311,7 +311,9 @@ def test_hosts_together_make_the_global_batch(hosts):
     for step in range(7):
         batch = whole[step]
         for p, part in enumerate(parts):
-            assert same(part[step], {key: value[p::hosts] for key, value in batch.items()})
+            assert same(
+                part[step], {key: np.split(value, hosts)[p] for key, value in batch.items()}
+            )
 
 
 # Evaluation batches.

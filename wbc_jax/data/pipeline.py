@@ -260,7 +260,8 @@ def train_dataset(
 
     Every pass over a part is another permutation of all its examples, and the parts are
     interleaved at their shares; batches run across the end of a pass, so no example is dropped.
-    Host p of P holds the examples p, p + P, … of each global batch.
+    Host p of P holds the p-th of P equal pieces of each global batch, which so has its examples in
+    the same order whatever the number of hosts.
 
     Args:
         examples: the training split.
@@ -293,8 +294,8 @@ def train_dataset(
     each = [passes(part, number) for number, part in enumerate(parts)]
     shares = [part.share for part in parts]
     order = each[0] if len(each) == 1 else grain.MapDataset.mix(each, weights=shares)
-    order = order[process_index::process_count]
-    return order.map(read).batch(batch_size // process_count)[:steps]
+    pieces = order[: steps * batch_size].map(read).batch(batch_size // process_count)
+    return pieces[process_index::process_count]
 
 
 def train_batches(
@@ -305,14 +306,22 @@ def train_batches(
     return iter(dataset[start_step:].to_iter_dataset(options))
 
 
-def eval_batches(examples: Examples, batch_size: int) -> Iterator[dict[str, np.ndarray]]:
+def eval_batches(
+    examples: Examples, batch_size: int, process_index: int = 0, process_count: int = 1
+) -> Iterator[dict[str, np.ndarray]]:
     """Yields the examples in order, `batch_size` at a time, the last batch filled up.
+
+    Args:
+        examples: of a split.
+        batch_size: images of a batch.
+        process_index, process_count: p and P of a process that scores its share, the batches
+            p, p + P, …
 
     Yields:
         `image` uint8 `[B, S, S, 3]`, `index` int32 `[B]` (-1 in the filling) and, where the
         examples have one, `mask` uint8 `[B, M, M]` (255 in the filling).
     """
-    for start in range(0, len(examples), batch_size):
+    for start in range(process_index * batch_size, len(examples), process_count * batch_size):
         indices = range(start, min(start + batch_size, len(examples)))
         items = [examples[i] for i in indices]
         missing = batch_size - len(items)

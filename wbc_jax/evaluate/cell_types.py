@@ -30,12 +30,15 @@ ROW_COLUMNS = (
 
 
 def measure(predict: Predict, examples: pipeline.Examples, batch_size: int) -> np.ndarray:
-    """Returns float64 `[N, K]`, the probabilities of each example's cell types."""
+    """Returns float64 `[N, K]`, the probabilities of each example's cell types.
+
+    Each process scores its share of the examples, and all have the whole: every one must call it.
+    """
     found = np.zeros((len(examples), CLASSES))
-    for batch in pipeline.eval_batches(examples, batch_size):
+    for batch in pipeline.eval_batches(examples, batch_size, *groups.process_share()):
         kept = batch["index"] >= 0
         found[batch["index"][kept]] = np.asarray(predict(batch["image"]))[kept]
-    return found
+    return metrics.sum_over_hosts(found)
 
 
 measure_test = measure

@@ -4,10 +4,16 @@ import collections
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
 ALL = "all"
 """Name of the result over all data sets together."""
+
+
+def process_share() -> tuple[int, int]:
+    """Returns which share of a split this process scores, and in how many it is scored."""
+    return jax.process_index(), jax.process_count()
 
 
 def by_dataset(

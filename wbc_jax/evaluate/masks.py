@@ -49,31 +49,35 @@ ROW_COLUMNS = (
 
 
 def measure(predict: Predict, examples: pipeline.Examples, batch_size: int) -> np.ndarray:
-    """Returns int64 `[N, C, C]`, the confusion matrix of each example (rows truth)."""
+    """Returns int64 `[N, C, C]`, the confusion matrix of each example (rows truth).
+
+    Each process scores its share of the examples, and all have the whole: every one must call it.
+    """
     counts = np.zeros((len(examples), CLASSES, CLASSES), np.int64)
-    for batch in pipeline.eval_batches(examples, batch_size):
+    for batch in pipeline.eval_batches(examples, batch_size, *groups.process_share()):
         predicted = predict(batch["image"])
         found = np.asarray(metrics.confusion_matrices(batch["mask"], predicted, CLASSES))
         kept = batch["index"] >= 0
         counts[batch["index"][kept]] = found[kept]
-    return counts
+    return metrics.sum_over_hosts(counts)
 
 
 def measure_test(predict: Predict, examples: pipeline.Examples, batch_size: int) -> np.ndarray:
     """Returns int64 `[N, C, C + 4]`: of each class its row of the confusion matrix, then what its
     BF score is made of (`metrics.bf_counts`), at the examples' mask size.
 
-    The other functions take this or, without BF scores, what `measure` returns.
+    The other functions take this or, without BF scores, what `measure` returns; every process must
+    call it, as that.
     """
     counts = np.zeros((len(examples), CLASSES, CLASSES + 4), np.int64)
-    for batch in pipeline.eval_batches(examples, batch_size):
+    for batch in pipeline.eval_batches(examples, batch_size, *groups.process_share()):
         predicted = np.asarray(predict(batch["image"]))
         confusion = metrics.confusion_matrices(batch["mask"], predicted, CLASSES)
         boundary = metrics.bf_counts(batch["mask"], predicted, CLASSES)
         kept = batch["index"] >= 0
         found = np.concatenate([np.asarray(confusion, np.int64), boundary], -1)
         counts[batch["index"][kept]] = found[kept]
-    return counts
+    return metrics.sum_over_hosts(counts)
 
 
 def measure_calibration(

@@ -17,6 +17,7 @@ class Block(nnx.Module):
         self.conv = layers.conv(in_features, out_features, 5, rngs=rngs)
         self.norm = layers.norm(norm, out_features, rngs=rngs)
 
+    @layers.block
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps `[B, H, W, C_in]` to `[B, ⌊H/2⌋, ⌊W/2⌋, C_out]`."""
         x = self.conv(x)

@@ -1,5 +1,10 @@
 """Layers that the networks share."""
 
+import contextlib
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -8,6 +13,31 @@ from wbc_jax.data import augment
 from wbc_jax.models import fast
 
 CONV_INIT = nnx.initializers.he_normal()
+_rematerialising = False
+
+
+@contextlib.contextmanager
+def rematerialised() -> Iterator[None]:
+    """Within it, traced blocks keep their inputs alone and are computed again for the gradient."""
+    global _rematerialising
+    before, _rematerialising = _rematerialising, True
+    try:
+        yield
+    finally:
+        _rematerialising = before
+
+
+def block(call: Callable[[Any, jax.Array], jax.Array]) -> Callable[[Any, jax.Array], jax.Array]:
+    """Decorates the `__call__` of a part of a network that `rematerialised` is about.
+
+    Each block by itself: then what is inside is computed again only when its gradient is due.
+    """
+
+    @functools.wraps(call)
+    def wrapped(self: Any, x: jax.Array) -> jax.Array:
+        return nnx.remat(call)(self, x) if _rematerialising else call(self, x)
+
+    return wrapped
 
 
 class Conv(nnx.Conv):
@@ -249,6 +279,7 @@ class ConvBlock(nnx.Module):
         self.conv = conv(in_features, out_features, 3, rngs=rngs)
         self.norm = norm(kind, out_features, rngs=rngs)
 
+    @block
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps `[B, H, W, C_in]` to `[B, H, W, C_out]`."""
         x = self.conv(x)

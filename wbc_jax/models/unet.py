@@ -16,6 +16,7 @@ class Block(nnx.Module):
         self.conv2 = layers.conv(out_features, out_features, 3, rngs=rngs)
         self.norm2 = layers.norm(norm, out_features, rngs=rngs)
 
+    @layers.block
     def __call__(self, x: jax.Array) -> jax.Array:
         x = self.conv1(x)
         x = nnx.relu(self.norm1(x) if self.norm1 else x)

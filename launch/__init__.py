@@ -1,0 +1,1 @@
+"""Starting runs on several processes and machines."""
