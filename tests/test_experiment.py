@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import json
+import types
 
 import numpy as np
 import pytest
@@ -112,8 +113,36 @@ def test_the_report_says_what_was_scored(run, model):
     assert (report["eval_size"], report["flips"]) == (32, False)
     assert report["parameters"] == model.parameters and report["step"] == model.step
     assert report["train_seconds"] > 0
+    # Every known pixel of the test split is in a bin, and as many are right as in the masks.
+    sure = report["calibration"][tiny_runs.DATASET]
+    confusion = np.array(found["confusion"])
+    assert sum(sure["pixels"]) == confusion.sum()
+    assert abs(sum(sure["right"]) - np.trace(confusion)) <= 2
+    assert 0 <= sure["interval"][0] <= sure["expected_calibration_error"] < 0.5
     assert report["trained_steps"] == 240 and not report["stopped_early"]
     assert (run.workdir / "report" / "index.html").stat().st_size > 10_000
+
+
+def test_examples_are_taken_evenly():
+    names = [types.SimpleNamespace(name=name) for name in "aab" * 30]
+    examples = pipeline.Examples([(name, i) for i, name in enumerate(names)], 8, 16)
+    assert experiment._evenly(examples, 90).entries == examples.entries
+    some = experiment._evenly(examples, 31)
+    places = [i for _, i in some.entries]
+    assert len(set(places)) == 31 and places[0] == 0 and places[-1] == 89
+    assert set(np.diff(places)) <= {2, 3, 4} and (some.image_size, some.mask_size) == (8, 16)
+    assert len(experiment._evenly(pipeline.Examples([], 8, 16), 5)) == 0
+
+
+def test_the_masks_shown_are_the_worst_and_some_of_each_better():
+    assert experiment.spread_places(5) == [0, 1, 2, 3, 4]
+    assert experiment.spread_places(48) == list(range(48))
+    for images in (49, 279, 5000):
+        places = experiment.spread_places(images)
+        assert len(places) == len(set(places)) == 48 and places == sorted(places)
+        assert places[:16] == list(range(16)) and places[-1] == images - 1
+        steps = np.diff(places[16:])
+        assert steps.max() - steps.min() <= 1
 
 
 def test_the_report_of_a_classification(typed_run):

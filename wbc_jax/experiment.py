@@ -29,6 +29,7 @@ from wbc_jax import (
 from wbc_jax import config as config_lib
 from wbc_jax.data import pipeline, records, sources, splits
 from wbc_jax.models import describe as describe_lib
+from wbc_jax.models import fast
 from wbc_jax.papers import counts as paper_counts
 from wbc_jax.report import figures, gallery, html, tables
 
@@ -52,8 +53,10 @@ FREE_FIELDS = (
     "evaluate.bootstrap",
     "evaluate.external",
 )
-SHOWN_PER_GROUP = 6
+SHOWN_MASKS, SHOWN_WORST = 48, 16
 SHOWN_MISTAKES, SHOWN_UNSURE = 40, 10
+# A second pass over the network, and its pixels are far more than a calibration needs.
+CALIBRATION_IMAGES = 64
 SPLITS = "splits.json"
 
 Predict = Callable[[np.ndarray], jax.Array]
@@ -280,6 +283,10 @@ def evaluate_run(
         "versions": _versions(),
         "hardware": _hardware(),
     }
+    if config.task == "segmentation":
+        some = _evenly(test, CALIBRATION_IMAGES)
+        sure = task.measure_calibration(_pixel_probabilities(config, model), some, batch)
+        summary["calibration"] = task.calibration(sure, some, bootstrap)
     rows = task.rows(measured, test)
 
     def write() -> None:
@@ -301,6 +308,29 @@ def evaluate_run(
 
     distributed.first_alone(write)
     return summary
+
+
+def _evenly(examples: pipeline.Examples, most: int) -> pipeline.Examples:
+    """Returns at most so many of the examples, evenly spaced: each data set has its share."""
+    places = np.linspace(0, len(examples) - 1, min(most, len(examples))).round().astype(int)
+    entries = [examples.entries[place] for place in places]
+    return pipeline.Examples(entries, examples.image_size, examples.mask_size)
+
+
+def _pixel_probabilities(
+    config: config_lib.Config, model: inference.Model
+) -> Callable[[np.ndarray], jax.Array]:
+    """Returns images → probabilities `[B, E, E, C]`; the prediction step picks the highest."""
+    logits_fn = steps.make_logits(model.network, config.evaluate.flips)
+    size = config.evaluate.size
+
+    def probabilities(weights: Any, images: jax.Array) -> jax.Array:
+        logits = logits_fn(weights, images)
+        shape = (logits.shape[0], size, size, logits.shape[-1])
+        return jax.nn.softmax(jax.image.resize(logits, shape, "bilinear"))
+
+    step_fn = jax.jit(probabilities, compiler_options=fast.compiler_options())
+    return lambda images: step_fn(model.weights, images)
 
 
 def _floor(
@@ -373,16 +403,14 @@ def _shown(
     test: pipeline.Examples,
     predict: Predict,
 ) -> list[figures.Example]:
-    """Test images for the report: the best, the median and the worst masks, or the worst types."""
+    """Test images for the report: masks, the worst and some of each better, or the worst types."""
     if config.task == "classification":
         return _mistakes(config, rows, test)
     side, size = config.data.image_size, config.evaluate.size
     examples = test.resized(size, size)
     order = sorted(range(len(rows)), key=lambda i: (rows[i]["mean_iou"], rows[i]["id"]))
-    n, middle = min(SHOWN_PER_GROUP, len(order)), len(order) // 2
-    chosen = order[:n] + order[max(0, middle - n // 2) :][:n] + order[-n:]
     shown = []
-    for i in dict.fromkeys(chosen):
+    for i in [order[place] for place in spread_places(len(order))]:
         example = examples[i]
         small = pipeline.resize_image(example["image"], side, side)
         shown.append(
@@ -397,6 +425,14 @@ def _shown(
             )
         )
     return shown
+
+
+def spread_places(images: int) -> list[int]:
+    """Returns which of images sorted by error are shown: the worst, then evenly to the best."""
+    if images <= SHOWN_MASKS:
+        return list(range(images))
+    rest = np.linspace(SHOWN_WORST, images - 1, SHOWN_MASKS - SHOWN_WORST)
+    return [*range(SHOWN_WORST), *(int(place) for place in rest.round())]
 
 
 def _mistakes(

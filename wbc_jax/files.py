@@ -1,15 +1,57 @@
 """Output files, written whole or not at all."""
 
+import contextlib
 import csv
 import io
 import json
 import math
 import os
+import tempfile
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from etils import epath
+
+
+@contextlib.contextmanager
+def whole(path: epath.PathLike) -> Iterator[epath.Path]:
+    """Gives a temporary path to write to, and puts what is there in `path`'s place at the end.
+
+    The temporary file lies beside `path` and is renamed. An object store has no renaming, but its
+    objects appear whole: there it is a local file that is uploaded.
+
+    Raises:
+        OSError: the folder cannot be written; nothing half-written is left.
+    """
+    path = epath.Path(path)
+    name = f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp"
+    if is_remote(path):
+        with tempfile.TemporaryDirectory(prefix="wbc_jax_") as folder:
+            temporary = epath.Path(folder) / name
+            yield temporary
+            path.write_bytes(temporary.read_bytes())
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.parent / name
+    try:
+        yield temporary
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def is_remote(path: epath.PathLike) -> bool:
+    """Returns whether a path lies in an object store (`gs://`, `s3://`): no appending, no locks."""
+    return "://" in os.fspath(path)
+
+
+def sweep(path: epath.PathLike) -> None:
+    """Removes what processes killed while they wrote `path` have left. Only for its one writer."""
+    path = epath.Path(path)
+    for leftover in path.parent.glob(f".{path.name}.*.tmp"):
+        leftover.unlink(missing_ok=True)
 
 
 def write_bytes(path: epath.PathLike, data: bytes) -> None:
@@ -18,15 +60,8 @@ def write_bytes(path: epath.PathLike, data: bytes) -> None:
     Raises:
         OSError: the folder cannot be written; nothing half-written is left.
     """
-    path = epath.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.parent / f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp"
-    try:
+    with whole(path) as temporary:
         temporary.write_bytes(data)
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def write_text(path: epath.PathLike, text: str) -> None:

@@ -11,10 +11,12 @@ import numpy as np
 import scipy.special
 from etils import epath
 from flax import nnx
+from jax.sharding import AxisType
 
 from wbc_jax import checkpoint, metrics, models, sharding, steps, vocabulary
 from wbc_jax import config as config_lib
-from wbc_jax.data import pipeline, records
+from wbc_jax import weights as weights_lib
+from wbc_jax.data import pipeline, records, sources
 from wbc_jax.models import fast
 
 
@@ -55,6 +57,8 @@ class Model:
         config: the run's.
         network, weights: the network's description and its arrays.
         step: training steps behind the weights.
+        seen: (source, index) of the images it was trained on and chosen by, where its file lists
+            them (see `wbc_jax.weights`); None for a run's folder, whose config says it.
     """
 
     def __init__(
@@ -63,13 +67,15 @@ class Model:
         network: steps.Network,
         weights: dict[str, Any],
         step: int,
+        seen: list[tuple[sources.Source, int]] | None = None,
     ):
         self.config, self.network, self.weights = config, network, weights
-        self.step = step
+        self.step, self.seen = step, seen
         self._logits = jax.jit(
             steps.make_logits(network, config.evaluate.flips),
             compiler_options=fast.compiler_options(),
         )
+        self._mesh: jax.sharding.Mesh | None = None
         self._lock = threading.Lock()
 
     @property
@@ -104,17 +110,57 @@ class Model:
             found += self._predict_batch(images[start : start + batch_size], batch_size)
         return found
 
+    def spread(self) -> int:
+        """Lets all devices of this process share each batch that divides among them from now on.
+
+        Returns:
+            How many there are.
+        """
+        devices = jax.local_devices()
+        mesh = jax.make_mesh(
+            (len(devices),), ("data",), devices=devices, axis_types=(AxisType.Auto,)
+        )
+        self.weights = jax.device_put(self.weights, sharding.replicated(mesh))
+        self._mesh = mesh
+        return len(devices)
+
+    def fit(self, image: np.ndarray) -> np.ndarray:
+        """Returns an image at the network's size, uint8 `[S, S, 3]`."""
+        side = self.config.data.image_size
+        return pipeline.resize_image(image, side, side)
+
+    def logits(self, images: np.ndarray) -> jax.Array:
+        """Starts the network on uint8 images `[B, S, S, 3]`, as `fit` makes them.
+
+        Returns:
+            Float32 logits, `[B, S, S, 3]` or `[B, K]`; the device may still be at work on them.
+        """
+        if self._mesh is not None:
+            divides = len(images) % self._mesh.size == 0
+            place = sharding.batched if divides else sharding.replicated
+            images = jax.device_put(images, place(self._mesh))
+        return self._logits(self.weights, images)
+
+    def read(self, logits: np.ndarray, size: tuple[int, int]) -> Prediction:
+        """Returns what one image's logits say of it.
+
+        Args:
+            logits: float32 `[S, S, 3]` or `[K]`.
+            size: height and width of the image itself, px.
+        """
+        if self.config.task == "classification":
+            return _typed(logits)
+        return _segmented(logits, size)
+
     def _predict_batch(self, images: Sequence[np.ndarray], most: int) -> list[Prediction]:
         side = self.config.data.image_size
         padded = min(most, 1 << (len(images) - 1).bit_length())
         batch = np.zeros((padded, side, side, 3), np.uint8)
         for i, image in enumerate(images):
-            batch[i] = pipeline.resize_image(image, side, side)
+            batch[i] = self.fit(image)
         with self._lock:  # one compilation, not one a thread
-            logits = np.asarray(self._logits(self.weights, batch))
-        if self.config.task == "classification":
-            return [_typed(logit) for logit in logits[: len(images)]]
-        return [_segmented(logit, image.shape[:2]) for logit, image in zip(logits, images)]
+            logits = np.asarray(self.logits(batch))
+        return [self.read(one, image.shape[:2]) for one, image in zip(logits, images)]
 
 
 def check_image(image: np.ndarray) -> None:
@@ -142,27 +188,44 @@ def read_image(path: epath.PathLike) -> np.ndarray:
 
 
 def load(path: epath.PathLike) -> Model:
-    """Loads the best checkpoint of a run's folder.
+    """Loads the best checkpoint of a run's folder, or a file of weights.
 
     Args:
-        path: the run's `--workdir`.
+        path: the run's `--workdir`, a `.safetensors` file that `wbc_jax.export` wrote, or the name
+            of weights that the package ships.
 
     Raises:
         CheckpointError: there is no run or no checkpoint; says where it looked.
         ConfigError: its `config.json` is damaged.
+        WeightsError: the file is missing, damaged or something else.
     """
+    if file := weights_lib.find(path):
+        return _load_file(file)
     folder = epath.Path(path).expanduser()
     stored = folder / "config.json"
     if not stored.exists():
         raise checkpoint.CheckpointError(
             f"{folder} holds no run (no config.json). Name the --workdir of a finished training, "
-            "such as runs/unet."
+            f"such as runs/unet, {_or_shipped()}."
         )
     config = config_lib.from_json(stored.read_bytes(), str(stored))
     network, like = _empty_state(config)
     with checkpoint.Checkpoints(folder) as checkpoints:
         state, _ = checkpoints.restore(checkpoint.BEST, like)
     return Model(config, network, state.weights(), int(state.step))
+
+
+def _or_shipped() -> str:
+    names = weights_lib.shipped()
+    return f"a {weights_lib.SUFFIX} file" + (f", or one of {', '.join(names)}" if names else "")
+
+
+def _load_file(path: epath.Path) -> Model:
+    stored = weights_lib.read(path)
+    network, like = _empty_state(stored.config)
+    shapes = {"params": like.params, "stats": like.stats}
+    weights = jax.tree.map(jax.numpy.asarray, weights_lib.fill(shapes, stored, path))
+    return Model(stored.config, network, weights, stored.step, stored.seen)
 
 
 def _empty_state(config: config_lib.Config) -> tuple[steps.Network, steps.TrainState]:

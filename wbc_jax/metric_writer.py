@@ -1,6 +1,7 @@
 """`metrics.jsonl`, always, and TensorBoard events beside it."""
 
 import json
+import os
 from typing import Any
 
 import tensorboardX
@@ -21,23 +22,31 @@ class MetricWriter:
     def __init__(self, workdir: epath.Path, start_step: int = 0):
         self._path = workdir / "metrics.jsonl"
         kept = [line for line in read(workdir) if line["step"] <= start_step]
-        files.write_text(self._path, "".join(_line(values) for values in kept))
-        self._file = self._path.open("a")
+        self._text = "".join(map(_line, kept))
+        files.write_text(self._path, self._text)
+        # Object stores cannot append: there the whole file is written with each line.
+        self._file = None if files.is_remote(self._path) else self._path.open("a")
         self._board = tensorboardX.SummaryWriter(
-            str(workdir / "tensorboard"), purge_step=start_step + 1 if start_step else None
+            os.fspath(workdir / "tensorboard"), purge_step=start_step + 1 if start_step else None
         )
 
     def write(self, kind: str, step: int, values: dict[str, Any]) -> None:
         """Writes one line: `kind` (`train`, `validation`), the step and the values."""
-        self._file.write(_line({"kind": kind, "step": step, **values}))
-        self._file.flush()
+        line = _line({"kind": kind, "step": step, **values})
+        if self._file is None:
+            self._text += line
+            files.write_text(self._path, self._text)
+        else:
+            self._file.write(line)
+            self._file.flush()
         for name, value in values.items():
             if isinstance(value, int | float):
                 self._board.add_scalar(f"{kind}/{name}", value, step)
         self._board.flush()
 
     def close(self) -> None:
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
         self._board.close()
 
 

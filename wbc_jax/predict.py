@@ -1,9 +1,14 @@
-"""Image files → masks, overlays and one table: `python -m wbc_jax.predict IMAGES… --out=DIR`."""
+"""Image files → masks, overlays and one table: `python -m wbc_jax.predict IMAGES… --out=DIR`.
+
+With `--format=parquet` (or `--paths`, `--shard`) any number of files → Parquet parts, by one
+process or many (`wbc_jax.parts`).
+"""
 
 import glob
 import itertools
 import os
 import sys
+import tempfile
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -34,6 +39,29 @@ RESULTS = ("masks", "overlays")
 BATCH = 16
 _OUT = flags.DEFINE_string("out", None, "Folder for the results.")
 _MODEL = flags.DEFINE_string("model", None, "Folder of the run whose model to use.")
+_FORMAT = flags.DEFINE_enum(
+    "format",
+    None,
+    ("csv", "parquet"),
+    "csv: cells.csv, masks/ and overlays/. parquet: parts that hold rows and masks, written by one "
+    "process or many, restartable; the default with --paths or --shard.",
+)
+_PATHS = flags.DEFINE_string("paths", None, "File with an image's path a line, instead of IMAGES.")
+_SHARD = flags.DEFINE_string(
+    "shard",
+    None,
+    "I/N: do the share of process I, from 0, of N. By default as WBC_JAX_PROCESS_ID and "
+    "WBC_JAX_NUM_PROCESSES, or SLURM's variables, say.",
+)
+_PART_SIZE = flags.DEFINE_integer("part_size", 1024, "Images a Parquet part.")
+_BATCH_SIZE = flags.DEFINE_integer("batch_size", 32, "Images a pass through the network (parquet).")
+_THREADS = flags.DEFINE_integer(
+    "threads", os.cpu_count() or 1, "Threads that read images and encode masks (parquet)."
+)
+_MASKS = flags.DEFINE_bool("masks", True, "Store the masks in the parts, as PNG.")
+_RETRY_BAD = flags.DEFINE_bool("retry_bad", False, "Do parts that list bad files again.")
+BAD_FILES = 3
+"""Exit status: all is done, but for files that could not be predicted (parquet; csv says 1)."""
 
 
 class InputError(ValueError):
@@ -154,19 +182,72 @@ def predict_files(model: Any, paths: Sequence[str], out: epath.PathLike) -> list
     return bad
 
 
+def predict_parts(inputs: Sequence[str], out: str, model: str) -> None:
+    """Writes this process's Parquet parts, as the flags say.
+
+    Raises:
+        InputError, PartsError: the inputs, a flag or `out` cannot be used.
+        CheckpointError: there is no model.
+        SystemExit: with `BAD_FILES`, where there were some.
+    """
+    from wbc_jax import inference, parts
+
+    settings = parts.Settings(
+        part_size=_PART_SIZE.value,
+        batch_size=_BATCH_SIZE.value,
+        masks=_MASKS.value,
+        threads=_THREADS.value,
+        retry_bad=_RETRY_BAD.value,
+    )
+    shard = parts.find_shard(_SHARD.value or "", os.environ)
+    with tempfile.TemporaryDirectory(prefix="wbc_jax_") as folder:
+        listed = _PATHS.value
+        if not listed:
+            listed = os.path.join(folder, "paths.txt")
+            parts.write_listing(find_images(inputs, out), listed)
+        listing = parts.read_listing(listed, settings.part_size)
+        summary = parts.predict(inference.load(model), listing, out, shard, settings)
+    print(parts.describe(summary, out, shard), flush=True)
+    if summary.bad_files:
+        print(
+            f"error: {summary.bad} of {summary.images} files could not be predicted; they are "
+            f"listed in {summary.bad_files}",
+            file=sys.stderr,
+        )
+        sys.exit(BAD_FILES)
+
+
 def main(argv: Sequence[str]) -> None:
-    from wbc_jax import checkpoint, inference
+    from wbc_jax import checkpoint, inference, parts
     from wbc_jax import config as config_lib
 
-    if not argv[1:] or not _OUT.value or not _MODEL.value:
+    inputs, listed = argv[1:], _PATHS.value
+    if not (inputs or listed) or not _OUT.value or not _MODEL.value:
         sys.exit(
             "error: usage: python -m wbc_jax.predict IMAGES... --out=DIR --model=RUN, where IMAGES "
-            "are files, folders or globs and RUN is the --workdir of a training, such as runs/unet"
+            "are files, folders or globs (or --paths=FILE, with a path a line) and RUN is the "
+            "--workdir of a training, such as runs/unet"
         )
+    if inputs and listed:
+        sys.exit(f"error: both --paths={listed} and {inputs[0]!r} are given; give one of them")
+    parquet = listed or _SHARD.value
+    if parquet and _FORMAT.value == "csv":
+        sys.exit("error: --format is csv, but --paths and --shard write Parquet; leave one out")
     try:
-        paths = find_images(argv[1:], _OUT.value)
+        if parquet or _FORMAT.value == "parquet":
+            predict_parts(inputs, _OUT.value, _MODEL.value)
+            return
+        if parts.find_shard("", os.environ)[1] > 1:
+            sys.exit("error: several processes cannot share one cells.csv; add --format=parquet")
+        paths = find_images(inputs, _OUT.value)
         bad = predict_files(inference.load(_MODEL.value), paths, _OUT.value)
-    except (InputError, checkpoint.CheckpointError, config_lib.ConfigError, OSError) as error:
+    except (
+        InputError,
+        parts.PartsError,
+        checkpoint.CheckpointError,
+        config_lib.ConfigError,
+        OSError,
+    ) as error:
         sys.exit(f"error: {error}")
     if bad:
         for path, reason in bad:

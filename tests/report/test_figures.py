@@ -6,6 +6,7 @@ import sys
 import numpy as np
 import pytest
 from PIL import Image
+from scipy import stats
 
 from wbc_jax.report import figures
 
@@ -187,6 +188,43 @@ def test_scatter_without_a_gap_and_without_a_point():
     figures.png(figures.nc_scatter([]), dpi=20)
 
 
+def test_agreement_draws_bias_and_limits_where_they_are():
+    # ln(predicted / true) is 0, ln 1.2, ln 1.2² of three images, and one has no ratio.
+    rows = [row(1, 1), row(2, 2.4, 0), row(0.5, 0.72), row(math.inf, 1)]
+    (axes,) = figures.nc_agreement(rows).axes
+    found = points(axes)
+    np.testing.assert_allclose(found["basophil (1)"], [[2 * math.sqrt(1.2), 1.2]])
+    np.testing.assert_allclose(found["neutrophil (2)"], [[1, 1], [0.5 * 1.2, 1.44]])
+    spread = 1.2**1.959964
+    drawn_at = [line.get_ydata()[0] for line in axes.lines]
+    np.testing.assert_allclose(drawn_at, [1, 1.2, 1.2 / spread, 1.2 * spread], rtol=1e-5)
+    assert words(axes) == [
+        "1 of 4 images left out: no finite ratio",
+        "bias +20.0 %",
+        f"lower limit {100 * (1.2 / spread - 1):.1f} %".replace("-", "−"),
+        f"upper limit +{100 * (1.2 * spread - 1):.1f} %",
+    ]
+    low, high = axes.get_ylim()
+    assert low < 1.2 / spread and 1.2 * spread < high
+    assert len(axes.get_yticks()) >= 4 and 1 in axes.get_yticks()
+
+
+def test_agreement_of_too_little():
+    (axes,) = figures.nc_agreement([row(1, 1.5)]).axes
+    assert words(axes) == ["bias +50.0 %"] and len(axes.lines) == 2
+    figures.png(figures.nc_agreement([row(1, 1.5)]), dpi=20)
+    (axes,) = figures.nc_agreement([row(math.inf, 1.0)]).axes
+    assert "no finite ratios" in words(axes)
+    figures.png(figures.nc_agreement([], dark=True), dpi=20)
+
+
+@pytest.mark.parametrize("low, high", [(0.9, 1.1), (0.7, 1.4), (0.5, 2.2), (0.2, 4), (0.01, 90)])
+def test_ticks_of_ratios_are_few_round_and_hold_no_difference(low, high):
+    ticks = figures._ratio_ticks(low, high)
+    assert 3 <= len(ticks) <= 9 and 1 in ticks and ticks == sorted(ticks)
+    assert all(low <= tick <= high for tick in ticks)
+
+
 def test_training_curve_tolerates_missing_keys():
     history = [
         {"step": 20, "kind": "train", "loss": 0.5},
@@ -205,6 +243,29 @@ def test_training_curve_tolerates_missing_keys():
     assert [words(axes) for axes in empty.axes] == [["not recorded"]] * 2
     history.append({"step": 40, "kind": "train", "loss": 0.0})
     assert figures.training_curve(history).axes[0].get_yscale() == "linear"
+
+
+def test_reliability_has_a_point_and_an_interval_a_bin():
+    rows = [{"probability": 0.95, "right": k > 0} for k in range(8)]
+    rows += [{"probability": 0.42, "right": True}, {"probability": 0.48, "right": False}]
+    share, often = figures.reliability(rows).axes
+    np.testing.assert_allclose(share.lines[1].get_xydata(), [[0.45, 0.5], [0.95, 7 / 8]])
+    (bars,) = share.collections
+    for (hits, number), segment in zip(((1, 2), (7, 8)), bars.get_segments()):
+        expected = stats.binomtest(hits, number).proportion_ci(method="wilson")
+        np.testing.assert_allclose(segment[:, 1], [expected.low, expected.high])
+    heights = [[bar.get_height() for bar in part] for part in often.containers]
+    assert heights[0] == [0, 0, 0, 0, 1, 0, 0, 0, 0, 7]
+    assert heights[1] == [0, 0, 0, 0, 1, 0, 0, 0, 0, 1]
+
+
+def test_pixel_reliability_draws_the_bins_given():
+    found = {"pixels": [0, 4, 100], "right": [0, 3, 90], "confidence": [None, 0.5, 0.97]}
+    share, often = figures.pixel_reliability(found, dark=True).axes
+    np.testing.assert_allclose(share.lines[1].get_xydata(), [[0.5, 0.75], [0.97, 0.9]])
+    assert not share.collections  # pixels of one image are no independent trials
+    assert [bar.get_height() for bar in often.containers[1]] == [0, 1, 10]
+    assert often.get_ylabel() == "pixels"
 
 
 def test_confusion_figure_writes_percentages_and_counts():

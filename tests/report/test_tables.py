@@ -83,8 +83,11 @@ def test_type_table_follows_the_vocabulary():
 
 
 def test_rows_are_flat_and_unrounded():
-    (row,) = tables.result_rows({"jtsc": result()})
+    ends = {"iou_nucleus": [0.88, 0.91], "dice_cytoplasm": [0.85, 0.9], "global_accuracy": [0, 1]}
+    (row,) = tables.result_rows({"jtsc": result(intervals=result()["intervals"] | ends)})
     assert row["mean_iou"] == 0.9004
+    assert {k: [row[f"{k}_low"], row[f"{k}_high"]] for k in ends} == ends
+    assert row["weighted_iou_low"] is row["bf_score_high"] is None
     assert (row["mean_iou_low"], row["mean_iou_high"]) == (0.88, 0.9151)
     assert (row["nc_error"], row["nc_error_low"], row["nc_error_high"]) == (0.0561, 0.04, 0.08)
     assert (row["nc_images"], row["nc_flagged"], row["nc_spearman"]) == (39, 1, 0.954)
@@ -95,6 +98,27 @@ def test_rows_are_flat_and_unrounded():
     for broken in (None, [0.1], [None, 0.5]):
         (row,) = tables.result_rows({"a": result(intervals={"mean_iou": broken})})
         assert tables.interval(row["mean_iou_low"], row["mean_iou_high"]) == ""
+
+
+def test_agreement_row_is_that_of_the_images_with_a_ratio():
+    pairs = [(0.5, 0.6), (1.0, 0.9), (2.0, 2.2), (4.0, 3.0)]
+    rows = [{"truth_nc_ratio": str(t), "nc_ratio": f} for t, f in pairs]
+    rows += [{"truth_nc_ratio": "inf", "nc_ratio": 1.0}, {"truth_nc_ratio": "", "nc_ratio": 0.0}]
+    row = tables.agreement_row(rows)
+    logs = [math.log(f / t) for t, f in pairs]
+    mean = sum(logs) / 4
+    spread = math.sqrt(sum((x - mean) ** 2 for x in logs) / 3)
+    assert row["images"] == 4
+    assert row["bias"] == pytest.approx(math.expm1(mean))
+    assert row["lower"] == pytest.approx(math.expm1(mean - 1.959964 * spread), rel=1e-5)
+    assert row["upper"] == pytest.approx(math.expm1(mean + 1.959964 * spread), rel=1e-5)
+    assert row["lower_low"] < row["lower"] < row["lower_high"]
+    assert row["bias_low"] < row["bias"] < row["bias_high"]
+    # Plain differences 0.1, −0.1, 0.2, −1 lie 0.3, 0.1, 0.4, 0.8 from their mean: ranks 2 1 3 4.
+    assert row["plain_trend"] == pytest.approx(0.8)
+    assert {column.key for column in tables.AGREEMENT_COLUMNS} <= set(row)
+    empty = tables.agreement_row([])
+    assert empty.pop("images") == 0 and set(empty.values()) == {None}
 
 
 def typed_result(**changes):
@@ -187,6 +211,13 @@ def test_the_text_at_the_end_of_a_run():
         (tables.decimal, math.inf, "inf"),
         (tables.percent, 0.0561, "5.6 %"),
         (tables.percent, math.nan, "–"),
+        (tables.signed_percent, 0.0512, "+5.1 %"),
+        (tables.signed_percent, -0.25, "−25.0 %"),
+        (tables.signed_percent, -0.0001, "0.0 %"),
+        (tables.signed_percent, None, "–"),
+        (tables.p_value, 0.0123, "= 0.012"),
+        (tables.p_value, 0.0000123, "< 0.001"),
+        (tables.p_value, math.nan, "–"),
         (tables.count, 1941107, "1,941,107"),
         (tables.count, None, "–"),
     ],

@@ -4,6 +4,7 @@ import collections
 import contextlib
 import dataclasses
 import fcntl
+import hashlib
 import importlib
 import json
 import os
@@ -24,6 +25,8 @@ from wbc_jax.data import duplicates, records
 MANUAL_DIR_VARIABLE = "WBC_JAX_DATA"
 INDEX = "wbc_jax_index.json"
 LEFT_OUT = "wbc_jax_left_out.json"
+COMPLETE = "wbc_jax_complete"
+"""Beside records in an object store: all of them are there."""
 SPLIT = "all"
 """The one split of builders whose authors published none."""
 
@@ -100,12 +103,65 @@ def builder(name: str, data: config_lib.Data) -> tfds.core.DatasetBuilder:
             own, manual = getattr(_module(base), "folder_config", None), manual_dir(data)
             if own and manual:
                 chosen = own(manual)
-            folder = epath.Path(data.data_dir).expanduser()
-            return cls(data_dir=os.fspath(folder), config=chosen)
+            return cls(data_dir=os.fspath(local_dir(data)), config=chosen)
     raise config_lib.ConfigError(
         f"there is no data set {name!r}; there are {', '.join(names())}. Set config.data.datasets "
         "to some of these."
     )
+
+
+def local_dir(data: config_lib.Data) -> epath.Path:
+    """Returns the folder that records are read from and written to.
+
+    ArrayRecord reads local files only. With `data.data_dir` in an object store (`gs://`) it is a
+    copy, `$XDG_CACHE_HOME/wbc_jax/copies/...` (`~/.cache` if unset), of what lies there.
+    """
+    folder = epath.Path(data.data_dir).expanduser()
+    if not files.is_remote(folder):
+        return folder
+    cache = epath.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
+    name = os.fspath(folder).replace("://", "/").strip("/").replace("/", "_")
+    digest = hashlib.sha256(os.fspath(folder).encode()).hexdigest()[:8]
+    return cache / "wbc_jax" / "copies" / f"{name}-{digest}"
+
+
+def _remote(made: tfds.core.DatasetBuilder, data: config_lib.Data) -> epath.Path | None:
+    """The folder of a data set's records in the object store that `data_dir` is in, if it is."""
+    folder = epath.Path(data.data_dir).expanduser()
+    if not files.is_remote(folder):
+        return None
+    return folder / os.path.relpath(made.data_dir, local_dir(data))
+
+
+def _fetch(name: str, made: tfds.core.DatasetBuilder, data: config_lib.Data) -> None:
+    """Copies a data set from the object store, if it is there and not here."""
+    there = _remote(made, data)
+    if there is None or _has_records(made) or not (there / COMPLETE).exists():
+        return
+    print(f"{name}: copying records from {there} to {made.data_dir}", flush=True)
+    here = epath.Path(made.data_dir)
+    partial = here.parent / f"incomplete.{here.name}"
+    if partial.exists():
+        partial.rmtree()
+    partial.mkdir(parents=True)
+    for path in there.iterdir():
+        if path.name != COMPLETE:
+            path.copy(partial / path.name)
+    if here.exists():
+        here.rmtree()
+    partial.rename(here)
+
+
+def _publish(name: str, made: tfds.core.DatasetBuilder, data: config_lib.Data) -> None:
+    """Copies a data set to the object store, if `data_dir` is in one and it is not there."""
+    there = _remote(made, data)
+    if there is None or (there / COMPLETE).exists():
+        return
+    print(f"{name}: copying records to {there}", flush=True)
+    for path in epath.Path(made.data_dir).iterdir():
+        if not path.name.startswith("."):
+            path.copy(there / path.name, overwrite=True)
+    (there / COMPLETE).write_text("")  # the last one: what has it is whole
 
 
 def manual_dir(data: config_lib.Data) -> str:
@@ -143,7 +199,9 @@ def check_distinct(names: Sequence[str], data: config_lib.Data) -> None:
 
 def is_prepared(name: str, data: config_lib.Data) -> bool:
     """Returns whether the records of `name` lie in `data.data_dir`."""
-    return _has_records(builder(name, data))
+    made = builder(name, data)
+    there = _remote(made, data)
+    return _has_records(made) or (there is not None and (there / COMPLETE).exists())
 
 
 def prepare(name: str, data: config_lib.Data) -> list[tuple[str, str]]:
@@ -164,13 +222,17 @@ def prepare(name: str, data: config_lib.Data) -> list[tuple[str, str]]:
     """
     made = builder(name, data)
     folder = manual_dir(data)
+    if files.is_remote(data.data_dir):
+        with _alone(name, local_dir(data) / made.name):
+            _fetch(name, made, data)
+        made = builder(name, data)
     if _is_complete(made):
         check = getattr(_module(made.name), "check_same_folder", None)
         if check and folder:
             check(made, folder)
     else:
         try:
-            with _alone(name, epath.Path(data.data_dir).expanduser() / made.name):
+            with _alone(name, local_dir(data) / made.name):
                 made = builder(name, data)  # another process may have written them meanwhile
                 if not _is_complete(made):
                     _write(name, made, data)
@@ -191,6 +253,7 @@ def prepare(name: str, data: config_lib.Data) -> list[tuple[str, str]]:
         )
     if not (epath.Path(made.data_dir) / INDEX).exists():
         _index(name, made, data.threads)
+    _publish(name, made, data)
     return left_out
 
 
@@ -244,19 +307,15 @@ def _is_of_writing(error: Exception, made: tfds.core.DatasetBuilder) -> bool:
 
 @contextlib.contextmanager
 def _alone(name: str, folder: epath.Path) -> Iterator[None]:
-    """Lets one process at a time write in a data set's folder, and sweeps it of what others left.
-
-    Object stores (`gs://`) know no locks: there nothing is swept.
-    """
+    """Lets one process at a time write in a folder, and sweeps it of what killed ones left."""
     folder.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as stack:
-        if "://" not in os.fspath(folder):
-            handle = os.open(folder, os.O_RDONLY)
-            stack.callback(os.close, handle)  # which unlocks, as does any end of the process
-            if _lock(name, handle):
-                for place in ("", "*/", "*/*/"):
-                    for leftover in folder.glob(f"{place}incomplete.*"):
-                        leftover.rmtree() if leftover.is_dir() else leftover.unlink()
+        handle = os.open(folder, os.O_RDONLY)
+        stack.callback(os.close, handle)  # which unlocks, as does any end of the process
+        if _lock(name, handle):
+            for place in ("", "*/", "*/*/"):
+                for leftover in folder.glob(f"{place}incomplete.*"):
+                    leftover.rmtree() if leftover.is_dir() else leftover.unlink()
         yield
 
 

@@ -18,6 +18,8 @@ CLASSES = len(vocabulary.MASK_CLASSES)
 SCORE = "mean_iou"
 """What the best checkpoint is chosen by, on the validation split."""
 SCORE_NAME = "mean IoU"
+CALIBRATION_BINS = 15
+"""Of equal width between 0 and 1, as of `metrics.expected_calibration_error`."""
 ROW_COLUMNS = (
     "dataset",
     "id",
@@ -76,6 +78,85 @@ def measure_test(predict: Predict, examples: pipeline.Examples, batch_size: int)
         found = np.concatenate([np.asarray(confusion, np.int64), boundary], -1)
         counts[batch["index"][kept]] = found[kept]
     return metrics.sum_over_hosts(counts)
+
+
+def measure_calibration(
+    probabilities: Callable[[np.ndarray], Any], examples: pipeline.Examples, batch_size: int
+) -> np.ndarray:
+    """Counts how sure the network is of its pixels, and how often it is right.
+
+    The pixels whose class is known are put into bins by the probability of their most probable
+    class, as `metrics.expected_calibration_error` does.
+
+    Args:
+        probabilities: uint8 images `[B, S, S, 3]` → float32 `[B, M, M, C]`, M the examples' mask
+            size.
+        examples: what is looked at.
+        batch_size: images a pass.
+
+    Returns:
+        float64 `[N, CALIBRATION_BINS, 3]`: of each example and bin the pixels, those of them that
+        are right, and the sum of their probabilities.
+    """
+    edges = np.linspace(0, 1, CALIBRATION_BINS + 1)[1:-1]
+    found = np.zeros((len(examples), CALIBRATION_BINS, 3))
+    for batch in pipeline.eval_batches(examples, batch_size):
+        given = np.asarray(probabilities(batch["image"]))
+        predicted, sure = given.argmax(-1), given.max(-1).astype(np.float64)
+        for i, index in enumerate(batch["index"]):
+            if index < 0:
+                continue
+            known = batch["mask"][i] != vocabulary.IGNORE
+            right = (predicted[i] == batch["mask"][i])[known]
+            confidence = sure[i][known]
+            which = np.searchsorted(edges, confidence)
+            for k, weights in enumerate((None, right, confidence)):
+                found[index, :, k] = np.bincount(which, weights, CALIBRATION_BINS)
+    return found
+
+
+def calibration(
+    counts: np.ndarray, examples: pipeline.Examples, bootstrap: int, seed: int = 0
+) -> dict[str, Any]:
+    """Returns how well the pixels' probabilities are calibrated, by data set and over `all` images.
+
+    Each has `images`, `pixels` and `right` (counts by bin), `confidence` (mean probability by bin,
+    NaN in an empty one), `expected_calibration_error` and, with `bootstrap`, its 95 % `interval`
+    over resamples of the images.
+
+    Args:
+        counts: from `measure_calibration`.
+        examples: what they are of.
+        bootstrap: resamples; 0: no interval.
+        seed: of the resampling.
+    """
+
+    def summarize_bins(chosen: np.ndarray) -> dict[str, Any]:
+        part = counts[chosen]
+        pixels, right, confidence = part.sum(0).T
+        with np.errstate(invalid="ignore"):
+            mean = confidence / pixels
+        found = {
+            "images": len(part),
+            "pixels": pixels.astype(int).tolist(),
+            "right": right.astype(int).tolist(),
+            "confidence": mean.tolist(),
+            "expected_calibration_error": float(_calibration_error(part.sum(0))),
+        }
+        if bootstrap and len(part) > 1:
+            drawn = groups.resamples(len(part), bootstrap, np.random.default_rng(seed))
+            summed = np.einsum("rn,nbk->rbk", drawn.astype(np.float64), part)
+            found["interval"] = groups.interval(_calibration_error(summed))
+        return found
+
+    return groups.by_dataset(examples.datasets, summarize_bins)
+
+
+def _calibration_error(counts: np.ndarray) -> np.ndarray:
+    """Share of pixels by which confidence misses accuracy, `[...]` of counts `[..., B, 3]`."""
+    pixels, right, confidence = np.moveaxis(counts, -1, 0)
+    with np.errstate(invalid="ignore"):
+        return np.abs(right - confidence).sum(-1) / pixels.sum(-1)
 
 
 def _split(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:

@@ -56,6 +56,7 @@ from wbc_jax.metrics.shape import (
     cell_shape,
 )
 from wbc_jax.metrics.statistics import (
+    Agreement,
     Distribution,
     GroupComparison,
     PairedComparison,
@@ -65,7 +66,9 @@ from wbc_jax.metrics.statistics import (
     compare_groups,
     compare_pairs,
     distribution,
+    holm,
     interval,
+    limits_of_agreement,
     resampled_sums,
 )
 from wbc_jax.metrics.totals import (
@@ -74,6 +77,7 @@ from wbc_jax.metrics.totals import (
 )
 
 __all__ = [
+    "Agreement",
     "BFTotals",
     "CellShape",
     "Distribution",
@@ -107,9 +111,11 @@ __all__ = [
     "expected_calibration_error",
     "f1",
     "global_accuracy",
+    "holm",
     "interval",
     "iou",
     "label_confusions",
+    "limits_of_agreement",
     "macro_auroc",
     "macro_f1",
     "macro_precision",

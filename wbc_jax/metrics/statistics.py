@@ -190,6 +190,117 @@ def compare_pairs(
     )
 
 
+def holm(p) -> np.ndarray:
+    """p values corrected for being several (Holm 1979), each at most 1.
+
+    The k-th smallest of m is multiplied by m − k + 1, and none may be below a smaller one's. It
+    keeps the same promise as Bonferroni's correction, and rejects at least as often.
+
+    Args:
+        p: float `[M]`; NaN (no test was made) stays NaN and does not count.
+
+    Raises:
+        ValueError: a p is not in [0, 1].
+    """
+    p = np.asarray(p, np.float64)
+    known = np.flatnonzero(~np.isnan(p))
+    if p.ndim != 1 or (p[known] < 0).any() or (p[known] > 1).any():
+        raise ValueError(f"p is {p}; it must be [M] of numbers in [0, 1] or NaN.")
+    order = known[np.argsort(p[known], kind="stable")]
+    found = np.full(len(p), np.nan)
+    factors = np.arange(len(order), 0, -1)
+    found[order] = np.minimum(1, np.maximum.accumulate(factors * p[order]))
+    return found
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Agreement:
+    """Bland and Altman's limits of agreement of measured with true values.
+
+    Attributes:
+        images: how many have both values.
+        bias: mean difference; of relative differences, that of the geometric mean of measured /
+            true from 1, so that 0.05 is "5 % too large" and 0 no bias on either scale.
+        limits: lower and upper end of where 95 % of the differences lie, if they are normal.
+        bias_interval, lower_interval, upper_interval: of the bias and of each limit.
+        spread_trend, spread_p: Spearman's correlation of the differences' distance from their mean
+            with the size of what is measured, and its p. Where it is not about 0 the differences
+            grow or shrink with size, and one pair of limits does not fit all sizes.
+    """
+
+    images: int
+    bias: float
+    limits: tuple[float, float]
+    bias_interval: tuple[float, float]
+    lower_interval: tuple[float, float]
+    upper_interval: tuple[float, float]
+    spread_trend: float
+    spread_p: float
+
+
+def limits_of_agreement(truth, measured, relative: bool = True, level: float = LEVEL) -> Agreement:
+    """Describes how measured values differ from true ones (Bland and Altman 1986, 1999).
+
+    Bias and limits are mean and mean ± 1.96 standard deviations (N − 1) of the differences. The
+    relative ones are ln(measured / true), written back as measured / true − 1: an area or a ratio
+    of areas errs in proportion to its size, and Bland and Altman advise logarithms for that. The
+    size of a pair is the mean of both, on the relative scale the geometric one. Intervals are by
+    Student's t, with Bland and Altman 1999's variance of a limit, s² (1 / N + 1.96² / (2 (N − 1))).
+
+    Args:
+        truth, measured: float `[N]`, of the same images in the same order, in any one unit. Pairs
+            with a value that is not finite or, on the relative scale, not above 0 are left out.
+        relative: differences in proportion to size; False: in the unit of the values.
+        level: of the intervals (the limits are always 95 %).
+
+    Returns:
+        NaN in place of what needs more images: spread and intervals 2 of them, the trend 3.
+
+    Raises:
+        ValueError: the lengths differ, or `level` is not between 0 and 1.
+    """
+    truth, measured = np.asarray(truth, np.float64), np.asarray(measured, np.float64)
+    if truth.shape != measured.shape or truth.ndim != 1:
+        raise ValueError(
+            f"true and measured values have shapes {truth.shape} and {measured.shape}; both must "
+            "be [N], of the same images in the same order."
+        )
+    if not 0 < level < 1:
+        raise ValueError(f"level is {level}; it must be between 0 and 1.")
+    kept = np.isfinite(truth) & np.isfinite(measured)
+    if relative:
+        kept &= (truth > 0) & (measured > 0)
+    truth, measured = truth[kept], measured[kept]
+    if relative:
+        truth, measured = np.log(truth), np.log(measured)
+    difference, size = measured - truth, (measured + truth) / 2
+    n, nan = len(difference), float("nan")
+    mean = float(difference.mean()) if n else nan
+    spread = float(difference.std(ddof=1)) if n > 1 else nan
+    t = float(scipy.stats.t.ppf((1 + level) / 2, n - 1)) if n > 1 else nan
+    z = float(scipy.stats.norm.ppf(0.975))
+    off = np.abs(difference - mean)
+    varied = n > 2 and np.ptp(off) > 0 and np.ptp(size) > 0
+    trend, p = scipy.stats.spearmanr(off, size) if varied else (nan, nan)
+    half_bias = t * spread / math.sqrt(n) if n else nan
+    half_limit = t * spread * math.sqrt(1 / n + z**2 / (2 * (n - 1))) if n > 1 else nan
+    write = math.expm1 if relative else float
+
+    def within(middle: float, half: float) -> tuple[float, float]:
+        return write(middle - half), write(middle + half)
+
+    return Agreement(
+        n,
+        write(mean),
+        within(mean, z * spread),
+        within(mean, half_bias),
+        within(mean - z * spread, half_limit),
+        within(mean + z * spread, half_limit),
+        float(trend),
+        float(p),
+    )
+
+
 def resampled_sums(per_image, resamples: int = RESAMPLES, seed: int = 0) -> np.ndarray:
     """Sums over images drawn with replacement.
 

@@ -93,4 +93,4 @@ class Classifier(nnx.Module):
         x = layers.enter(images, self.in_channels, self.dtype)
         for block in self.blocks:
             x = block(x)
-        return self.head(x.reshape(len(x), -1).astype(jnp.float32))
+        return self.head(x.reshape(x.shape[0], -1).astype(jnp.float32))

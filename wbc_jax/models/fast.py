@@ -19,7 +19,7 @@ from jax.custom_derivatives import SymbolicZero
 
 Padding = tuple[tuple[int, int], tuple[int, int]]
 
-_KNOWN_JAXLIB = ("0.10.2",)
+_KNOWN_JAXLIB = ("0.10.0", "0.10.1", "0.10.2", "0.11.0", "0.11.1", "0.11.2")
 """Versions whose oneDNN call was tried. Its form is jaxlib's own affair: in a version unknown here
 it may have changed, and oneDNN ends the process when it is called wrongly."""
 

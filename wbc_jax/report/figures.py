@@ -16,8 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
+from PIL import Image
 
 from wbc_jax import vocabulary
+from wbc_jax.metrics import statistics
 from wbc_jax.report import tables
 
 if TYPE_CHECKING:
@@ -28,6 +30,8 @@ NUCLEUS_COLOUR = (240, 228, 66)
 """RGB of the nucleus's outline: light, against the dark stain of chromatin."""
 CELL_COLOUR = (0, 114, 178)
 """RGB of the cell's outline: dark, against pale plasma and red cells."""
+ERROR_COLOUR = (213, 94, 0)
+"""RGB of pixels of another class than predicted."""
 
 _CROSS = np.array([[0, 1, 0], [1, 1, 1], [0, 1, 0]], np.uint8)
 
@@ -105,15 +109,52 @@ def overlay(image: np.ndarray, mask: np.ndarray, width_px: int = 0) -> np.ndarra
     if width_px < 0:
         raise ValueError(f"width_px is {width_px}; it must be 0 (automatic) or more")
     width_px = width_px or max(1, round(max(mask.shape, default=0) / 400))
-    nucleus = mask == vocabulary.NUCLEUS
-    cytoplasm = mask == vocabulary.CYTOPLASM
-    background = mask == vocabulary.BACKGROUND
     out = image.copy()
-    if not out.size:
-        return out
-    out[_outline(nucleus | cytoplasm, background, width_px)] = CELL_COLOUR
-    out[_outline(nucleus, background | cytoplasm, width_px)] = NUCLEUS_COLOUR
+    rims = _rims(mask, width_px)
+    out[rims == vocabulary.CYTOPLASM] = CELL_COLOUR
+    out[rims == vocabulary.NUCLEUS] = NUCLEUS_COLOUR
     return out
+
+
+def _rims(mask: np.ndarray, width_px: int) -> np.ndarray:
+    """Where `overlay` draws: uint8 `[H, W]`, 1 the cell's outline, 2 the nucleus's, else 0."""
+    rims = np.zeros_like(mask)
+    if mask.size:
+        nucleus = mask == vocabulary.NUCLEUS
+        cytoplasm = mask == vocabulary.CYTOPLASM
+        background = mask == vocabulary.BACKGROUND
+        rims[_outline(nucleus | cytoplasm, background, width_px)] = vocabulary.CYTOPLASM
+        rims[_outline(nucleus, background | cytoplasm, width_px)] = vocabulary.NUCLEUS
+    return rims
+
+
+def outline_layer(mask: np.ndarray, width_px: int) -> bytes:
+    """The outlines that `overlay` draws, alone on a transparent ground; a PNG file's bytes.
+
+    Args:
+        mask: as in `overlay`.
+        width_px: the outlines' width, 1 or more.
+    """
+    return _layer(_rims(mask, width_px), (CELL_COLOUR, NUCLEUS_COLOUR))
+
+
+def error_layer(truth: np.ndarray, prediction: np.ndarray) -> bytes:
+    """Pixels whose class is known and another than predicted, coloured; a PNG file's bytes.
+
+    Args:
+        truth, prediction: uint8 `[H, W]`, as in `overlay`.
+    """
+    wrong = (truth != prediction) & (truth != vocabulary.IGNORE)
+    return _layer(wrong.astype(np.uint8), (ERROR_COLOUR,))
+
+
+def _layer(index: np.ndarray, colours: Sequence[tuple[int, int, int]]) -> bytes:
+    """A palette picture of uint8 `[H, W]`: 0 transparent, k the k-th colour."""
+    picture = Image.fromarray(index).convert("L")
+    picture.putpalette([0, 0, 0, *(part for colour in colours for part in colour)])
+    buffer = io.BytesIO()
+    picture.save(buffer, format="PNG", optimize=True, transparency=0)
+    return buffer.getvalue()
 
 
 def contact_sheet(
@@ -316,6 +357,35 @@ def nc_scatter(rows: Sequence[Mapping[str, Any]], dark: bool = False) -> Figure:
     figure = _figure(5.6, 5.1, theme)
     axes = figure.subplots()
     _plain(axes, theme, "", "true N/C ratio", "predicted N/C ratio")
+    points = _nc_points(axes, theme, rows)
+    if not points:
+        return figure
+    every = np.concatenate(list(points.values()))
+    low, high = every.min() / 1.25, every.max() * 1.25
+    line = np.array([low, high])
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.fill_between(line, line * 0.8, line * 1.2, color=theme.line, alpha=0.45, linewidth=0)
+    axes.plot(line, line, color=theme.muted, linewidth=1)
+    _scatter(axes, theme, points)
+    axes.set_xlim(low, high)
+    axes.set_ylim(low, high)
+    axes.set_aspect("equal")
+    subs = (1, 2, 5) if high / low < 300 else (1,)
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(LogLocator(subs=subs))
+        axis.set_minor_locator(NullLocator())
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.legend(
+        frameon=False, fontsize=9, labelcolor=theme.ink, loc="upper left", handletextpad=0.3
+    )
+    return figure
+
+
+def _nc_points(
+    axes: Axes, theme: _Theme, rows: Sequence[Mapping[str, Any]]
+) -> dict[str, np.ndarray]:
+    """True and predicted N/C ratios `[N, 2]` by cell type; writes how many rows have none."""
     points: dict[str, list[tuple[float, float]]] = {}
     left_out = 0
     for row in rows:
@@ -332,71 +402,213 @@ def nc_scatter(rows: Sequence[Mapping[str, Any]], dark: bool = False) -> Figure:
         )  # fmt: skip
     if not points:
         _note(axes, theme, "no finite ratios")
-        return figure
-
-    every = np.array([pair for pairs in points.values() for pair in pairs])
-    low, high = every.min() / 1.25, every.max() * 1.25
-    line = np.array([low, high])
-    axes.set_xscale("log")
-    axes.set_yscale("log")
-    axes.fill_between(line, line * 0.8, line * 1.2, color=theme.line, alpha=0.45, linewidth=0)
-    axes.plot(line, line, color=theme.muted, linewidth=1)
     names = [name for name in (*vocabulary.CELL_TYPES, "unknown") if name in points]
-    for name in names:
+    return {name: np.array(points[name]) for name in names}
+
+
+def _scatter(axes: Axes, theme: _Theme, points: Mapping[str, np.ndarray]) -> None:
+    """Points `[N, 2]` of each cell type in its colour and with its marker."""
+    for name, pairs in points.items():
         known = name in vocabulary.CELL_TYPES
         place = vocabulary.CELL_TYPES.index(name) if known else -1
-        x, y = np.array(points[name]).T
         axes.scatter(
-            x, y, s=26, alpha=0.85, linewidths=0.5, edgecolors=theme.ground,
+            *pairs.T, s=26, alpha=0.85, linewidths=0.5, edgecolors=theme.ground,
             color=theme.types[place] if known else theme.second,
-            marker=_MARKERS[place] if known else "P", label=f"{name} ({len(x)})",
+            marker=_MARKERS[place] if known else "P", label=f"{name} ({len(pairs)})",
         )  # fmt: skip
-    axes.set_xlim(low, high)
-    axes.set_ylim(low, high)
-    axes.set_aspect("equal")
-    subs = (1, 2, 5) if high / low < 300 else (1,)
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_locator(LogLocator(subs=subs))
-        axis.set_minor_locator(NullLocator())
-        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.legend(
-        frameon=False, fontsize=9, labelcolor=theme.ink, loc="upper left", handletextpad=0.3
+
+
+def nc_agreement(rows: Sequence[Mapping[str, Any]], dark: bool = False) -> Figure:
+    """Bland and Altman's plot of the N/C ratio: relative difference against size, a point an image.
+
+    Size is the geometric mean of the true and the predicted ratio, the difference predicted / true
+    − 1; both axes are logarithmic, so that twice as large lies as far from 0 as half as large. The
+    solid line is the bias, the dashed ones are the 95 % limits of agreement
+    (`metrics.limits_of_agreement`), each with its 95 % interval as a band. What is left out is as
+    in `nc_scatter`.
+
+    Args:
+        rows: `truth_nc_ratio`, `nc_ratio` and `label` of each image.
+        dark: light on dark.
+    """
+    from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
+
+    theme = _DARK if dark else _LIGHT
+    figure = _figure(5.6, 5.1, theme)
+    axes = figure.subplots()
+    _plain(axes, theme, "", "geometric mean of true and predicted N/C ratio", "relative difference")
+    points = _nc_points(axes, theme, rows)
+    if not points:
+        return figure
+    pairs = np.concatenate(list(points.values()))
+    found = statistics.limits_of_agreement(*pairs.T)
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    sizes = {name: np.sqrt(p.prod(1)) for name, p in points.items()}
+    _scatter(
+        axes, theme, {n: np.stack([sizes[n], p[:, 1] / p[:, 0]], 1) for n, p in points.items()}
     )
+    lines = [
+        (found.bias, found.bias_interval, "-", "bias"),
+        (found.limits[0], found.lower_interval, "--", "lower limit"),
+        (found.limits[1], found.upper_interval, "--", "upper limit"),
+    ]
+    shown = [(pairs[:, 1] / pairs[:, 0]).min(), (pairs[:, 1] / pairs[:, 0]).max()]
+    axes.axhline(1, color=theme.line, linewidth=1.2, zorder=0.5)
+    for value, ends, style, name in lines:
+        if not math.isfinite(value):
+            continue
+        axes.axhline(1 + value, color=theme.ink, linewidth=1.2, linestyle=style)
+        if math.isfinite(ends[0]):
+            axes.axhspan(1 + ends[0], 1 + ends[1], color=theme.muted, alpha=0.18, linewidth=0)
+        axes.annotate(
+            f"{name} {tables.signed_percent(value)}", (1, 1 + value), (-2, 3),
+            va="bottom", ha="right", xycoords=axes.get_yaxis_transform(),
+            textcoords="offset points", fontsize=8.5, color=theme.ink,
+            bbox={"facecolor": theme.ground, "alpha": 0.7, "pad": 0.8, "linewidth": 0},
+        )  # fmt: skip
+        shown += [1 + value, *(1 + end for end in ends if math.isfinite(end))]
+    # Room for the labels, and never so near that a small difference looks large.
+    axes.set_ylim(min(min(shown) / 1.1, 0.9), max(max(shown) * 1.1, 1.1))
+    every = np.concatenate(list(sizes.values()))
+    low, high = every.min() / 1.25, every.max() * 1.25
+    axes.set_xlim(low, high)
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high / low < 300 else (1,)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.yaxis.set_major_locator(FixedLocator(_ratio_ticks(*axes.get_ylim())))
+    axes.yaxis.set_major_formatter(
+        FuncFormatter(lambda value, _: tables.signed_percent(value - 1, 0))
+    )
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_minor_locator(NullLocator())
     return figure
+
+
+def _ratio_ticks(low: float, high: float) -> list[float]:
+    """Ratios that are round as differences in per cent, few enough to be read."""
+    steps = (0.02, 0.05, 0.1, 0.2, 0.5)
+    for step in steps:
+        down = [1 - k * step for k in range(1, 50) if 1 - k * step > 0.02]
+        up = [1 + k * step for k in range(50)]
+        ticks = sorted(t for t in down + up if low <= t <= high)
+        if len(ticks) <= 9:
+            return ticks
+    return [t for t in (0.01, 0.1, 0.25, 0.5, 1, 2, 5, 10, 100) if low <= t <= high]
 
 
 def reliability(rows: Sequence[Mapping[str, Any]], dark: bool = False, bins: int = 10) -> Figure:
     """Share of right answers against the probability given (left), and how often each is given.
+
+    Bars are 95 % intervals of the shares (Wilson 1927): of few cells a share says little.
 
     Args:
         rows: `probability` (of the predicted type) and `right` of each image.
         dark: light on dark.
         bins: of equal width between 0 and 1; empty ones have no point.
     """
+    from scipy.stats import norm
+
+    given = np.asarray([row["probability"] for row in rows], np.float64)
+    right = np.asarray([bool(row["right"]) for row in rows])
+    which = np.clip(np.digitize(given, np.linspace(0, 1, bins + 1)) - 1, 0, bins - 1)
+    number = np.bincount(which, minlength=bins)
+    hits = np.bincount(which, right, bins)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        mean = np.bincount(which, given, bins) / number
+        share = hits / number
+        z2 = norm.ppf(0.975) ** 2
+        middle = (share + z2 / (2 * number)) / (1 + z2 / number)
+        half = np.sqrt(z2 * (share * (1 - share) + z2 / (4 * number)) / number) / (1 + z2 / number)
+    ends = np.stack([share - (middle - half), middle + half - share])
+    return _reliability(number, hits, mean, "images", dark, np.maximum(ends, 0))
+
+
+def pixel_reliability(found: Mapping[str, Sequence[Any]], dark: bool = False) -> Figure:
+    """As `reliability`, of the pixels of masks, without bars: a picture's pixels go together.
+
+    Args:
+        found: `pixels`, `right` and `confidence` by bin, as `calibration` of `report/metrics.json`
+            has them of a data set; None in `confidence` where a bin is empty.
+        dark: light on dark.
+    """
+    mean = [math.nan if (v := tables.number(x)) is None else v for x in found["confidence"]]
+    number, hits = (np.asarray(found[key], np.float64) for key in ("pixels", "right"))
+    return _reliability(number, hits, np.asarray(mean), "pixels", dark)
+
+
+def _reliability(
+    number: np.ndarray,
+    hits: np.ndarray,
+    mean: np.ndarray,
+    unit: str,
+    dark: bool,
+    ends: np.ndarray | None = None,
+) -> Figure:
+    """Both panels from each bin's number, right ones and mean probability, all `[B]`."""
     theme = _DARK if dark else _LIGHT
     figure = _figure(10.4, 3.6, theme)
     share, often = figure.subplots(1, 2)
     _plain(share, theme, "Reliability", "probability given", "share right")
-    _plain(often, theme, "Probabilities given", "probability given", "images")
-    given = np.asarray([row["probability"] for row in rows], np.float64)
-    right = np.asarray([bool(row["right"]) for row in rows])
-    edges = np.linspace(0, 1, bins + 1)
-    which = np.clip(np.digitize(given, edges) - 1, 0, bins - 1)
-    found = [b for b in range(bins) if (which == b).any()]
+    _plain(often, theme, "Probabilities given", "probability given", unit)
+    kept = number > 0
     share.plot([0, 1], [0, 1], color=theme.muted, linewidth=1, linestyle="--")
-    share.plot(
-        [given[which == b].mean() for b in found],
-        [right[which == b].mean() for b in found],
-        color=theme.accent, linewidth=1.8, marker="o", markersize=4,
+    share.errorbar(
+        mean[kept], hits[kept] / number[kept], None if ends is None else ends[:, kept],
+        color=theme.accent, linewidth=1.8, elinewidth=1, capsize=2.5, marker="o", markersize=4,
     )  # fmt: skip
     share.set_xlim(0, 1.02)
     share.set_ylim(0, 1.02)
-    often.hist(
-        [given[right], given[~right]], edges, stacked=True,
-        color=[theme.accent, theme.third], label=["right", "wrong"],
-    )  # fmt: skip
+    edges = np.linspace(0, 1, len(number) + 1)
+    bars = {"width": np.diff(edges), "align": "edge", "linewidth": 0}
+    often.bar(edges[:-1], hits, color=theme.accent, label="right", **bars)
+    often.bar(edges[:-1], number - hits, bottom=hits, color=theme.third, label="wrong", **bars)
+    often.set_xlim(0, 1.02)
     often.set_yscale("symlog", linthresh=10)
-    often.legend(frameon=False, fontsize=9, labelcolor=theme.ink)
+    often.set_ylim(bottom=0)
+    often.legend(frameon=False, fontsize=9, labelcolor=theme.ink, loc="upper left")
+    return figure
+
+
+DIFFERENCES_WIDTH = (1040, 26, 90)
+"""Of `differences` on a page: its width, the height of a data set and that of everything else."""
+
+
+def differences(lines: Sequence[Any], dark: bool = False) -> Figure:
+    """Differences of two runs with their intervals: a panel a score, a row a data set.
+
+    Args:
+        lines: of a `comparison.Comparison`, by data set and then by score.
+        dark: light on dark.
+    """
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+    theme = _DARK if dark else _LIGHT
+    sets = list(dict.fromkeys(line.dataset for line in lines))
+    scores = list(dict.fromkeys(line.score for line in lines))
+    width, row, rest = DIFFERENCES_WIDTH
+    figure = _figure(width / 100, (row * len(sets) + rest) / 100, theme)
+    panels = figure.subplots(1, len(scores), sharey=True, squeeze=False)[0]
+    for axes, score in zip(panels, scores):
+        _plain(axes, theme, score.name, "B − A", "")
+        axes.axvline(0, color=theme.muted, linewidth=1)
+        for line in lines:
+            if line.score != score or not math.isfinite(line.difference):
+                continue
+            place = sets.index(line.dataset)
+            axes.plot(
+                [line.low, line.high], [place, place], color=theme.accent, linewidth=1.8,
+                solid_capstyle="butt",
+            )  # fmt: skip
+            # Hollow where nothing is shown.
+            axes.plot(
+                line.difference, place, "o", markersize=6, color=theme.accent,
+                markerfacecolor=theme.accent if line.verdict else theme.ground,
+            )  # fmt: skip
+        axes.xaxis.set_major_locator(MaxNLocator(3))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.margins(x=0.15)
+    panels[0].set_yticks(range(len(sets)), sets, parse_math=False)
+    panels[0].set_ylim(len(sets) - 0.4, -0.6)
     return figure
 
 

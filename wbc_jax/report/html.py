@@ -1,12 +1,14 @@
 """The page a run leaves behind: one HTML file that opens anywhere, without a network.
 
-Everything is in the file: style, figures and images (PNG data URIs). There is no script, and a
-content security policy in the page forbids any request, so that what a reader sees is what was
-written. Text from data (ids, names, settings) is escaped by the template engine.
+Everything is in the file: style, figures and images (data URIs). A content security policy in the
+page forbids any request and any script but the one that moves the overlays' sliders, which it names
+by its hash; without scripts all overlays are shown. So what a reader sees is what was written. Text
+from data (ids, names, settings) is escaped by the template engine.
 """
 
 import base64
 import collections
+import hashlib
 import io
 import json
 import math
@@ -25,9 +27,9 @@ from wbc_jax.report import figures, tables
 from wbc_jax.report.figures import Example
 
 TILE_PX = 192
-"""Side of an example's pictures in the page."""
-EXAMPLES_A_GROUP = 6
-"""Best, median and worst examples shown, each; with `TILE_PX` it bounds the page's size."""
+"""Longer side of the picture of a mistaken type."""
+PHOTO_PX, LAYER_PX = 320, 480
+"""Longer side of a segmented cell's picture (at most) and of the outlines drawn over it."""
 
 
 def write(
@@ -52,8 +54,7 @@ def write(
             left out.
         rows: one dict an image, as `report/per_image.csv`.
         history: lines of `metrics.jsonl`.
-        examples: images to choose from; the six best, six around the median and six worst by
-            `score` are shown, each once.
+        examples: the images shown; of a segmentation sorted by `score`, the lowest first.
         config: the run's settings, nested dicts.
 
     Raises:
@@ -77,14 +78,18 @@ def render(
 ) -> str:
     """The page's text; arguments and errors as of `write`."""
     environment = make_environment()
-    environment.globals.update(interval=tables.interval, percent=tables.percent, dash=tables.DASH)
+    environment.globals.update(
+        interval=tables.interval, percent=tables.percent, dash=tables.DASH, percent_sign="\u00a0%"
+    )
     environment.filters.update(
         decimal=tables.decimal,
         percent=tables.percent,
         count=tables.count,
+        p_value=tables.p_value,
         plural=plural,
-        breakable=_breakable,
+        breakable=breakable,
     )
+    script = environment.loader.get_source(environment, "viewer.js")[0]
     task = summary.get("task") or "segmentation"
     view, types = tables.VIEWS[task], task == "classification"
     results = summary.get("results") or {}
@@ -112,15 +117,23 @@ def render(
         explained=_EXPLAINED[task],
         confusions=_confusions(results, external, task),
         classes=_CLASSES[task],
-        curve=_both(figures.training_curve, history, task=task) if history else None,
-        scatter=_both(figures.nc_scatter, rows) if rows and not types else None,
-        calibration=_both(figures.reliability, rows) if rows and types else None,
+        curve=both(figures.training_curve, history, task=task) if history else None,
+        scatter=both(figures.nc_scatter, rows) if rows and not types else None,
+        agreement=both(figures.nc_agreement, rows) if rows and not types else None,
+        agreement_groups=[] if types else _agreement_groups(rows),
+        agreement_columns=tables.AGREEMENT_COLUMNS,
+        agreement_column_groups=_column_groups(tables.AGREEMENT_COLUMNS),
+        calibration=_calibration(summary, rows),
+        calibration_errors=_calibration_errors(summary),
+        calibration_images=_calibration_images(summary),
         rows=len(rows),
         missed=sum(not row["right"] for row in rows) if types else 0,
         nc=[] if types else tables.result_rows(results)[-1:],
         flags=_flags(rows),
         mistakes=[_mistake(example) for example in examples] if types else [],
-        example_groups=[] if types else _example_groups(examples),
+        overlays=[] if types else _overlays(examples, rows),
+        script=markupsafe.Markup(script),
+        script_hash=policy_hash(script),
         facts=_facts(summary),
         versions=summary.get("versions") or {},
         config=_settings(config),
@@ -150,6 +163,12 @@ def make_environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+
+
+def policy_hash(script: str) -> str:
+    """What a content security policy names an inline script by: SHA-256 of its UTF-8 bytes."""
+    digest = hashlib.sha256(script.encode("utf-8")).digest()
+    return "sha256-" + base64.b64encode(digest).decode("ascii")
 
 
 def plural(number: int, one: str, many: str = "") -> str:
@@ -222,7 +241,10 @@ def _scope(row: Mapping[str, Any], sets: Sequence[str], split: str) -> str:
 
 def _within(row: Mapping[str, Any], key: str, form: Callable[[Any], str] = tables.decimal) -> str:
     found = tables.interval(row[f"{key}_low"], row[f"{key}_high"], form)
-    return f" (95 % interval {found[1:-1].replace(', ', ' to ')})" if found else ""
+    if not found:
+        return ""
+    # A line may not break before the sign of per cent.
+    return f" (95 % interval {found[1:-1].replace(', ', ' to ')})".replace(" %", "\u00a0%")
 
 
 def _column_groups(columns: Sequence[tables.Column]) -> list[tuple[str, int]]:
@@ -278,21 +300,78 @@ def _confusions(
     return found
 
 
+def _agreement_groups(
+    rows: Sequence[Mapping[str, Any]],
+) -> list[tuple[str, list[dict[str, Any]]]]:
+    """The N/C ratio's limits of agreement: of all images, by data set and by cell type."""
+
+    def by(name_of: Callable[[Mapping[str, Any]], str]) -> dict[str, list[Mapping[str, Any]]]:
+        found: dict[str, list[Mapping[str, Any]]] = {}
+        for row in rows:
+            found.setdefault(name_of(row), []).append(row)
+        return found
+
+    sets = by(lambda row: str(row.get("dataset") or tables.DASH))
+    types = by(lambda row: figures.type_name(row.get("label")))
+    types = {n: types[n] for n in (*vocabulary.CELL_TYPES, "unknown") if n in types}
+    groups = [("By data set", sets if len(sets) > 1 else {}), ("By cell type", types)]
+    found = [("", [{"name": "all images", **tables.agreement_row(rows)}])] if rows else []
+    found += [
+        (title, [{"name": name, **tables.agreement_row(part)} for name, part in parts.items()])
+        for title, parts in groups
+    ]
+    return [(title, lines) for title, lines in found if lines]
+
+
+def _calibration(
+    summary: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]
+) -> dict[str, str] | None:
+    """The reliability diagram of the types, or of all pixels where they were counted."""
+    if summary.get("task") == "classification":
+        return both(figures.reliability, rows) if rows else None
+    found = summary.get("calibration") or {}
+    whole = found.get(tables.ALL) or next(iter(found.values()), None)
+    return both(figures.pixel_reliability, whole) if whole else None
+
+
+def _calibration_errors(summary: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """Data set, expected calibration error and its interval."""
+    if summary.get("task") == "classification":
+        return []
+    found = summary.get("calibration") or {}
+    return [
+        (
+            _called(name),
+            tables.percent(found[name].get("expected_calibration_error"), 2),
+            tables.interval(
+                *(found[name].get("interval") or (None, None)), lambda x: tables.percent(x, 2)
+            ),
+        )
+        for name in _sets(found)
+    ]
+
+
+def _calibration_images(summary: Mapping[str, Any]) -> int:
+    """Of how many images the pixels were counted."""
+    found = summary.get("calibration") or {}
+    return sum(found[name].get("images") or 0 for name in found if name != tables.ALL)
+
+
 def _flags(rows: Sequence[Mapping[str, Any]]) -> list[tuple[str, int]]:
     """Flags of the images and how often each occurs, the most frequent first."""
     return collections.Counter(str(row["flag"]) for row in rows if row.get("flag")).most_common()
 
 
-def _breakable(name: str) -> markupsafe.Markup:
+def breakable(name: str) -> markupsafe.Markup:
     """A name that a line may break after a slash, where a reader would."""
     return markupsafe.Markup("/<wbr>").join(name.split("/"))
 
 
-def uri(png: bytes) -> str:
-    return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
+def uri(picture: bytes, kind: str = "png") -> str:
+    return f"data:image/{kind};base64," + base64.b64encode(picture).decode("ascii")
 
 
-def _both(draw, data, **options) -> dict[str, str]:
+def both(draw, data, **options) -> dict[str, str]:
     """A figure for light and for dark pages, as data URIs."""
     return {
         "light": uri(figures.png(draw(data, **options))),
@@ -300,16 +379,11 @@ def _both(draw, data, **options) -> dict[str, str]:
     }
 
 
-def _tile(image: np.ndarray, mask: np.ndarray | None) -> str:
-    """An example's picture, with outlines where a mask is given, as a data URI."""
-    if mask is not None and mask.shape != image.shape[:2]:
-        raise ValueError(f"mask {list(mask.shape)} does not fit its image {list(image.shape)}")
-    scale = TILE_PX / max(image.shape[:2])
-    size = tuple(max(1, round(side * scale)) for side in image.shape[1::-1])
-    tile = cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
-    if mask is not None:
-        nearest = cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST_EXACT)
-        tile = figures.overlay(tile, nearest, width_px=2)
+def _tile(image: np.ndarray) -> str:
+    """An image `TILE_PX` large, as a data URI."""
+    size = _scaled(image, TILE_PX)
+    shrinks = size[0] < image.shape[1]
+    tile = cv2.resize(image, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
     # A palette of 256 colours is a third of the size and, on one stained cell, hard to see.
     picture = Image.fromarray(tile).quantize(256, dither=Image.Dither.NONE)
     buffer = io.BytesIO()
@@ -317,43 +391,92 @@ def _tile(image: np.ndarray, mask: np.ndarray | None) -> str:
     return uri(buffer.getvalue())
 
 
-def _example_groups(examples: Sequence[Example]) -> list[tuple[str, list[dict[str, Any]]]]:
-    """Up to six examples each of the best, around the median and the worst; none twice."""
-    scored = [example for example in examples if tables.number(example.score) is not None]
-    unscored = [example for example in examples if tables.number(example.score) is None]
-    scored.sort(key=lambda example: -example.score)
-    most = min(EXAMPLES_A_GROUP, math.ceil(len(scored) / 3))
-    best, rest = scored[:most], scored[most:]
-    worst = rest[max(0, len(rest) - most) :]
-    rest = rest[: len(rest) - len(worst)]
-    start = max(0, (len(rest) - EXAMPLES_A_GROUP) // 2)
-    groups = [
-        ("Best", best),
-        ("Around the median", rest[start : start + EXAMPLES_A_GROUP]),
-        ("Worst", worst[::-1]),
-        ("Without truth", unscored[:EXAMPLES_A_GROUP]),
+def _overlays(
+    examples: Sequence[Example], rows: Sequence[Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """The examples that have a mask, the worst first and those without a score last."""
+    found = {(row.get("dataset"), row.get("id")): row for row in rows}
+    scores = [s for row in rows if (s := tables.number(row.get("mean_iou"))) is not None]
+    order = sorted(examples, key=lambda e: (tables.number(e.score) is None, e.score, e.id))
+    shown = []
+    for example in order:
+        kind = figures.type_name(example.label)
+        name = f"{kind} {example.id}"
+        row = found.get((example.dataset, example.id), {})
+        size, layers = _layers(example)
+        shown.append(
+            {
+                "id": example.id,
+                "dataset": example.dataset,
+                "type": kind,
+                "name": name,
+                "score": example.score,
+                "place": _place(example.score, scores) if row else "",
+                "alt": f"{name} with the predicted outlines of cell and nucleus"
+                if example.truth is None
+                else f"{name} with the true and the predicted outlines of cell and nucleus",
+                "width": size[0],
+                "height": size[1],
+                "facts": _mask_facts(row) if row else [],
+                **layers,
+            }
+        )
+    return shown
+
+
+def _place(score: float, scores: Sequence[float]) -> str:
+    """`3 of 62 from the worst`, the images with a lower score counted."""
+    if tables.number(score) is None:
+        return ""
+    return f"{1 + sum(other < score for other in scores)} of {len(scores)} from the worst"
+
+
+def _mask_facts(row: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What is known of one image's mask, as names and values."""
+    truth, found = (tables.number(row.get(key)) for key in ("truth_nc_ratio", "nc_ratio"))
+    facts = [
+        ("Mean IoU", tables.decimal(row.get("mean_iou"))),
+        ("IoU of the cytoplasm", tables.decimal(row.get("iou_cytoplasm"))),
+        ("IoU of the nucleus", tables.decimal(row.get("iou_nucleus"))),
+        ("BF score", tables.decimal(row.get("bf_score"))),
+        ("True N/C", tables.decimal(truth)),
+        ("Predicted N/C", tables.decimal(found)),
     ]
-    return [(name, [_shown(example) for example in found]) for name, found in groups if found]
+    if truth and found and math.isfinite(truth) and math.isfinite(found):
+        facts.append(("Difference", tables.signed_percent(found / truth - 1)))
+    return facts + [("Flag", str(row["flag"]))] * bool(row.get("flag"))
 
 
-def _shown(example: Example) -> dict[str, Any]:
-    kind = figures.type_name(example.label)
-    name = f"{kind} {example.id}"
-    pictures = [("image", _tile(example.image, None), f"Image of {name}")]
-    if example.truth is not None:
-        picture = _tile(example.image, example.truth)
-        pictures.append(("truth", picture, f"{name} with the true outlines of cell and nucleus"))
-    picture = _tile(example.image, example.prediction)
-    pictures.append(
-        ("prediction", picture, f"{name} with the predicted outlines of cell and nucleus")
-    )
-    return {
-        "id": example.id,
-        "dataset": example.dataset,
-        "type": kind,
-        "score": example.score,
-        "pictures": pictures,
+def _layers(example: Example) -> tuple[tuple[int, int], dict[str, str]]:
+    """Width and height of an example in the viewer, and its pictures as data URIs."""
+    masks = {"truth": example.truth, "predicted": example.prediction}
+    for mask in masks.values():
+        if mask is not None and mask.shape != example.image.shape[:2]:
+            raise ValueError(
+                f"{example.dataset} {example.id}: mask {list(mask.shape)} does not fit its image "
+                f"{list(example.image.shape)}"
+            )
+    known = {name: mask for name, mask in masks.items() if mask is not None}
+    size = _scaled(example.image, LAYER_PX)
+    sharp = {
+        name: cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST_EXACT)
+        for name, mask in known.items()
     }
+    small = _scaled(example.image, min(PHOTO_PX, max(example.image.shape[:2])))
+    photo = Image.fromarray(cv2.resize(example.image, small, interpolation=cv2.INTER_AREA))
+    buffer = io.BytesIO()
+    photo.save(buffer, format="JPEG", quality=88)
+    pictures = {"truth": "", "predicted": "", "errors": ""}
+    pictures |= {name: uri(figures.outline_layer(mask, 3)) for name, mask in sharp.items()}
+    if len(known) == 2:
+        pictures["errors"] = uri(figures.error_layer(sharp["truth"], sharp["predicted"]))
+    return size, {"image": uri(buffer.getvalue(), "jpeg"), **pictures}
+
+
+def _scaled(image: np.ndarray, longest: int) -> tuple[int, int]:
+    """Width and height at which the longer side has this many pixels."""
+    scale = longest / max(image.shape[:2])
+    return max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale))
 
 
 def _mistake(example: Example) -> dict[str, Any]:
@@ -364,7 +487,7 @@ def _mistake(example: Example) -> dict[str, Any]:
         "predicted": figures.type_name(example.predicted),
         "wrong": example.label != example.predicted,
         "score": example.score,
-        "uri": _tile(example.image, None),
+        "uri": _tile(example.image),
     }
 
 

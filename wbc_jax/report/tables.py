@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from wbc_jax import vocabulary
+from wbc_jax.metrics import statistics
 
 DASH = "–"
 """Stands for a value that is not known or not defined."""
@@ -38,6 +39,15 @@ def percent(value: Any, digits: int = 1) -> str:
     """A fraction as a percentage, `0.0561` → `5.6 %`; a dash where there is none."""
     found = number(value)
     return DASH if found is None else f"{100 * found:.{digits}f} %"
+
+
+def signed_percent(value: Any, digits: int = 1) -> str:
+    """A difference as a percentage, `0.051` → `+5.1 %`; the minus is as wide as a digit."""
+    found = number(value)
+    if found is None:
+        return DASH
+    text = f"{100 * found:+.{digits}f} %"
+    return text[1:] if float(text[:-2]) == 0 else text.replace("-", "−")
 
 
 def count(value: Any) -> str:
@@ -75,31 +85,23 @@ class Column:
     """Key of the interval's upper end."""
 
 
-def _with_interval(key: str, *names: str) -> Column:
-    return Column(key, *names, low=f"{key}_low", high=f"{key}_high")
+def _with_interval(key: str, *names: str, form: Callable[[Any], str] = decimal) -> Column:
+    return Column(key, *names, form, low=f"{key}_low", high=f"{key}_high")
 
 
 COLUMNS = (
     Column("images", "", "images", "images", count),
-    Column("global_accuracy", "accuracy", "global", "global"),
-    Column("mean_accuracy", "accuracy", "mean", "mean"),
-    Column("mean_iou", "IoU", "mean", "mean", low="mean_iou_low", high="mean_iou_high"),
-    Column("weighted_iou", "IoU", "weighted", "weighted"),
-    Column("iou_background", "IoU", "background", "backgr."),
-    Column("iou_cytoplasm", "IoU", "cytoplasm", "cytopl."),
-    Column("iou_nucleus", "IoU", "nucleus", "nucleus"),
-    Column("dice_cytoplasm", "Dice", "cytoplasm", "cytopl."),
-    Column("dice_nucleus", "Dice", "nucleus", "nucleus"),
-    Column("bf_score", "BF", "mean", "mean", low="bf_score_low", high="bf_score_high"),
-    Column(
-        "nc_error",
-        "N/C ratio",
-        "median error",
-        "error",
-        percent,
-        low="nc_error_low",
-        high="nc_error_high",
-    ),
+    _with_interval("global_accuracy", "accuracy", "global", "global"),
+    _with_interval("mean_accuracy", "accuracy", "mean", "mean"),
+    _with_interval("mean_iou", "IoU", "mean", "mean"),
+    _with_interval("weighted_iou", "IoU", "weighted", "weighted"),
+    _with_interval("iou_background", "IoU", "background", "backgr."),
+    _with_interval("iou_cytoplasm", "IoU", "cytoplasm", "cytopl."),
+    _with_interval("iou_nucleus", "IoU", "nucleus", "nucleus"),
+    _with_interval("dice_cytoplasm", "Dice", "cytoplasm", "cytopl."),
+    _with_interval("dice_nucleus", "Dice", "nucleus", "nucleus"),
+    _with_interval("bf_score", "BF", "mean", "mean"),
+    _with_interval("nc_error", "N/C ratio", "median error", "error", form=percent),
     Column("nc_spearman", "N/C ratio", "Spearman", "Spearman"),
 )
 """Columns of segmentation's tables, after the one that names the row."""
@@ -131,6 +133,14 @@ TYPE_COLUMNS = (
 )
 """Columns of classification's tables of cell types."""
 
+AGREEMENT_COLUMNS = (
+    Column("images", "", "images", "images", count),
+    _with_interval("bias", "", "bias", "bias", form=signed_percent),
+    _with_interval("lower", "95 % limits of agreement", "lower", "lower", form=signed_percent),
+    _with_interval("upper", "95 % limits of agreement", "upper", "upper", form=signed_percent),
+)
+"""Columns of the table of the N/C ratio's limits of agreement."""
+
 
 def _ends(intervals: Mapping[str, Any], key: str) -> tuple[float | None, float | None]:
     found = intervals.get(key)
@@ -145,17 +155,19 @@ def _flat(result: Mapping[str, Any]) -> dict[str, Any]:
     row: dict[str, Any] = {"images": result.get("images")}
     for key in ("global_accuracy", "mean_accuracy", "mean_iou", "weighted_iou"):
         row[key] = number(result.get(key))
-    row["mean_iou_low"], row["mean_iou_high"] = _ends(intervals, "mean_iou")
     for name in vocabulary.MASK_CLASSES:
         row[f"iou_{name}"] = number(iou.get(name))
     for name in vocabulary.MASK_CLASSES:
         row[f"dice_{name}"] = number(dice.get(name))
     row["bf_score"] = number((result.get("bf_score") or {}).get("mean"))
-    row["bf_score_low"], row["bf_score_high"] = _ends(intervals, "bf_score_mean")
     row["nc_images"], row["nc_flagged"] = nc.get("images"), nc.get("flagged")
     row["nc_error"] = number(nc.get("median_relative_error"))
-    row["nc_error_low"], row["nc_error_high"] = _ends(intervals, "nc_median_relative_error")
     row["nc_spearman"] = number(nc.get("spearman"))
+    named = {"bf_score": "bf_score_mean", "nc_error": "nc_median_relative_error"}
+    for column in COLUMNS:
+        if column.low:
+            key = named.get(column.key, column.key)
+            row[column.low], row[column.high] = _ends(intervals, key)
     return row
 
 
@@ -230,6 +242,50 @@ def type_rows(
     names = [name for name in vocabulary.CELL_TYPES if name in by_type]
     names += [name for name in by_type if name not in vocabulary.CELL_TYPES]
     return [{"type": name, **view.flat(by_type[name] or {}, view.type_columns)} for name in names]
+
+
+def agreement_row(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """How the predicted N/C ratios of some images agree with the true ones.
+
+    Args:
+        rows: `truth_nc_ratio` and `nc_ratio` of each image, as `report/per_image.csv`.
+
+    Returns:
+        The keys of `AGREEMENT_COLUMNS`, relative as in `metrics.limits_of_agreement`; `trend` and
+        `trend_p`, how the spread of those differences goes with size, and `plain_trend` and
+        `plain_trend_p`, the same of the differences that are not relative.
+    """
+    truth, found = (
+        [value if (value := number(row.get(key))) is not None else math.nan for row in rows]
+        for key in ("truth_nc_ratio", "nc_ratio")
+    )
+    agreement = statistics.limits_of_agreement(truth, found)
+    # The images that have a relative difference, so that the two scales can be compared.
+    usual = [(t, f) for t, f in zip(truth, found) if 0 < t < math.inf and 0 < f < math.inf]
+    plain = statistics.limits_of_agreement(
+        [t for t, _ in usual], [f for _, f in usual], relative=False
+    )
+    values = {
+        "bias": (agreement.bias, agreement.bias_interval),
+        "lower": (agreement.limits[0], agreement.lower_interval),
+        "upper": (agreement.limits[1], agreement.upper_interval),
+    }
+    row: dict[str, Any] = {"images": agreement.images}
+    for name, (value, (low, high)) in values.items():
+        row |= {name: number(value), f"{name}_low": number(low), f"{name}_high": number(high)}
+    row |= {"trend": number(agreement.spread_trend), "trend_p": number(agreement.spread_p)}
+    return row | {
+        "plain_trend": number(plain.spread_trend),
+        "plain_trend_p": number(plain.spread_p),
+    }
+
+
+def p_value(value: Any) -> str:
+    """A p value after its letter, `= 0.012` or `< 0.001`; a dash where there is none."""
+    found = number(value)
+    if found is None:
+        return DASH
+    return "< 0.001" if found < 0.001 else f"= {found:.3f}"
 
 
 def _text(

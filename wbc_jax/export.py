@@ -1,0 +1,106 @@
+"""A run's model as one file: `python -m wbc_jax.export RUN --out=FILE`.
+
+The ending decides what is written. `.safetensors` holds the weights, for `wbc_jax.load` anywhere.
+`.stablehlo` holds the whole computation, for any program with JAX, without Flax or this package:
+
+    exported = jax.export.deserialize(pathlib.Path("unet.stablehlo").read_bytes())
+    logits = exported.call(images)  # uint8 [B, S, S, 3], any B, to float32 [B, S, S, C] or [B, C]
+"""
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from absl import app, flags, logging
+from etils import epath
+
+STABLEHLO = ".stablehlo"
+PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
+_OUT = flags.DEFINE_string("out", None, "File to write: .safetensors or .stablehlo.")
+_DTYPE = flags.DEFINE_enum(
+    "dtype", "float16", ("float16", "float32"), "Type of the weights in a .safetensors file."
+)
+
+
+def stablehlo(model: Any) -> bytes:
+    """Returns a model's computation as `jax.export` serialises it, for CPU, GPU and TPU.
+
+    It maps uint8 `[B, S, S, 3]` RGB (S = `model.config.data.image_size`, any B) to float32 logits,
+    `[B, S, S, C]` of masks or `[B, C]` of types, weights included. Convolutions are XLA's own.
+
+    Args:
+        model: from `wbc_jax.load`.
+    """
+    import jax
+    from jax import export
+
+    from wbc_jax import steps
+    from wbc_jax.models import fast
+
+    side = model.config.data.image_size
+    logits = steps.make_logits(model.network, model.config.evaluate.flips)
+    shape = export.symbolic_shape(f"b, {side}, {side}, 3")
+    with fast.disabled():
+        exported = export.export(
+            jax.jit(lambda images: logits(model.weights, images)), platforms=PLATFORMS
+        )(jax.ShapeDtypeStruct(shape, np.uint8))
+    return exported.serialize()
+
+
+def weights_file(run: epath.PathLike, path: epath.PathLike, dtype: str = "float16") -> None:
+    """Writes the best checkpoint of a run as a file of weights (see `wbc_jax.weights`).
+
+    The records of the run's data sets are read again, as the file lists the images it has seen.
+
+    Raises:
+        CheckpointError, ConfigError: there is no run, or its records are split otherwise by now.
+        DataError: its records are missing.
+        WeightsError: `run` is no run's folder, or the weights do not fit `dtype`.
+    """
+    from wbc_jax import experiment, inference, weights
+    from wbc_jax.data import pipeline
+
+    if weights.find(run):
+        raise weights.WeightsError(f"{run} is a file of weights already; name a run's folder.")
+    model = inference.load(run)
+    config = model.config
+    examples = pipeline.load_splits(config.data, config.evaluate.size, config.task)
+    experiment.check_splits(epath.Path(run).expanduser(), examples)
+    seen = examples["train"].entries + examples["validation"].entries
+    weights.write(path, config, model.step, model.weights, seen, np.dtype(dtype))
+
+
+def main(argv: Sequence[str]) -> None:
+    from wbc_jax import checkpoint, files, inference, weights
+    from wbc_jax import config as config_lib
+    from wbc_jax.data import records
+
+    out = _OUT.value or ""
+    if len(argv) != 2 or not out.endswith((weights.SUFFIX, STABLEHLO)):
+        sys.exit(
+            "error: usage: python -m wbc_jax.export RUN --out=FILE, where RUN is the --workdir of "
+            f"a training (or weights) and FILE ends in {weights.SUFFIX} or {STABLEHLO}"
+        )
+    expected = (checkpoint.CheckpointError, config_lib.ConfigError, records.DataError)
+    try:
+        if out.endswith(STABLEHLO):
+            files.write_bytes(epath.Path(out).expanduser(), stablehlo(inference.load(argv[1])))
+        else:
+            weights_file(argv[1], epath.Path(out).expanduser(), _DTYPE.value)
+    except (*expected, OSError) as error:
+        sys.exit(f"error: {error}")
+    size = epath.Path(out).expanduser().stat().length
+    print(f"{out}: {size / 2**20:.2f} MiB", flush=True)
+
+
+def _parse(argv: list[str]) -> list[str]:
+    rest = app.parse_flags_with_usage(argv)
+    # absl would raise this to INFO, at which Orbax writes pages a checkpoint.
+    if flags.FLAGS["verbosity"].using_default_value:
+        flags.FLAGS.verbosity = logging.WARNING
+    return rest
+
+
+if __name__ == "__main__":
+    app.run(main, flags_parser=_parse)
