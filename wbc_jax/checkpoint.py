@@ -22,7 +22,7 @@ from absl import logging
 from etils import epath
 from jax.experimental import multihost_utils
 
-from wbc_jax import distributed, steps
+from wbc_jax import distributed, files, steps
 
 BEST, LAST = "best", "last"
 SUMS = "SHA256SUMS"
@@ -288,7 +288,7 @@ class Checkpoints:
     def _add_sums(self, path: epath.Path) -> None:
         """Writes the checksums of a checkpoint, once Orbax has given it its name."""
         while not path.exists() or not ocp.utils.is_checkpoint_finalized(path):
-            if self._ended.wait(0.02):
+            if self._ended.wait(1 if files.is_remote(path) else 0.02):
                 return
         write_sums(path)
 
@@ -296,6 +296,9 @@ class Checkpoints:
 def write_sums(path: epath.Path) -> None:
     """Writes the SHA-256 of each file of a checkpoint into its `SHA256SUMS`."""
     lines = [f"{_sha256(file)}  {name}\n" for name, file in _files(path).items()]
+    if files.is_remote(path):  # whose objects appear whole
+        (path / SUMS).write_text("".join(lines))
+        return
     # Not by `files.write_text`, which would make the folder anew if it has gone meanwhile.
     temporary = path / f"{SUMS}.tmp"
     temporary.write_text("".join(lines))

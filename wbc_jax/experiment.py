@@ -382,8 +382,9 @@ def _external(
             skipped[name] = reason
             continue
         leaks = splits.seen(trained, whole.entries)
-        if leaks and distributed.is_first():
-            print(f"{name}: {len(leaks)} images that training saw are left out.", flush=True)
+        if leaks:
+            if distributed.is_first():
+                print(f"{name}: {len(leaks)} images that training saw are left out.", flush=True)
             whole.entries = [e for i, e in enumerate(whole.entries) if i not in leaks]
         if not len(whole):
             skipped[name] = "training saw all of its images, or near duplicates of them"
