@@ -74,7 +74,7 @@ def test_every_cell_of_a_drawn_field(seed, palette, um_per_px):
 def test_nucleus_area_and_score():
     cells = [(180, 240, 26, 40)]
     (found,) = detect.find_cells(plain_field(cells))
-    assert_same(boxes_of(cells), [found], 0.9)
+    assert_same(boxes_of(cells), [found], 0.8)
     assert found.nucleus_px == pytest.approx(np.pi * 26**2, rel=0.15)
     assert 0.5 < found.score <= 1 and not found.touches_frame
 
@@ -98,7 +98,7 @@ def test_lobes_are_joined():
 def test_platelets_are_no_cells():
     cells = [(180, 240, 26, 40)]
     image = plain_field(cells, platelets=[(58, 58, 6), (300, 100, 8), (90, 400, 5)])
-    assert_same(boxes_of(cells), detect.find_cells(image), 0.9)
+    assert_same(boxes_of(cells), detect.find_cells(image), 0.85)
 
 
 def test_cut_cells_are_flagged():

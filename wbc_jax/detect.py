@@ -52,6 +52,7 @@ _OVERLAP = 4  # red cells: more than a leukocyte's diameter
 _LEAST_NUCLEUS = 0.3  # of a red cell's area
 _LEAST_CUT_NUCLEUS = 0.2  # of one that the frame cuts
 _REACH = 1.1  # of cytoplasm from the nucleus
+_RIM = 0.06  # by which the blurred edge of a cell reaches beyond what is seen to be its
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -384,15 +385,15 @@ def _in_tile(image: np.ndarray, tile: _Window, stain: _Stain, scale: Scale) -> l
         y, x = top + (y + 0.5) * down, left + (x + 0.5) * across
         if not (core[0] <= y < core[2] and core[1] <= x < core[3]):
             continue
-        box = (
-            top + math.floor(cell.bbox[0] * down + 1e-6),
-            left + math.floor(cell.bbox[1] * across + 1e-6),
-            min(top + math.ceil(cell.bbox[2] * down - 1e-6), bottom),
-            min(left + math.ceil(cell.bbox[3] * across - 1e-6), right),
-        )
+        rows, columns = cell.bbox[::2], cell.bbox[1::2]
+        box = np.array([rows[0] * down, columns[0] * across, rows[1] * down, columns[1] * across])
+        box += [top, left, top, left]
+        edges = np.array([0, 0, *image.shape[:2]])
+        cut = bool((np.abs(box - edges) < 0.5).any())
+        box += np.array([-1, -1, 1, 1]) * _RIM * scale.red_cell_px
+        box = np.clip(box.round(), 0, np.tile(image.shape[:2], 2)).astype(int).tolist()
         size = nucleus.area / (np.pi * red**2 / 4)
         score = min(1.0, size) * min(1.0, nucleus.intensity_mean / stain.nucleus / 2)
-        cut = min(box[:2]) == 0 or box[2] == image.shape[0] or box[3] == image.shape[1]
         found.append(Cell(*box, round(nucleus.area * down * across), float(score), cut))
     return found
 
@@ -500,13 +501,17 @@ def _join(lobes: np.ndarray, own: np.ndarray, red: float) -> np.ndarray:
         if i == j:
             continue
         both = np.concatenate([rims[i], rims[j]])
-        if 2 * cv2.minEnclosingCircle(both)[1] > 2.4 * red:
+        span = 2 * cv2.minEnclosingCircle(both)[1]
+        if span > 2.85 * red:
             continue
         least = min(areas[i], areas[j])
         # Lobes have their cell's cytoplasm between them; two cells have a notch.
         foreign = _foreign(both, lobes, np.flatnonzero((group == i) | (group == j)) + 1, own)
         small_and_near = least < 0.5 * whole and gap < 0.2 * red
-        if not small_and_near and foreign > (0.06 if least > 0.6 * whole else 0.25):
+        limit = 0.09 if least > 0.6 * whole or span > 2.4 * red else 0.25
+        if least > 0.85 * whole:  # each could be a nucleus of its own
+            limit = 0.06
+        if foreign > limit and not small_and_near:
             continue
         rims[i], areas[i] = both, areas[i] + areas[j]
         group[group == j] = i
@@ -540,7 +545,7 @@ def _extent(own: np.ndarray, nuclei: np.ndarray, red: float) -> np.ndarray:
     """int32 labels of whole cells, as those of their nuclei."""
     cells = np.zeros_like(nuclei)
     nearest = segmentation.expand_labels(nuclei, _REACH * red)
-    rim = segmentation.expand_labels(nuclei, 0.06 * red)
+    rim = segmentation.expand_labels(nuclei, _RIM * red)
     for label in range(1, int(nuclei.max()) + 1):
         nucleus = rim == label
         mask = morphology.closing((nearest == label) & own | nucleus, _disk(0.06 * red))
