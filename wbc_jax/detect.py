@@ -16,8 +16,9 @@ are measured in red cells of the image, so that neither stain, camera nor magnif
 
 The numbers in red cells and densities below were chosen on the development part of BCCD alone (half
 of its fields, by a hash of their names: `evaluate.detection.part_of`). The rest of BCCD, and all of
-BCD, were looked at once, when nothing was changed any more: docs/detection.md has the figures, and
-`python -m wbc_jax.detect --score` prints them.
+BCD, were read once, after the last change. Recall and precision at IoU 0.5 were 0.985 and 0.953 on
+the development part, 0.994 and 0.960 on the rest, 0.786 and 0.900 on BCD, whose stain differs most;
+docs/detection.md has intervals and failures, and `python -m wbc_jax.detect --score` prints them.
 """
 
 import argparse
