@@ -1,0 +1,207 @@
+"""Found cells against the boxes of BCCD and BCD: recall and precision, with intervals by image."""
+
+import dataclasses
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from etils import epath
+from scipy import optimize
+
+from wbc_jax import progress as progress_lib
+from wbc_jax.metrics import statistics
+
+Box = tuple[int, int, int, int]
+
+DATASETS = ("kaggle_blood_cells", "bcd")
+PARTS = ("all", "development", "rest")
+LEAST_IOU = 0.5
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Truth:
+    """An image file and the boxes (top, left, bottom, right; half open) around its white cells."""
+
+    path: epath.Path
+    boxes: list[Box]
+
+
+def part_of(name: str) -> str:
+    """`development` or `rest`, by the first bit of SHA-256 of an image's name without suffix.
+
+    BCCD's fields of the one part were looked at to choose the finder's numbers, the others not.
+    """
+    return "development" if hashlib.sha256(name.encode()).digest()[0] < 128 else "rest"
+
+
+def read_truth(dataset: str, manual_dir: epath.PathLike, part: str = "all") -> list[Truth]:
+    """Reads a data set's boxes, as its authors drew them: none is left out or mended.
+
+    Args:
+        dataset: one of `DATASETS`.
+        manual_dir: folder that holds the data set's.
+        part: one of `PARTS`.
+
+    Raises:
+        DataError: the data set is not there, or its boxes cannot be read.
+        ValueError: an unknown data set or part.
+    """
+    if dataset not in DATASETS or part not in PARTS:
+        raise ValueError(
+            f"dataset {dataset!r}, part {part!r}: allowed are {', '.join(DATASETS)}, and "
+            f"{', '.join(PARTS)}"
+        )
+    read = _read_bccd if dataset == "kaggle_blood_cells" else _read_bcd
+    return [
+        t
+        for t in read(epath.Path(manual_dir).expanduser())
+        if part in ("all", part_of(t.path.stem))
+    ]
+
+
+def _folder(manual_dir: epath.Path, names: Sequence[str], entry: str) -> epath.Path:
+    from wbc_jax.data import records
+
+    for folder in [manual_dir / name for name in names] + [manual_dir]:
+        if (folder / entry).exists():
+            return folder
+    raise records.DataError(
+        f"{manual_dir}: holds no {names[0]}/{entry}: name the folder in which {names[0]}/ "
+        "lies with --manual_dir"
+    )
+
+
+def _read_bccd(manual_dir: epath.Path) -> Iterator[Truth]:
+    from wbc_jax.data import records
+    from wbc_jax.tfds_builders.kaggle_blood_cells import (
+        kaggle_blood_cells_dataset_builder as builder,
+    )
+
+    folder = _folder(manual_dir, builder.FOLDERS, "dataset-master")
+    inner = folder / "dataset-master" / "dataset-master"
+    folder = inner if inner.is_dir() else folder / "dataset-master"
+    for path in sorted((folder / "JPEGImages").glob("*.jpg")):
+        annotation = folder / "Annotations" / f"{path.stem}.xml"
+        if annotation.exists():
+            _, height, width = records.read_image_file(path)
+            yield Truth(path, builder.read_boxes(annotation, height, width)[0])
+
+
+def _read_bcd(manual_dir: epath.Path) -> Iterator[Truth]:
+    from wbc_jax.data import records
+    from wbc_jax.tfds_builders.bcd import bcd_dataset_builder as builder
+
+    folder = _folder(manual_dir, builder.FOLDERS, "annotations.csv")
+    boxes, _ = builder.read_annotations(folder / "annotations.csv")
+    for path in sorted((folder / "images").glob("*.png")):
+        _, height, width = records.read_image_file(path)
+        own = [box for box in boxes if box.index >= 0 and box.image == path.name]
+        yield Truth(path, [builder.pixel_box(box.edges, height, width)[0] for box in own])
+
+
+def overlap(truth: Sequence[Box], found: Sequence[Box]) -> np.ndarray:
+    """Intersection over union of every true box and every found one: float64 `[T, F]`."""
+    a = np.array(truth, float).reshape(-1, 1, 4)
+    b = np.array(found, float).reshape(1, -1, 4)
+    sides = np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2])
+    common = np.clip(sides, 0, None).prod(-1)
+    both = (a[..., 2:] - a[..., :2]).prod(-1) + (b[..., 2:] - b[..., :2]).prod(-1)
+    return common / (both - common)
+
+
+def centre_inside(truth: Sequence[Box], found: Sequence[Box]) -> np.ndarray:
+    """Whether a found box's middle lies in a true box: bool `[T, F]`."""
+    a = np.array(truth, float).reshape(-1, 1, 4)
+    b = np.array(found, float).reshape(1, -1, 4)
+    middle = (b[..., :2] + b[..., 2:]) / 2
+    return ((a[..., :2] <= middle) & (middle < a[..., 2:])).all(-1)
+
+
+def count_hits(allowed: np.ndarray) -> int:
+    """The most pairs of one true and one found box each, of those allowed: bool `[T, F]`."""
+    rows, columns = optimize.linear_sum_assignment(allowed, maximize=True)
+    return int(allowed[rows, columns].sum())
+
+
+def measure(
+    truths: Sequence[Truth], find: Callable[[np.ndarray], Sequence[Box]]
+) -> list[dict[str, Any]]:
+    """Finds cells in every image and counts hits.
+
+    Args:
+        truths: from `read_truth`.
+        find: uint8 `[H, W, 3]` → the boxes found.
+
+    Returns:
+        One row an image: `file`, `truth`, `found` (numbers of boxes), `hits`, `centre_hits`,
+        `worst` (the least that any box, true or found, overlaps with its best counterpart),
+        `truth_boxes`, `found_boxes`.
+    """
+    from wbc_jax.data import records
+
+    rows = []
+    progress = progress_lib.Progress("image", len(truths))
+    for number, truth in enumerate(truths):
+        image = records.decode_image(records.read_image_file(truth.path)[0])
+        found = list(find(image))
+        iou = overlap(truth.boxes, found)
+        best = [*iou.max(1, initial=0), *iou.max(0, initial=0)]
+        rows.append(
+            {
+                "file": truth.path.name,
+                "truth": len(truth.boxes),
+                "found": len(found),
+                "hits": count_hits(iou >= LEAST_IOU),
+                "centre_hits": count_hits(centre_inside(truth.boxes, found)),
+                "worst": float(min(best, default=1.0)),
+                "truth_boxes": [list(box) for box in truth.boxes],
+                "found_boxes": [list(box) for box in found],
+            }
+        )
+        progress.update(number + 1, 1)
+    progress.close()
+    return rows
+
+
+def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Recall and precision over all boxes, with 95% bootstrap intervals by image.
+
+    Returns:
+        `images`, `truth`, `found`, `hits`, `centre_hits`; `recall`, `precision` (at IoU 0.5),
+        `centre_recall`, `centre_precision`, each `{"value": …, "interval": [low, high]}`.
+    """
+    keys = ("truth", "found", "hits", "centre_hits")
+    counts = np.array([[row[key] for key in keys] for row in rows], float).reshape(-1, len(keys))
+    total = counts.sum(0)
+    result: dict[str, Any] = {"images": len(rows)}
+    result |= {key: int(value) for key, value in zip(keys, total)}
+    for name, top, bottom in (
+        ("recall", 2, 0),
+        ("precision", 2, 1),
+        ("centre_recall", 3, 0),
+        ("centre_precision", 3, 1),
+    ):
+
+        def ratio(sums: np.ndarray, top: int = top, bottom: int = bottom) -> np.ndarray:
+            with np.errstate(invalid="ignore"):
+                return sums[..., top] / sums[..., bottom]
+
+        ends = statistics.interval(ratio(statistics.resampled_sums(counts)))
+        result[name] = {"value": float(ratio(total)), "interval": [float(end) for end in ends]}
+    return result
+
+
+def table(result: dict[str, Any], title: str) -> str:
+    """The summary as lines of text."""
+    lines = [
+        f"{title}: {result['images']} images, {result['truth']} boxes, {result['found']} found",
+        f"{'':26}{'recall':>24}{'precision':>24}",
+    ]
+    for name, prefix in (("IoU of at least 0.5", ""), ("middle in a true box", "centre_")):
+        texts = []
+        for key in ("recall", "precision"):
+            low, high = result[prefix + key]["interval"]
+            texts.append(f"{result[prefix + key]['value']:.3f} ({low:.3f} to {high:.3f})")
+        lines.append(f"{name:26}" + "".join(f"{text:>24}" for text in texts))
+    return "\n".join(lines)
