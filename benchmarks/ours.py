@@ -33,9 +33,9 @@ def build(case: sidebyside.Case, dtype: str = "") -> tuple[config_lib.Config, nn
     return config, models.build(config.model, classes=classes, image_size=case.size)
 
 
-def batch(case: sidebyside.Case) -> dict[str, np.ndarray]:
+def batch(case: sidebyside.Case, seed: int = 0) -> dict[str, np.ndarray]:
     """Random uint8 images and truth."""
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
     size, count = case.size, case.batch
     made = {
         "image": rng.integers(0, 256, (count, size, size, 3), dtype=np.uint8),
