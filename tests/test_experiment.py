@@ -12,7 +12,7 @@ from etils import epath
 
 import tiny_runs
 import wbc_jax
-from wbc_jax import baselines, experiment, metric_writer
+from wbc_jax import baselines, checkpoint, experiment, export, files, metric_writer
 from wbc_jax import config as config_lib
 from wbc_jax.data import pipeline, records
 from wbc_jax.evaluate import masks
@@ -34,20 +34,14 @@ def test_external_data_sets_are_never_downloaded(data_dir, monkeypatch):
 
     monkeypatch.setattr(tfds.download.DownloadManager, "download", fetch)
     config = tiny_runs.config(data_dir, evaluate__external=("segmentation_wbc/jtsc",))
-    nothing = pipeline.Examples([], tiny_runs.SIZE, tiny_runs.SIZE)
-    found, skipped = experiment._external(
-        config, baselines.otsu, {"train": nothing, "validation": nothing}
-    )
+    found, skipped = experiment._external(config, baselines.otsu, [])
     assert found == {}
     assert skipped["segmentation_wbc/jtsc"].startswith("segmentation_WBC is not in ")
 
 
 def test_external_data_sets_that_are_there_are_scored_whole(data_dir):
     config = tiny_runs.config(data_dir, data__datasets=("raabin_gt",))
-    nothing = pipeline.Examples([], tiny_runs.SIZE, tiny_runs.SIZE)
-    found, skipped = experiment._external(
-        config, baselines.otsu, {"train": nothing, "validation": nothing}
-    )
+    found, skipped = experiment._external(config, baselines.otsu, [])
     assert skipped == {}
     whole = pipeline.load_splits(tiny_runs.config(data_dir).data, tiny_runs.SIZE)["all"]
     assert len(whole) == 60
@@ -62,10 +56,10 @@ def test_external_images_that_training_saw_are_left_out(data_dir, capsys):
     config = tiny_runs.config(data_dir, data__datasets=("raabin_gt",))
     # As if the trained data set held, under another name, some of the same images.
     examples = pipeline.load_splits(tiny_runs.config(data_dir).data, tiny_runs.SIZE)
-    seen = {"train": examples["train"], "validation": examples["validation"]}
+    seen = examples["train"].entries + examples["validation"].entries
     found, _ = experiment._external(config, baselines.otsu, seen)
     images = found[tiny_runs.DATASET]["images"]
-    assert 0 < images <= 60 - len(seen["train"]) - len(seen["validation"]) == 20
+    assert 0 < images <= 60 - len(seen) == 20
     assert f"{60 - images} images that training saw" in capsys.readouterr().out
 
 
@@ -238,14 +232,46 @@ def test_external_images_of_a_training_frame_are_left_out(data_dir):
     config = tiny_runs.config(data_dir, data__datasets=("raabin_gt",))
     whole = pipeline.load_splits(tiny_runs.config(data_dir).data, tiny_runs.SIZE)["all"]
     # Another config of the data set, whose pixels are unlike but whose frames are the same.
-    seen = pipeline.Examples(
-        [
-            (dataclasses.replace(s, name="wbc_synthetic/other", hashes=None), i)
-            for s, i in whole.entries[:10]
-        ],
-        tiny_runs.SIZE,
-        tiny_runs.SIZE,
-    )
-    nothing = pipeline.Examples([], tiny_runs.SIZE, tiny_runs.SIZE)
-    found, _ = experiment._external(config, baselines.otsu, {"train": seen, "validation": nothing})
+    seen = [
+        (dataclasses.replace(s, name="wbc_synthetic/other", hashes=None), i)
+        for s, i in whole.entries[:10]
+    ]
+    found, _ = experiment._external(config, baselines.otsu, seen)
     assert found[tiny_runs.DATASET]["images"] == 50 and found[tiny_runs.DATASET]["left_out"] == 10
+
+
+@pytest.fixture(scope="module")
+def weights_file(run, tmp_path_factory):
+    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
+    export.weights_file(run.workdir, path, "float32")
+    return path
+
+
+def test_weights_score_as_their_run(run, weights_file, tmp_path):
+    # Another network in the config: the file's own is what counts.
+    config = tiny_runs.config(run.config.data.data_dir, model__features=2, data__image_size=16)
+    found = experiment.evaluate_weights(config, epath.Path(tmp_path), str(weights_file))
+    there = json.loads((run.workdir / "report" / "metrics.json").read_text())
+    assert found["results"][tiny_runs.DATASET]["images"] == 20
+    for key in ("results", "baseline", "calibration", "parameters", "step"):
+        np.testing.assert_equal(files.finite(found[key]), there[key])
+    assert found["weights"] == str(weights_file)
+    assert (tmp_path / "report" / "index.html").exists()
+    assert not (tmp_path / "config.json").exists()
+
+
+def test_weights_are_not_scored_on_what_they_have_seen(run, weights_file, tmp_path):
+    config = tiny_runs.config(run.config.data.data_dir, data__split_seed=1)
+    with pytest.raises(config_lib.ConfigError, match=r"has seen \d+ of the 20 test images"):
+        experiment.evaluate_weights(config, epath.Path(tmp_path), str(weights_file))
+    assert not list(tmp_path.iterdir())
+
+
+def test_weights_that_are_none_or_for_another_task(run, weights_file, tmp_path):
+    with pytest.raises(config_lib.ConfigError, match="holds a run; name another"):
+        experiment.evaluate_weights(run.config, run.workdir, str(weights_file))
+    with pytest.raises(checkpoint.CheckpointError, match=r"neither a \.safetensors file nor"):
+        experiment.evaluate_weights(run.config, epath.Path(tmp_path), str(run.workdir))
+    types = tiny_runs.types(run.config.data.data_dir)
+    with pytest.raises(config_lib.ConfigError, match=r"is 'classification', but .*segm"):
+        experiment.evaluate_weights(types, epath.Path(tmp_path), str(weights_file))

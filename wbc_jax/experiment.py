@@ -1,5 +1,6 @@
 """What the modes of `wbc_jax.main` do: prepare, train, evaluate."""
 
+import dataclasses
 import hashlib
 import importlib.metadata
 import json
@@ -27,6 +28,7 @@ from wbc_jax import (
     train,
 )
 from wbc_jax import config as config_lib
+from wbc_jax import weights as weights_lib
 from wbc_jax.data import pipeline, records, sources, splits
 from wbc_jax.models import describe as describe_lib
 from wbc_jax.models import fast
@@ -247,8 +249,85 @@ def evaluate_run(
             "scored.",
             flush=True,
         )
+    about = {
+        "trained_steps": end.step,
+        "stopped_early": end.stopped,
+        "train_seconds": end.seconds,
+    }
+    trained = examples["train"].entries + examples["validation"].entries
+    return _score(config, workdir, examples, inference.load(workdir), trained, about)
+
+
+def evaluate_weights(config: config_lib.Config, workdir: epath.Path, name: str) -> dict[str, Any]:
+    """Scores a file of weights on the test split of the config's data sets; writes the report.
+
+    The network and its input size are the file's, all else is the config's. The file lists what it
+    was trained on and chosen by: a test split that holds any of it is refused.
+
+    Args:
+        config: its `data` and `evaluate` count; the task must be the file's.
+        workdir: `<workdir>/report` is written.
+        name: a `.safetensors` file, or the name of weights that the package ships.
+
+    Returns:
+        What `report/metrics.json` holds.
+
+    Raises:
+        WeightsError: there is no such file, or it is damaged.
+        ConfigError: `workdir` holds a run, the task is another one, or the test split holds images
+            that the weights have seen.
+        DataError: records are missing.
+    """
+    if (workdir / "config.json").exists():
+        raise config_lib.ConfigError(f"{workdir} holds a run; name another --workdir.")
+    if weights_lib.find(name) is None:
+        known = ", ".join(weights_lib.shipped()) or "none"
+        raise weights_lib.WeightsError(
+            f"--weights={name} is neither a {weights_lib.SUFFIX} file nor the name of shipped "
+            f"weights (there are: {known}). `python -m wbc_jax.export RUN` writes such a file."
+        )
+    model = inference.load(name)
+    if model.config.task != config.task:
+        raise config_lib.ConfigError(
+            f"config.task is {config.task!r}, but {name} is for {model.config.task!r}."
+        )
+    data = dataclasses.replace(config.data, image_size=model.config.data.image_size)
+    config = dataclasses.replace(config, data=data, model=model.config.model)
+    prepare(config)
+    examples = pipeline.load_splits(config.data, config.evaluate.size, config.task)
+    test = examples["test"]
+    if leaks := splits.seen(model.seen, test.entries):
+        shown = ", ".join(f"{test.datasets[i]} {test.ids[i]}" for i in sorted(leaks)[:3])
+        raise config_lib.ConfigError(
+            f"{name} has seen {len(leaks)} of the {len(test)} test images in training, or near "
+            f"duplicates of them ({shown}, …); their score would mean nothing. Give config.data "
+            "the data sets, protocol and split_seed that it was trained with, or data sets that it "
+            "has not seen."
+        )
+    about = {"trained_steps": model.step, "stopped_early": False, "train_seconds": None}
+    about["weights"] = name
+    return _score(config, workdir, examples, model, model.seen, about)
+
+
+def _score(
+    config: config_lib.Config,
+    workdir: epath.Path,
+    examples: dict[str, pipeline.Examples],
+    model: inference.Model,
+    trained: list[tuple[sources.Source, int]],
+    about: dict[str, Any],
+) -> dict[str, Any]:
+    """Scores a model on the test split and writes the report; returns its `metrics.json`.
+
+    Args:
+        config: of the data and the scoring; its network is the model's.
+        workdir: `report` is written in it.
+        examples: the splits.
+        model: what is scored.
+        trained: the images it was trained on and chosen by.
+        about: what else the summary holds.
+    """
     task = evaluate.TASKS[config.task]
-    model = inference.load(workdir)
     mesh = sharding.local_mesh(config.evaluate.batch_size)
     step_fn = steps.make_predict_step(config, model.network, config.evaluate.flips, mesh)
     weights = jax.device_put(model.weights, sharding.replicated(mesh))
@@ -263,7 +342,7 @@ def evaluate_run(
     measured = task.measure_test(predict, test, batch)
     floor, floor_name = _floor(config, examples)
     external_rows: list[dict[str, Any]] = []
-    external, skipped = _external(config, predict, examples, external_rows)
+    external, skipped = _external(config, predict, trained, external_rows)
     summary = {
         "task": config.task,
         "model": config.model.name,
@@ -277,9 +356,7 @@ def evaluate_run(
         "baseline_name": floor_name,
         "external": external,
         "skipped": skipped,
-        "trained_steps": end.step,
-        "stopped_early": end.stopped,
-        "train_seconds": end.seconds,
+        **about,
         "versions": _versions(),
         "hardware": _hardware(),
     }
@@ -359,16 +436,16 @@ def split_table(examples: dict[str, pipeline.Examples]) -> str:
 def _external(
     config: config_lib.Config,
     predict: Predict,
-    examples: dict[str, pipeline.Examples],
+    trained: list[tuple[sources.Source, int]],
     rows: list[dict[str, Any]] | None = None,
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """Scores whole data sets that training never saw, where they are present.
 
-    Records that share a group with a training or validation image (crops of one frame), or are
-    near duplicates of one, are left out; `left_out` counts them. A row an image is added to `rows`.
+    Records that share a group with an image of `trained` (training and validation; crops of one
+    frame), or are near duplicates of one, are left out; `left_out` counts them. A row an image is
+    added to `rows`.
     """
     task = evaluate.TASKS[config.task]
-    trained = examples["train"].entries + examples["validation"].entries
     found, skipped = {}, {}
     for name in config.evaluate.external:
         if name in config.data.datasets:

@@ -1,5 +1,6 @@
 """Trains, evaluates and prepares data: `python -m wbc_jax.main --config=configs/unet.py`."""
 
+import functools
 import os
 import pathlib
 import sys
@@ -17,12 +18,19 @@ _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Folder of the run; runs/<name of config or scale> if unset."
 )
 _MODE = flags.DEFINE_enum("mode", "train", MODES, "What to do.")
+_WEIGHTS = flags.DEFINE_string(
+    "weights",
+    None,
+    "Mode evaluate: score this .safetensors file, or these shipped weights, instead of a run.",
+)
 
 
 def main(argv: list[str]) -> None:
     if argv[1:]:
         sys.exit(f"error: {argv[1]!r} is no flag; fields are set with --config.FIELD=VALUE")
     reproducing = _MODE.value == "reproduce"
+    if _WEIGHTS.value and _MODE.value != "evaluate":
+        sys.exit(f"error: --weights is for --mode=evaluate, not for --mode={_MODE.value}")
     if _CONFIG.value is None and not reproducing:
         sys.exit("error: name an experiment, such as --config=configs/unet.py")
     try:
@@ -44,6 +52,8 @@ def main(argv: list[str]) -> None:
         stem = config.name
     else:
         stem = pathlib.Path(config_flags.get_config_filename(flags.FLAGS["config"])).stem
+        if _WEIGHTS.value:
+            stem += f"_{pathlib.Path(_WEIGHTS.value).stem}"
     workdir = epath.Path(_WORKDIR.value or f"runs/{stem}").expanduser()
     do = {
         "train": experiment.run,
@@ -52,6 +62,8 @@ def main(argv: list[str]) -> None:
         "describe": experiment.describe,
         "reproduce": reproduce.run,
     }
+    if _WEIGHTS.value:
+        do["evaluate"] = functools.partial(experiment.evaluate_weights, name=_WEIGHTS.value)
     expected = (config_lib.ConfigError, records.DataError, checkpoint.CheckpointError)
     try:
         do[_MODE.value](config, workdir)
