@@ -60,5 +60,5 @@ def test_weights(run, tmp_path):
 )
 def test_wrong_use(tmp_path, arguments, expected):
     done = tiny_runs.command("wbc_jax.export", *arguments, cwd=tmp_path)
-    assert done.returncode == 1 and expected in done.stderr
+    assert done.returncode and expected in done.stderr
     assert not list(tmp_path.iterdir())

@@ -7,20 +7,16 @@ The ending decides what is written. `.safetensors` holds the weights, for `wbc_j
     logits = exported.call(images)  # uint8 [B, S, S, 3], any B, to float32 [B, S, S, C] or [B, C]
 """
 
+import argparse
 import sys
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from absl import app, flags, logging
 from etils import epath
 
 STABLEHLO = ".stablehlo"
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
-_OUT = flags.DEFINE_string("out", None, "File to write: .safetensors or .stablehlo.")
-_DTYPE = flags.DEFINE_enum(
-    "dtype", "float16", ("float16", "float32"), "Type of the weights in a .safetensors file."
-)
 
 
 def stablehlo(model: Any) -> bytes:
@@ -71,36 +67,39 @@ def weights_file(run: epath.PathLike, path: epath.PathLike, dtype: str = "float1
     weights.write(path, config, model.step, model.weights, seen, np.dtype(dtype))
 
 
-def main(argv: Sequence[str]) -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The command: see the module's text."""
     from wbc_jax import checkpoint, files, inference, weights
     from wbc_jax import config as config_lib
     from wbc_jax.data import records
 
-    out = _OUT.value or ""
-    if len(argv) != 2 or not out.endswith((weights.SUFFIX, STABLEHLO)):
-        sys.exit(
-            "error: usage: python -m wbc_jax.export RUN --out=FILE, where RUN is the --workdir of "
-            f"a training (or weights) and FILE ends in {weights.SUFFIX} or {STABLEHLO}"
-        )
+    parser = argparse.ArgumentParser(
+        "python -m wbc_jax.export", description=__doc__.splitlines()[0]
+    )
+    parser.add_argument("run", help="the --workdir of a training, or weights")
+    parser.add_argument(
+        "--out", required=True, help=f"file to write: {weights.SUFFIX} or {STABLEHLO}"
+    )
+    parser.add_argument(
+        "--dtype",
+        choices=("float16", "float32"),
+        default="float16",
+        help=f"type of the weights in a {weights.SUFFIX} file",
+    )
+    options = parser.parse_args(arguments)
+    out = epath.Path(options.out).expanduser()
+    if out.suffix not in (weights.SUFFIX, STABLEHLO):
+        parser.error(f"--out={options.out} must end in {weights.SUFFIX} or {STABLEHLO}")
     expected = (checkpoint.CheckpointError, config_lib.ConfigError, records.DataError)
     try:
-        if out.endswith(STABLEHLO):
-            files.write_bytes(epath.Path(out).expanduser(), stablehlo(inference.load(argv[1])))
+        if out.suffix == STABLEHLO:
+            files.write_bytes(out, stablehlo(inference.load(options.run)))
         else:
-            weights_file(argv[1], epath.Path(out).expanduser(), _DTYPE.value)
+            weights_file(options.run, out, options.dtype)
     except (*expected, OSError) as error:
         sys.exit(f"error: {error}")
-    size = epath.Path(out).expanduser().stat().length
-    print(f"{out}: {size / 2**20:.2f} MiB", flush=True)
-
-
-def _parse(argv: list[str]) -> list[str]:
-    rest = app.parse_flags_with_usage(argv)
-    # absl would raise this to INFO, at which Orbax writes pages a checkpoint.
-    if flags.FLAGS["verbosity"].using_default_value:
-        flags.FLAGS.verbosity = logging.WARNING
-    return rest
+    print(f"{options.out}: {out.stat().length / 2**20:.2f} MiB", flush=True)
 
 
 if __name__ == "__main__":
-    app.run(main, flags_parser=_parse)
+    main()
