@@ -8,21 +8,10 @@ equal weights.
 """
 
 import checks
-import ours
-import peers
 import sidebyside
 
 from wbc_jax import memory
 
-MODE = "predict"
-
-
-def sides(case: sidebyside.Case) -> dict:
-    batch = ours.batch(case)
-    theirs = {kind: (peers.make, (case, MODE, kind, batch)) for kind in peers.kinds()}
-    return {"ours": (ours.make, (case, MODE)), **theirs}
-
-
 if __name__ == "__main__":
     memory.restart_with_huge_pages()
-    sidebyside.main(__doc__.splitlines()[0], MODE, sides, checks.predicted)
+    sidebyside.main(__doc__.splitlines()[0], "predict", checks.predicted)

@@ -198,15 +198,17 @@ def arguments(description: str) -> argparse.Namespace:
     return parser.parse_args()
 
 
-def main(description: str, mode: str, sides: Callable, check: Callable[[Case], float]) -> None:
+def main(description: str, mode: str, check: Callable[[Case], float]) -> None:
     """Runs all cases of a benchmark and prints a table and JSON.
 
     Args:
         description: of the command.
         mode: `train` or `predict`.
-        sides: case → what `turns` takes.
         check: case → largest relative difference between the results of both sides.
     """
+    import ours  # both import this module
+    import peers
+
     from wbc_jax import files
 
     options = arguments(description)
@@ -220,7 +222,9 @@ def main(description: str, mode: str, sides: Callable, check: Callable[[Case], f
             difference = pool.apply(check, (case,))
         if not difference < CHECK_TOLERANCE:
             sys.exit(f"error: {case}: the two sides differ by {difference:.2g} (relative)")
-        found = turns(sides(case), options.rounds)
+        batch = ours.batch(case)
+        theirs = {kind: (peers.make, (case, mode, kind, batch)) for kind in peers.kinds()}
+        found = turns({"ours": (ours.make, (case, mode)), **theirs}, options.rounds)
         rows.append({**row(case, found, case.batch), "checked_difference": float(difference)})
         last = rows[-1]
         print(

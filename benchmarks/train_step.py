@@ -15,21 +15,10 @@ rounds.
 """
 
 import checks
-import ours
-import peers
 import sidebyside
 
 from wbc_jax import memory
 
-MODE = "train"
-
-
-def sides(case: sidebyside.Case) -> dict:
-    batch = ours.batch(case)
-    theirs = {kind: (peers.make, (case, MODE, kind, batch)) for kind in peers.kinds()}
-    return {"ours": (ours.make, (case, MODE)), **theirs}
-
-
 if __name__ == "__main__":
     memory.restart_with_huge_pages()
-    sidebyside.main(__doc__.splitlines()[0], MODE, sides, checks.difference)
+    sidebyside.main(__doc__.splitlines()[0], "train", checks.difference)
