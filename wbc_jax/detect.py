@@ -630,12 +630,7 @@ def detect_files(
         progress.update(number + 1, 1)
     progress.close()
     files.write_csv(out / "cells.csv", rows, COLUMNS)
-    listed = out / "bad_files.csv"
-    if bad:
-        table = [{"file": path, "reason": reason} for path, reason in bad]
-        files.write_csv(listed, table, ("file", "reason"))
-    else:
-        listed.unlink(missing_ok=True)  # that of an earlier call
+    predict.list_bad(out, bad)
     print(f"{found} cells in {len(paths) - len(bad)} images: {out / 'cells.csv'}", flush=True)
     return bad
 
@@ -697,10 +692,7 @@ def main(argv: Sequence[str]) -> None:
         bad = detect_files(paths, options.out, options.pictures, options.margin)
     except (predict.InputError, records.DataError, ValueError, OSError) as error:
         sys.exit(f"error: {error}")
-    if bad:
-        for path, reason in bad:
-            print(f"bad file: {reason if path in reason else f'{path}: {reason}'}", file=sys.stderr)
-        sys.exit(f"error: {len(bad)} of {len(paths)} files could not be read")
+    predict.exit_if_bad(bad, len(paths), "read")
 
 
 if __name__ == "__main__":

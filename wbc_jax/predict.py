@@ -170,16 +170,36 @@ def predict_files(model: Any, paths: Sequence[str], out: epath.PathLike) -> list
         progress.update(start + len(chunk), len(chunk))
     progress.close()
     files.write_csv(out / "cells.csv", rows, COLUMNS)
+    list_bad(out, bad)
+    ratios = [r["nc_ratio"] for r in rows if r["nc_ratio"] != "" and np.isfinite(r["nc_ratio"])]
+    median = f", median N/C {np.median(ratios):.3f}" if ratios else ""
+    print(f"{len(rows)} images predicted{median}: {out / 'cells.csv'}", flush=True)
+    return bad
+
+
+def list_bad(out: epath.Path, bad: Sequence[tuple[str, str]]) -> None:
+    """Writes (path, reason) of each bad file to `<out>/bad_files.csv`; without any, removes that of
+    an earlier call."""
     listed = out / "bad_files.csv"
     if bad:
         table = [{"file": path, "reason": reason} for path, reason in bad]
         files.write_csv(listed, table, ("file", "reason"))
     else:
-        listed.unlink(missing_ok=True)  # that of an earlier call
-    ratios = [r["nc_ratio"] for r in rows if r["nc_ratio"] != "" and np.isfinite(r["nc_ratio"])]
-    median = f", median N/C {np.median(ratios):.3f}" if ratios else ""
-    print(f"{len(rows)} images predicted{median}: {out / 'cells.csv'}", flush=True)
-    return bad
+        listed.unlink(missing_ok=True)
+
+
+def exit_if_bad(bad: Sequence[tuple[str, str]], total: int, done: str) -> None:
+    """Names the bad files and ends with status 1, if there are any.
+
+    Args:
+        bad: (path, reason) of each.
+        total: files asked for.
+        done: what could not be done with them, such as `predicted`.
+    """
+    if bad:
+        for path, reason in bad:
+            print(f"bad file: {reason if path in reason else f'{path}: {reason}'}", file=sys.stderr)
+        sys.exit(f"error: {len(bad)} of {total} files could not be {done}")
 
 
 def predict_parts(inputs: Sequence[str], out: str, model: str) -> None:
@@ -249,10 +269,7 @@ def main(argv: Sequence[str]) -> None:
         OSError,
     ) as error:
         sys.exit(f"error: {error}")
-    if bad:
-        for path, reason in bad:
-            print(f"bad file: {reason if path in reason else f'{path}: {reason}'}", file=sys.stderr)
-        sys.exit(f"error: {len(bad)} of {len(paths)} files could not be predicted")
+    exit_if_bad(bad, len(paths), "predicted")
 
 
 def _parse(argv: list[str]) -> list[str]:
