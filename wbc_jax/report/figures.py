@@ -354,10 +354,7 @@ def nc_scatter(rows: Sequence[Mapping[str, Any]], dark: bool = False) -> Figure:
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
     theme = _DARK if dark else _LIGHT
-    figure = _figure(5.6, 5.1, theme)
-    axes = figure.subplots()
-    _plain(axes, theme, "", "true N/C ratio", "predicted N/C ratio")
-    points = _nc_points(axes, theme, rows)
+    figure, axes, points = _nc_figure(theme, rows, "true N/C ratio", "predicted N/C ratio")
     if not points:
         return figure
     every = np.concatenate(list(points.values()))
@@ -382,10 +379,14 @@ def nc_scatter(rows: Sequence[Mapping[str, Any]], dark: bool = False) -> Figure:
     return figure
 
 
-def _nc_points(
-    axes: Axes, theme: _Theme, rows: Sequence[Mapping[str, Any]]
-) -> dict[str, np.ndarray]:
-    """True and predicted N/C ratios `[N, 2]` by cell type; writes how many rows have none."""
+def _nc_figure(
+    theme: _Theme, rows: Sequence[Mapping[str, Any]], x_label: str, y_label: str
+) -> tuple[Figure, Axes, dict[str, np.ndarray]]:
+    """An empty figure, and true and predicted N/C ratios `[N, 2]` by cell type; how many rows have
+    none is written in it."""
+    figure = _figure(5.6, 5.1, theme)
+    axes = figure.subplots()
+    _plain(axes, theme, "", x_label, y_label)
     points: dict[str, list[tuple[float, float]]] = {}
     left_out = 0
     for row in rows:
@@ -403,7 +404,7 @@ def _nc_points(
     if not points:
         _note(axes, theme, "no finite ratios")
     names = [name for name in (*vocabulary.CELL_TYPES, "unknown") if name in points]
-    return {name: np.array(points[name]) for name in names}
+    return figure, axes, {name: np.array(points[name]) for name in names}
 
 
 def _scatter(axes: Axes, theme: _Theme, points: Mapping[str, np.ndarray]) -> None:
@@ -434,10 +435,9 @@ def nc_agreement(rows: Sequence[Mapping[str, Any]], dark: bool = False) -> Figur
     from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
 
     theme = _DARK if dark else _LIGHT
-    figure = _figure(5.6, 5.1, theme)
-    axes = figure.subplots()
-    _plain(axes, theme, "", "geometric mean of true and predicted N/C ratio", "relative difference")
-    points = _nc_points(axes, theme, rows)
+    figure, axes, points = _nc_figure(
+        theme, rows, "geometric mean of true and predicted N/C ratio", "relative difference"
+    )
     if not points:
         return figure
     pairs = np.concatenate(list(points.values()))
