@@ -93,6 +93,14 @@ def prepare(config: config_lib.Config, workdir: epath.Path | None = None) -> Non
         print(f"{len(skipped)} bad files were left out; they are listed in {path}.", flush=True)
 
 
+def _prepare_on_all(config: config_lib.Config, workdir: epath.Path | None = None) -> None:
+    """Of several processes the first prepares, and then each of the others what it does not find
+    (hosts without a common disk)."""
+    distributed.first_alone(lambda: prepare(config, workdir))
+    if not distributed.is_first():
+        prepare(config)
+
+
 def prepare_only(config: config_lib.Config, workdir: epath.Path) -> None:
     """Prepares, draws `<workdir>/gallery.html` and prints how many records each split holds."""
     prepare(config, workdir)
@@ -128,13 +136,10 @@ def describe(config: config_lib.Config, workdir: epath.Path) -> None:
 def run(config: config_lib.Config, workdir: epath.Path) -> None:
     """Prepares what is missing, trains or goes on training, evaluates, writes the report.
 
-    On several processes the first prepares, and then each of the others what it does not find
-    (hosts without a common disk); the first writes all files but the checkpoints.
+    Of several processes the first writes all files but records and checkpoints.
     """
     check_claim(config, workdir)
-    distributed.first_alone(lambda: prepare(config, workdir))
-    if not distributed.is_first():
-        prepare(config)
+    _prepare_on_all(config, workdir)
     examples = pipeline.load_splits(config.data, config.evaluate.size, config.task)
     # Only now: a data set misspelt or missing must not claim the folder for a config that cannot
     # run, which the mended command would then be refused for.
@@ -235,9 +240,7 @@ def evaluate_run(
         )
     distributed.first_alone(lambda: claim(config, workdir))
     if examples is None:
-        distributed.first_alone(lambda: prepare(config, workdir))
-        if not distributed.is_first():
-            prepare(config)
+        _prepare_on_all(config, workdir)
         examples = pipeline.load_splits(config.data, config.evaluate.size, config.task)
     check_splits(workdir, examples)
     with checkpoint.Checkpoints(workdir) as checkpoints:
@@ -293,7 +296,7 @@ def evaluate_weights(config: config_lib.Config, workdir: epath.Path, name: str) 
         )
     data = dataclasses.replace(config.data, image_size=model.config.data.image_size)
     config = dataclasses.replace(config, data=data, model=model.config.model)
-    prepare(config)
+    _prepare_on_all(config)
     examples = pipeline.load_splits(config.data, config.evaluate.size, config.task)
     test = examples["test"]
     if leaks := splits.seen(model.seen, test.entries):
@@ -398,15 +401,11 @@ def _pixel_probabilities(
     config: config_lib.Config, model: inference.Model
 ) -> Callable[[np.ndarray], jax.Array]:
     """Returns images → probabilities `[B, E, E, C]`; the prediction step picks the highest."""
-    logits_fn = steps.make_logits(model.network, config.evaluate.flips)
-    size = config.evaluate.size
-
-    def probabilities(weights: Any, images: jax.Array) -> jax.Array:
-        logits = logits_fn(weights, images)
-        shape = (logits.shape[0], size, size, logits.shape[-1])
-        return jax.nn.softmax(jax.image.resize(logits, shape, "bilinear"))
-
-    step_fn = jax.jit(probabilities, compiler_options=fast.compiler_options())
+    scored = steps.make_scored_logits(config, model.network, config.evaluate.flips)
+    step_fn = jax.jit(
+        lambda weights, images: jax.nn.softmax(scored(weights, images)),
+        compiler_options=fast.compiler_options(),
+    )
     return lambda images: step_fn(model.weights, images)
 
 

@@ -229,6 +229,25 @@ def make_logits(network: Network, flips: bool = False) -> Callable[[Any, jax.Arr
     return logits_fn
 
 
+def make_scored_logits(
+    config: config_lib.Config, network: Network, flips: bool = False
+) -> Callable[[Any, jax.Array], jax.Array]:
+    """Returns what `make_logits` does, for segmentation resized (bilinearly) to `[B, E, E, C]`.
+
+    E is `config.evaluate.size`, at which masks are scored.
+    """
+    logits_fn, size = make_logits(network, flips), config.evaluate.size
+
+    def scored(weights, images):
+        logits = logits_fn(weights, images)
+        if config.task == "classification":
+            return logits
+        # Of that size already, they stay as they are.
+        return jax.image.resize(logits, (len(logits), size, size, logits.shape[-1]), "bilinear")
+
+    return scored
+
+
 def make_predict_step(
     config: config_lib.Config,
     network: Network,
@@ -241,16 +260,12 @@ def make_predict_step(
     where E is `config.evaluate.size` (the logits, not the classes, are resized, bilinearly), and to
     float32 probabilities `[B, K]` for classification.
     """
-    logits_fn = make_logits(network, flips)
-    size = config.evaluate.size
+    scored = make_scored_logits(config, network, flips)
 
     def step_fn(weights, images):
-        logits = logits_fn(weights, images)
+        logits = scored(weights, images)
         if config.task == "classification":
             return jax.nn.softmax(logits)
-        shape = (logits.shape[0], size, size, logits.shape[-1])
-        if logits.shape != shape:
-            logits = jax.image.resize(logits, shape, "bilinear")
         return logits.argmax(-1).astype(jnp.uint8)
 
     if mesh is None:
