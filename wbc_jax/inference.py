@@ -216,8 +216,8 @@ def load(path: epath.PathLike) -> Model:
 
 
 def _or_shipped() -> str:
-    names = weights_lib.shipped()
-    return f"a {weights_lib.SUFFIX} file" + (f", or one of {', '.join(names)}" if names else "")
+    names, file = weights_lib.shipped(), f"a {weights_lib.SUFFIX} file"
+    return f"{file}, or one of {', '.join(names)}" if names else f"or {file}"
 
 
 def _load_file(path: epath.Path) -> Model:
