@@ -131,6 +131,9 @@ class Model:
     """U-Net: after the last encoder level and the bridge (MATLAB's `unetLayers` has 0.5)."""
     up_relu: bool = False
     """U-Net: ReLU after each up-convolution, as MATLAB's `unetLayers` has it (paper B)."""
+    patch: int = 1
+    """U-Net: side in pixels of the squares that its first level sees as one position each; logits
+    have full size all the same."""
     channels: int = 3
     """What the network sees: 3 (colour) or 1 (its luma; paper A's grey images)."""
     dtype: str = "float32"
@@ -363,6 +366,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "augment.cutout_side": (0, 1),
     "model.features": (1, 4096),
     "model.depth": (1, 8),
+    "model.patch": (1, 8),
     "model.blocks": (1, 12),
     "model.dropout": (0, 0.99),
     "model.channels": (1, 3),
@@ -524,7 +528,7 @@ def _check_model(config: Config) -> None:
             f" config.task is {config.task!r}; choose one of {there}, or the other task."
         )
     # Sizes that a network does not have are passed over, so that its name alone can be changed.
-    for name in ("layout", "dropout", "up_relu"):
+    for name in ("layout", "dropout", "up_relu", "patch"):
         value, off = getattr(model, name), getattr(Model(), name)
         if value != off and name not in network.fields:
             raise ConfigError(

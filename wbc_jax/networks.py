@@ -28,7 +28,7 @@ class Entry:
 _HERE = "wbc_jax.models"
 
 NETWORKS: dict[str, Entry] = {
-    "unet": Entry(f"{_HERE}.unet:UNet", ("features", "depth", "norm", "dropout", "up_relu")),
+    "unet": Entry(f"{_HERE}.unet:UNet", ("features", "depth", "norm", "dropout", "up_relu", "patch")),
     "segnet": Entry(f"{_HERE}.segnet:SegNet", ("features", "depth", "layout", "norm")),
     "encoder_decoder": Entry(f"{_HERE}.encoder_decoder:EncoderDecoder", ("norm",)),
     "classifier": Entry(

@@ -392,6 +392,17 @@ def test_mixture_is_drawn_at_its_shares(fields, shares):
             assert sorted(order[start : start + len(part.indices)]) == part.indices.tolist()
 
 
+@pytest.mark.parametrize("fields", [{"weights": (1.0, 3.0, 4.0)}, {"mixture": "balanced"}])
+def test_mixture_of_what_is_left_to_train_on(fields):
+    found, _ = two_sets()
+    # As `leave_one_out` has it: a data set all of whose records are in another split.
+    data = config_lib.Data(datasets=("a", "b", "left"), **{"mixture": "custom"} | fields)
+    parts = pipeline.mixture(found, data)
+    shares = {"a": 0.25, "b": 0.75} if "weights" in fields else {"a": 0.5, "b": 0.5}
+    assert {p.name: p.share for p in parts} == pytest.approx(shares)
+    pipeline.train_dataset(found, batch_size=8, steps=2, seed=1, parts=parts)[0]
+
+
 def test_mixture_counts_how_often_an_example_came_before():
     found, parts = two_sets(mixture="balanced")
     dataset = pipeline.train_dataset(found, batch_size=4, steps=12, seed=0, parts=parts)

@@ -223,14 +223,19 @@ class Part:
 
 
 def mixture(examples: Examples, data: config_lib.Data) -> list[Part]:
-    """Returns the parts from which training draws, as `data.mixture` and `class_mixture` say."""
+    """Returns the parts from which training draws, as `data.mixture` and `class_mixture` say.
+
+    Data sets of which the protocol leaves nothing to train on have no part; the shares of the
+    others grow alike.
+    """
     names, labels = np.asarray(examples.datasets), examples.labels
     counts = {name: int((names == name).sum()) for name in data.datasets}
-    if data.mixture == "natural":
-        weights = {name: counts[name] / len(names) for name in data.datasets}
+    if data.mixture == "custom":
+        given = dict(zip(data.datasets, data.weights))
     else:
-        given = data.weights if data.mixture == "custom" else [1.0] * len(data.datasets)
-        weights = {name: w / sum(given) for name, w in zip(data.datasets, given)}
+        given = counts if data.mixture == "natural" else dict.fromkeys(data.datasets, 1.0)
+    given = {name: weight for name, weight in given.items() if counts[name]}
+    weights = {name: weight / sum(given.values()) for name, weight in given.items()}
     parts = []
     for name, share in weights.items():
         if data.class_mixture == "natural":

@@ -164,6 +164,29 @@ def pad_to_multiple(x: jax.Array, multiple: int) -> jax.Array:
     return jnp.pad(x, ((0, 0), (0, bottom), (0, right), (0, 0)), mode="edge")
 
 
+def space_to_depth(x: jax.Array, side: int) -> jax.Array:
+    """Makes each `side` × `side` square one position: `[B, H, W, C]` to `[B, H/s, W/s, s² C]`.
+
+    Channels are ordered by row, column and channel, as TensorFlow's `space_to_depth`.
+    """
+    if side == 1:
+        return x
+    batch, height, width, channels = x.shape
+    x = x.reshape(batch, height // side, side, width // side, side, channels)
+    x = x.transpose(0, 1, 3, 2, 4, 5)
+    return x.reshape(batch, height // side, width // side, side * side * channels)
+
+
+def depth_to_space(x: jax.Array, side: int) -> jax.Array:
+    """The inverse of `space_to_depth`: `[B, H, W, s² C]` to `[B, s H, s W, C]`."""
+    if side == 1:
+        return x
+    batch, height, width, channels = x.shape
+    x = x.reshape(batch, height, width, side, side, channels // side**2)
+    x = x.transpose(0, 1, 3, 2, 4, 5)
+    return x.reshape(batch, height * side, width * side, channels // side**2)
+
+
 def avg_pool(x: jax.Array) -> jax.Array:
     """2 × 2 average pool of stride 2: `[B, H, W, C]` to `[B, ⌊H/2⌋, ⌊W/2⌋, C]`.
 

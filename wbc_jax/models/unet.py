@@ -34,6 +34,9 @@ class UNet(nnx.Module):
         norm: `batch` (paper A), `group` or `none` (paper B).
         dropout: rate after the last encoder level and after the bridge (MATLAB's `unetLayers`).
         up_relu: ReLU after each up-convolution (MATLAB's `unetLayers`).
+        patch: the first level has a position for each square of this many pixels' side, whose
+            colours are its channels (space to depth), and the output one channel for each class and
+            pixel of it: the work of an image `patch` times smaller, with logits at full size.
         in_channels: channels that the network sees, of which the images have as many, or 3 that are
             reduced to 1, their luma.
         dtype: of the computation, `float32` or `bfloat16`; parameters and logits are float32.
@@ -48,17 +51,18 @@ class UNet(nnx.Module):
         norm: str = "batch",
         dropout: float = 0.0,
         up_relu: bool = False,
+        patch: int = 1,
         in_channels: int = 3,
         dtype: str = "float32",
         *,
         rngs: nnx.Rngs,
     ):
         widths = [features * 2**level for level in range(depth + 1)]
-        self.depth, self.up_relu = depth, up_relu
+        self.depth, self.up_relu, self.patch = depth, up_relu, patch
         self.in_channels, self.dtype = in_channels, dtype
         self.encoder = nnx.List(
             Block(before, after, norm, rngs=rngs)
-            for before, after in zip([in_channels, *widths], widths)
+            for before, after in zip([in_channels * patch**2, *widths], widths)
         )
         self.up = nnx.List(
             layers.UpConv(2 * width, width, rngs=rngs) for width in reversed(widths[:-1])
@@ -68,13 +72,14 @@ class UNet(nnx.Module):
         )
         places = 2 if dropout else 0
         self.dropouts = nnx.List(nnx.Dropout(dropout, rngs=rngs) for _ in range(places))
-        self.head = layers.conv(features, num_classes, 1, rngs=rngs)
+        self.head = layers.conv(features, num_classes * patch**2, 1, rngs=rngs)
 
     def __call__(self, images: jax.Array) -> jax.Array:
         """Returns logits, float32 `[B, H, W, num_classes]`, for `[B, H, W, C]` of any H and W."""
         height, width = images.shape[1:3]
         x = layers.enter(images, self.in_channels, self.dtype)
-        x = layers.pad_to_multiple(x, 2**self.depth)
+        x = layers.pad_to_multiple(x, self.patch * 2**self.depth)
+        x = layers.space_to_depth(x, self.patch)
         skips = []
         for level, block in enumerate(self.encoder):
             x = block(x)
@@ -86,4 +91,5 @@ class UNet(nnx.Module):
         for up, block, skip in zip(self.up, self.decoder, reversed(skips)):
             x = nnx.relu(up(x)) if self.up_relu else up(x)
             x = block(jnp.concatenate([skip, x], axis=-1))
-        return self.head(x.astype(jnp.float32))[:, :height, :width]
+        x = layers.depth_to_space(self.head(x.astype(jnp.float32)), self.patch)
+        return x[:, :height, :width]
