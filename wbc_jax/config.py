@@ -57,6 +57,9 @@ class Data:
     """Another number draws another split."""
     cell_only_masks: bool = False
     """Keep records whose mask marks the whole cell without its nucleus (Raabin's basophils)."""
+    isolate: str = ""
+    """Classification: weights of a segmenter, a `.safetensors` file or the name of shipped ones, by
+    which each image is cut to its cell, on a plain ground in white light (`data/cells.py`)."""
     on_bad_file: str = "error"
     """`error` ends with the list of bad files, `skip` leaves them out and lists them."""
     mixture: str = "natural"
@@ -116,11 +119,12 @@ class Model:
 
     name: str = "unet"
     """`unet`, `segnet`, paper B's 22-layer `encoder_decoder`, whose widths are fixed, or, for cell
-    types, paper B's `classifier`; a network of your own once it is in `networks.NETWORKS`."""
+    types, paper B's `classifier` or `resnet`; a network of your own once it is in
+    `networks.NETWORKS`."""
     features: int = 16
-    """Channels of the first level; in a U-Net and in the classifier they double at each level."""
+    """Channels of the first level; in all but a SegNet they double at each level."""
     depth: int = 4
-    """U-Net and SegNet, levels below the first: the image is halved this many times."""
+    """U-Net, SegNet and ResNet, levels below the first: the image is halved this many times."""
     blocks: int = 7
     """Classifier: how many times the image is halved."""
     layout: str = "matlab"
@@ -132,8 +136,8 @@ class Model:
     up_relu: bool = False
     """U-Net: ReLU after each up-convolution, as MATLAB's `unetLayers` has it (paper B)."""
     patch: int = 1
-    """U-Net: side in pixels of the squares that its first level sees as one position each; logits
-    have full size all the same."""
+    """U-Net and ResNet: side in pixels of the squares that the first level sees as one position
+    each; a U-Net's logits have full size all the same."""
     channels: int = 3
     """What the network sees: 3 (colour) or 1 (its luma; paper A's grey images)."""
     dtype: str = "float32"

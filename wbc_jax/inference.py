@@ -16,7 +16,7 @@ from jax.sharding import AxisType
 from wbc_jax import checkpoint, metrics, models, sharding, steps, vocabulary
 from wbc_jax import config as config_lib
 from wbc_jax import weights as weights_lib
-from wbc_jax.data import pipeline, records, sources
+from wbc_jax.data import cells, pipeline, records, sources
 from wbc_jax.models import fast
 
 
@@ -59,6 +59,7 @@ class Model:
         step: training steps behind the weights.
         seen: (source, index) of the images it was trained on and chosen by, where its file lists
             them (see `wbc_jax.weights`); None for a run's folder, whose config says it.
+        segmenter: the model by which it cuts images to their cell (`config.data.isolate`), or None.
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class Model:
             steps.make_logits(network, config.evaluate.flips),
             compiler_options=fast.compiler_options(),
         )
+        self.segmenter = cells.segmenter(config.data) if config.data.isolate else None
         self._mesh: jax.sharding.Mesh | None = None
         self._lock = threading.Lock()
 
@@ -84,7 +86,10 @@ class Model:
         return sum(int(leaf.size) for leaf in jax.tree.leaves(self.weights["params"]))
 
     def predict(
-        self, images: np.ndarray | Sequence[np.ndarray], batch_size: int = 16
+        self,
+        images: np.ndarray | Sequence[np.ndarray],
+        batch_size: int = 16,
+        masks: Sequence[np.ndarray] | None = None,
     ) -> Prediction | list[Prediction]:
         """Segments or classifies one image or several, of any sizes.
 
@@ -94,6 +99,8 @@ class Model:
         Args:
             images: uint8 `[H, W, 3]` RGB, or a list (or `[N, H, W, 3]`) of such.
             batch_size: images a pass.
+            masks: for a model that cuts images to their cell: what is known of each, uint8
+                `[H, W]` of any size (for one image, one mask); else its segmenter finds it.
 
         Returns:
             One `Prediction`, or a list of them.
@@ -102,12 +109,19 @@ class Model:
             ValueError: an image of another type or shape, or without pixels.
         """
         if isinstance(images, np.ndarray) and images.ndim != 4:
-            return self.predict([images], batch_size)[0]
+            return self.predict([images], batch_size, None if masks is None else [masks])[0]
         found = []
         for image in images:
             check_image(image)
         for start in range(0, len(images), batch_size):
-            found += self._predict_batch(images[start : start + batch_size], batch_size)
+            part = images[start : start + batch_size]
+            if self.segmenter is not None:
+                if masks is None:
+                    known = [one.mask for one in self.segmenter.predict(part, batch_size)]
+                else:
+                    known = masks[start : start + batch_size]
+                part = [cells.isolate(image, mask) for image, mask in zip(part, known)]
+            found += self._predict_batch(part, batch_size)
         return found
 
     def spread(self) -> int:
@@ -125,7 +139,13 @@ class Model:
         return len(devices)
 
     def fit(self, image: np.ndarray) -> np.ndarray:
-        """Returns an image at the network's size, uint8 `[S, S, 3]`."""
+        """Returns an image (cut to its cell, if the model does so) at the network's size, uint8
+        `[S, S, 3]`."""
+        if self.segmenter is not None:
+            image = cells.isolate(image, self.segmenter.predict(image).mask)
+        return self._resize(image)
+
+    def _resize(self, image: np.ndarray) -> np.ndarray:
         side = self.config.data.image_size
         return pipeline.resize_image(image, side, side)
 
@@ -157,7 +177,7 @@ class Model:
         padded = min(most, 1 << (len(images) - 1).bit_length())
         batch = np.zeros((padded, side, side, 3), np.uint8)
         for i, image in enumerate(images):
-            batch[i] = self.fit(image)
+            batch[i] = self._resize(image)
         with self._lock:  # one compilation, not one a thread
             logits = np.asarray(self.logits(batch))
         return [self.read(one, image.shape[:2]) for one, image in zip(logits, images)]
@@ -187,12 +207,14 @@ def read_image(path: epath.PathLike) -> np.ndarray:
     return records.decode_image(records.read_image_file(path)[0])
 
 
-def load(path: epath.PathLike) -> Model:
+def load(path: epath.PathLike, flips: bool | None = None) -> Model:
     """Loads the best checkpoint of a run's folder, or a file of weights.
 
     Args:
         path: the run's `--workdir`, a `.safetensors` file that `wbc_jax.export` wrote, or the name
             of weights that the package ships.
+        flips: whether logits are averaged over the four reflections, for four times the work; by
+            default as the model was evaluated.
 
     Raises:
         CheckpointError: there is no run or no checkpoint; says where it looked.
@@ -200,7 +222,7 @@ def load(path: epath.PathLike) -> Model:
         WeightsError: the file is missing, damaged or something else.
     """
     if file := weights_lib.find(path):
-        return _load_file(file)
+        return _load_file(file, flips)
     folder = epath.Path(path).expanduser()
     stored = folder / "config.json"
     if not stored.exists():
@@ -212,7 +234,13 @@ def load(path: epath.PathLike) -> Model:
     network, like = _empty_state(config)
     with checkpoint.Checkpoints(folder) as checkpoints:
         state, _ = checkpoints.restore(checkpoint.BEST, like)
-    return Model(config, network, state.weights(), int(state.step))
+    return Model(_flipping(config, flips), network, state.weights(), int(state.step))
+
+
+def _flipping(config: config_lib.Config, flips: bool | None) -> config_lib.Config:
+    if flips is None:
+        return config
+    return dataclasses.replace(config, evaluate=dataclasses.replace(config.evaluate, flips=flips))
 
 
 def _or_shipped() -> str:
@@ -220,12 +248,13 @@ def _or_shipped() -> str:
     return f"{file}, or one of {', '.join(names)}" if names else f"or {file}"
 
 
-def _load_file(path: epath.Path) -> Model:
+def _load_file(path: epath.Path, flips: bool | None) -> Model:
     stored = weights_lib.read(path)
     network, like = _empty_state(stored.config)
     shapes = {"params": like.params, "stats": like.stats}
     weights = jax.tree.map(jax.numpy.asarray, weights_lib.fill(shapes, stored, path))
-    return Model(stored.config, network, weights, stored.step, stored.seen)
+    config = _flipping(stored.config, flips)
+    return Model(config, network, weights, stored.step, stored.seen)
 
 
 def _empty_state(config: config_lib.Config) -> tuple[steps.Network, steps.TrainState]:

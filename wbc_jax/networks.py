@@ -28,12 +28,17 @@ class Entry:
 _HERE = "wbc_jax.models"
 
 NETWORKS: dict[str, Entry] = {
-    "unet": Entry(f"{_HERE}.unet:UNet", ("features", "depth", "norm", "dropout", "up_relu", "patch")),
+    "unet": Entry(
+        f"{_HERE}.unet:UNet", ("features", "depth", "norm", "dropout", "up_relu", "patch")
+    ),
     "segnet": Entry(f"{_HERE}.segnet:SegNet", ("features", "depth", "layout", "norm")),
     "encoder_decoder": Entry(f"{_HERE}.encoder_decoder:EncoderDecoder", ("norm",)),
     "classifier": Entry(
         f"{_HERE}.classifier:Classifier",
         ("image_size", "features", "blocks", "norm"),
         "classification",
+    ),
+    "resnet": Entry(
+        f"{_HERE}.resnet:ResNet", ("features", "depth", "norm", "patch"), "classification"
     ),
 }

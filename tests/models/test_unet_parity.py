@@ -84,3 +84,22 @@ def test_grey_input_equals_pytorch():
 
     theirs = parity.randomize(Gray(3, 4, 2, "batch", channels=1))
     parity.check(model, pairs_of(model, theirs), theirs, (2, 13, 10, 3))
+
+
+def test_squares_of_pixels_equal_pytorch():
+    side, model = 2, parity.abstract(unet.UNet, 3, 4, 2, "group", patch=2)
+
+    class Patched(TorchUNet):
+        def forward(self, x):
+            height, width = x.shape[2:]
+            pad = (0, -width % (4 * side), 0, -height % (4 * side))
+            x = tnn.functional.pad(x, pad, mode="replicate")
+            places = [(i, j) for i in range(side) for j in range(side)]
+            y = super().forward(torch.cat([x[:, :, i::side, j::side] for i, j in places], 1))
+            out = y.new_zeros(len(x), *x.shape[2:], 3)
+            for number, (i, j) in enumerate(places):
+                out[:, i::side, j::side] = y[..., 3 * number : 3 * number + 3]
+            return out[:, :height, :width]
+
+    theirs = parity.randomize(Patched(3 * side**2, 4, 2, "group", channels=3 * side**2))
+    parity.check(model, pairs_of(model, theirs), theirs, (2, 13, 10, 3))

@@ -1,0 +1,181 @@
+"""Images cut to their cell by a segmenter, with nothing of the slide around it.
+
+What a classifier learns of one scanner and finds nowhere else is mostly around the cell: the colour
+of the light, the magnification, neighbours. Here each cell is cut to its own box, so that it spans
+the image whatever the magnification, in light that is made white, on a plain ground.
+"""
+
+import dataclasses
+import hashlib
+import io
+import zipfile
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import numpy as np
+from etils import epath
+
+from wbc_jax import config as config_lib
+from wbc_jax import files, vocabulary
+from wbc_jax import progress as progress_lib
+from wbc_jax import weights as weights_lib
+from wbc_jax.data import crops, records, sources
+
+if TYPE_CHECKING:
+    from wbc_jax import inference
+
+MARGIN = 0.08
+"""Part of the cell's longer side that is kept around it, as a segmenter may cut a rim off."""
+GROUND = 235
+"""Grey level of what is not the cell."""
+WHITE = 245
+"""Level to which each colour's brightest pixels are brought."""
+MASK_SIDE = 128
+_BATCH = 16
+
+
+def isolate(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Cuts an image to its cell.
+
+    Of several cells the one with the most nucleus counts, less what lies off the middle. Where the
+    mask shows no cell, the whole image is kept, in white light.
+
+    Args:
+        image: uint8 `[H, W, 3]`.
+        mask: uint8 `[h, w]` of any size: 0 background, 1 cytoplasm, 2 nucleus.
+
+    Returns:
+        uint8 `[s, t, 3]`, a square unless the cell is longer than the image's shorter side.
+    """
+    height, width = image.shape[:2]
+    image = _white(image)
+    if mask.shape != (height, width):
+        mask = cv2.resize(mask, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
+    cell = _middle_cell(mask)
+    if cell is None:
+        return image
+    rows, columns = np.flatnonzero(cell.any(1)), np.flatnonzero(cell.any(0))
+    box = (int(rows[0]), int(columns[0]), int(rows[-1]) + 1, int(columns[-1]) + 1)
+    reach = max(1, round(MARGIN * max(box[2] - box[0], box[3] - box[1])))
+    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * reach + 1, 2 * reach + 1))
+    kept = cv2.dilate(cell.astype(np.uint8), disc) > 0
+    image = np.where(kept[..., None], image, np.uint8(GROUND))
+    return crops.cut(image, box, MARGIN)
+
+
+def _white(image: np.ndarray) -> np.ndarray:
+    """Scales each colour so that its brightest pixels, the unstained light, are `WHITE`."""
+    light = np.percentile(image[::2, ::2].reshape(-1, 3), 97, axis=0)
+    table = np.arange(256)[:, None] * (WHITE / np.maximum(light, 1))
+    table = np.clip(np.rint(table), 0, 255).astype(np.uint8)
+    return np.stack([table[image[..., i], i] for i in range(3)], -1)
+
+
+def _middle_cell(mask: np.ndarray) -> np.ndarray | None:
+    """bool `[H, W]`: the connected part of the mask that is the image's cell, holes filled."""
+    stained = ((mask == vocabulary.NUCLEUS) | (mask == vocabulary.CYTOPLASM)).astype(np.uint8)
+    count, parts, _, middles = cv2.connectedComponentsWithStats(stained)
+    if count < 2:
+        return None
+    weight = np.where(mask == vocabulary.NUCLEUS, 1.0, 0.1) * stained
+    amounts = np.bincount(parts.ravel(), weight.ravel(), count)[1:]
+    off = (middles[1:] / (mask.shape[1], mask.shape[0]) - 0.5) * 2
+    best = 1 + int((amounts * np.exp(-2 * (off**2).sum(1))).argmax())
+    outline, _ = cv2.findContours(
+        (parts == best).astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE
+    )
+    filled = np.zeros(mask.shape, np.uint8)
+    return cv2.drawContours(filled, outline, -1, 1, cv2.FILLED) > 0
+
+
+class _Isolated(Sequence):
+    """Records of a source with their images cut to the cell."""
+
+    def __init__(self, encoded: Sequence[dict[str, Any]], masks: np.ndarray):
+        self._encoded, self._masks = encoded, masks
+
+    def __len__(self) -> int:
+        return len(self._encoded)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        record = dict(self._encoded[index])
+        cut = isolate(records.decode_image(record["image"]), self._masks[index])
+        return record | {"image": records.encode_png(cut)}
+
+
+def isolated(source: sources.Source, data: config_lib.Data) -> sources.Source:
+    """Returns a source whose images are cut to their cell, as `data.isolate` says.
+
+    The segmenter's masks, 128×128, are kept beside the records, so that it runs only once.
+
+    Raises:
+        WeightsError: `data.isolate` names no weights.
+        ConfigError: they are not a segmenter's.
+    """
+    if not data.isolate:
+        return source
+    file = weights_file(data)
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()[:12]
+    folder = epath.Path(sources.builder(source.name, data).data_dir)
+    masks = _masks(source, folder / f"wbc_jax_masks_{digest}.npz", file)
+    return dataclasses.replace(source, encoded=_Isolated(source.encoded, masks))
+
+
+def weights_file(data: config_lib.Data) -> epath.Path:
+    """Returns the file of the segmenter that `data.isolate` names.
+
+    Raises:
+        WeightsError: there is none.
+    """
+    file = weights_lib.find(data.isolate)
+    if file is None or not file.exists():
+        known = ", ".join(weights_lib.shipped()) or "none"
+        raise weights_lib.WeightsError(
+            f"config.data.isolate is {data.isolate!r}: no {weights_lib.SUFFIX} file and no shipped "
+            f"weights (there are: {known})."
+        )
+    return file
+
+
+def segmenter(data: config_lib.Data) -> "inference.Model":
+    """Returns the model that `data.isolate` names, without test-time flips: a box needs none.
+
+    Raises:
+        WeightsError: as `weights_file`.
+        ConfigError: it is no segmenter.
+    """
+    from wbc_jax import inference
+
+    model = inference.load(weights_file(data), flips=False)
+    if model.config.task != "segmentation":
+        raise config_lib.ConfigError(
+            f"config.data.isolate is {data.isolate!r}, weights for {model.config.task}; it must "
+            "name a segmenter's."
+        )
+    return model
+
+
+def _masks(source: sources.Source, path: epath.Path, file: epath.Path) -> np.ndarray:
+    """uint8 `[N, 128, 128]`, read from `path` or predicted and written there."""
+    try:
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as stored:
+            if tuple(stored["ids"].tolist()) == source.ids:
+                return stored["masks"]
+    except (FileNotFoundError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        pass  # predicted again
+    model = segmenter(config_lib.Data(isolate=str(file)))
+    print(f"{source.name}: finding the cell in each of its {len(source)} images", flush=True)
+    progress = progress_lib.Progress("image", len(source))
+    masks = np.zeros((len(source), MASK_SIDE, MASK_SIDE), np.uint8)
+    for start in range(0, len(source), _BATCH):
+        places = range(start, min(start + _BATCH, len(source)))
+        for i, found in zip(places, model.predict([source.image(i) for i in places], _BATCH)):
+            side = (MASK_SIDE, MASK_SIDE)
+            masks[i] = cv2.resize(found.mask, side, interpolation=cv2.INTER_NEAREST_EXACT)
+        progress.update(places[-1] + 1, len(places))
+    progress.close()
+    out = io.BytesIO()
+    np.savez_compressed(out, ids=np.array(source.ids), masks=masks)
+    files.write_bytes(path, out.getvalue())
+    return masks
