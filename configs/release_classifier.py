@@ -1,6 +1,7 @@
 """The shipped classifier of five cell types: all labelled sources, images cut to their cell.
 
-python -m wbc_jax.main --config=configs/release_classifier.py --config.data.manual_dir=../shared/data
+python -m wbc_jax.main --config=configs/release_classifier.py \\
+  --config.data.manual_dir=../shared/data
 
 The shipped segmenter goes first. What the classifier sees is the cell alone, in white light, at one
 size (`wbc_jax/data/cells.py`); a residual network with group normalisation types it.

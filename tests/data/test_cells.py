@@ -118,7 +118,7 @@ def test_a_damaged_file_of_masks_is_written_anew(data, segmenter_file):
 
 def test_weights_that_do_not_fit_are_named(data, tmp_path):
     missing = dataclasses.replace(data, isolate="nowhere")
-    with pytest.raises(weights.WeightsError, match="config.data.isolate is 'nowhere'"):
+    with pytest.raises(weights.WeightsError, match="isolate is 'nowhere'"):
         cells.isolated(sources.load(tiny_runs.DATASET, data), missing)
 
 
