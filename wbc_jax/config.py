@@ -279,6 +279,9 @@ class Evaluate:
     """Average the logits over the four reflections of each image."""
     bootstrap: int = 1000
     """Resamples of images behind each 95 % interval."""
+    worst: int = 0
+    """Segmentation: the report shows so many images of each data set, those that came out worst; 0:
+    the worst of all and some of each better score."""
     external: tuple[str, ...] = ()
     """Data sets scored whole, where they are present and not trained on; apart in the report."""
 
@@ -409,6 +412,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "evaluate.size": (8, 4096),
     "evaluate.batch_size": (1, math.inf),
     "evaluate.bootstrap": (0, 1_000_000),
+    "evaluate.worst": (0, 1000),
 }
 
 

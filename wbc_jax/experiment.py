@@ -53,6 +53,7 @@ FREE_FIELDS = (
     "evaluate.batch_size",
     "evaluate.flips",
     "evaluate.bootstrap",
+    "evaluate.worst",
     "evaluate.external",
 )
 SHOWN_MASKS, SHOWN_WORST = 48, 16
@@ -264,7 +265,8 @@ def evaluate_run(
 def evaluate_weights(config: config_lib.Config, workdir: epath.Path, name: str) -> dict[str, Any]:
     """Scores a file of weights on the test split of the config's data sets; writes the report.
 
-    The network and its input size are the file's, all else is the config's. The file lists what it
+    The network and what it is given (size, cut to the cell or not) are the file's, all else is the
+    config's. The file lists what it
     was trained on and chosen by: a test split that holds any of it is refused.
 
     Args:
@@ -294,7 +296,8 @@ def evaluate_weights(config: config_lib.Config, workdir: epath.Path, name: str) 
         raise config_lib.ConfigError(
             f"config.task is {config.task!r}, but {name} is for {model.config.task!r}."
         )
-    data = dataclasses.replace(config.data, image_size=model.config.data.image_size)
+    own = model.config.data
+    data = dataclasses.replace(config.data, image_size=own.image_size, isolate=own.isolate)
     config = dataclasses.replace(config, data=data, model=model.config.model)
     _prepare_on_all(config)
     examples = pipeline.load_splits(config.data, config.evaluate.size, config.task)
@@ -480,14 +483,20 @@ def _shown(
     test: pipeline.Examples,
     predict: Predict,
 ) -> list[figures.Example]:
-    """Test images for the report: masks, the worst and some of each better, or the worst types."""
+    """Test images for the report: masks, the worst (and some of each better), or types."""
     if config.task == "classification":
         return _mistakes(config, rows, test)
     side, size = config.data.image_size, config.evaluate.size
     examples = test.resized(size, size)
     order = sorted(range(len(rows)), key=lambda i: (rows[i]["mean_iou"], rows[i]["id"]))
+    if most := config.evaluate.worst:
+        of = {name: [i for i in order if rows[i]["dataset"] == name] for name in test.datasets}
+        places = {i for found in of.values() for i in found[:most]}
+        chosen = [i for i in order if i in places]
+    else:
+        chosen = [order[place] for place in spread_places(len(order))]
     shown = []
-    for i in [order[place] for place in spread_places(len(order))]:
+    for i in chosen:
         example = examples[i]
         small = pipeline.resize_image(example["image"], side, side)
         shown.append(

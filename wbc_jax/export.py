@@ -8,6 +8,7 @@ The ending decides what is written. `.safetensors` holds the weights, for `wbc_j
 """
 
 import argparse
+import dataclasses
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -54,6 +55,7 @@ def weights_file(run: epath.PathLike, path: epath.PathLike, dtype: str = "float1
         DataError: its records are missing.
         WeightsError: `run` is no run's folder, or the weights do not fit `dtype`.
     """
+    from wbc_jax import config as config_lib
     from wbc_jax import experiment, inference, weights
     from wbc_jax.data import pipeline
 
@@ -64,6 +66,9 @@ def weights_file(run: epath.PathLike, path: epath.PathLike, dtype: str = "float1
     examples = pipeline.load_splits(config.data, config.evaluate.size, config.task)
     experiment.check_splits(epath.Path(run).expanduser(), examples)
     seen = examples["train"].entries + examples["validation"].entries
+    # Where the records lay is nobody else's business.
+    nowhere = dataclasses.replace(config.data, data_dir=config_lib.Data().data_dir, manual_dir="")
+    config = dataclasses.replace(config, data=nowhere)
     weights.write(path, config, model.step, model.weights, seen, np.dtype(dtype))
 
 
