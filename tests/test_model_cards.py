@@ -1,0 +1,106 @@
+"""The shipped weights, their model cards, and the figures in these."""
+
+import importlib
+import importlib.util
+import json
+import pathlib
+
+import numpy as np
+import pytest
+from etils import epath
+
+import wbc_jax
+from wbc_jax import config as config_lib
+from wbc_jax import experiment, weights
+from wbc_jax.data import sources
+
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+NAMES = ("segmenter", "classifier")
+
+
+@pytest.fixture(scope="module")
+def cards():
+    spec = importlib.util.spec_from_file_location("make_cards", ROOT / "docs" / "make_cards.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_both_are_shipped_and_small():
+    assert set(NAMES) <= set(weights.shipped())
+    assert sum(weights.find(name).stat().length for name in NAMES) < 10e6
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_card_is_what_was_measured_on_this_file(cards, name):
+    # `render` refuses figures of other weights.
+    assert cards.render(name) == (weights.SHIPPED / f"{name}.md").read_text()
+    text = (weights.SHIPPED / f"{name}.md").read_text()
+    assert cards.sha256(name) in text and "research only" in text
+
+
+def test_a_card_of_other_weights_is_refused(cards, tmp_path, monkeypatch):
+    shipped = tmp_path / "shipped"
+    shipped.mkdir()
+    for path in weights.SHIPPED.iterdir():
+        if path.name.startswith("segmenter"):
+            (shipped / path.name).write_bytes(path.read_bytes())
+    damaged = bytearray((shipped / "segmenter.safetensors").read_bytes())
+    damaged[-1] ^= 1
+    (shipped / "segmenter.safetensors").write_bytes(damaged)
+    monkeypatch.setattr(cards, "SHIPPED", shipped)
+    with pytest.raises(SystemExit, match="is of other weights"):
+        cards.render("segmenter")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_they_say_nothing_of_where_they_were_trained(name):
+    config = wbc_jax.load(name).config
+    assert (config.data.manual_dir, config.data.data_dir) == ("", config_lib.Data().data_dir)
+
+
+def test_the_segmenter_finds_drawn_cells(data_dir):
+    import tiny_runs
+
+    source = sources.load(tiny_runs.DATASET, tiny_runs.config(data_dir).data)
+    model = wbc_jax.load("segmenter", flips=False)
+    right = [
+        np.mean(model.predict(source.image(i)).mask == source.mask(i))
+        for i in range(4)
+        if source.has_mask[i]
+    ]
+    assert np.mean(right) > 0.9
+
+
+def evaluated(name, config_name, datasets, real_data, tmp_path):
+    config = importlib.import_module(f"wbc_jax.configs.{config_name}").get_config()
+    config.data.manual_dir = str(real_data)
+    config.data.datasets = datasets
+    config.data.mixture, config.data.weights = "natural", ()
+    config = config_lib.validate(config)
+    found = experiment.evaluate_weights(config, epath.Path(tmp_path / name), name)["results"]
+    written = json.loads((weights.SHIPPED / f"{name}.json").read_text())["results"]
+    return found, written
+
+
+@pytest.mark.data
+def test_the_segmenters_figures_are_the_files(real_data, tmp_path):
+    sets = ("segmentation_wbc/jtsc", "segmentation_wbc/cellavision", "raabin_gt")
+    found, written = evaluated("segmenter", "release_segmenter", sets, real_data, tmp_path)
+    for name in sets:
+        assert found[name]["images"] == written[name]["images"]
+        assert found[name]["mean_iou"] == pytest.approx(written[name]["mean_iou"], abs=5e-4)
+        one, two = (r[name]["nc"]["median_relative_error"] for r in (found, written))
+        assert one == pytest.approx(two, abs=5e-3)
+
+
+@pytest.mark.data
+def test_the_classifiers_figures_are_the_files(real_data, tmp_path):
+    sets = ("segmentation_wbc/jtsc", "segmentation_wbc/cellavision")
+    found, written = evaluated("classifier", "release_classifier", sets, real_data, tmp_path)
+    for name in sets:
+        assert found[name]["images"] == written[name]["images"]
+        # One cell at a tie may fall to either side on another machine.
+        assert found[name]["accuracy"] == pytest.approx(
+            written[name]["accuracy"], abs=1.01 / found[name]["images"]
+        )
