@@ -2,10 +2,12 @@
 
 The file is safetensors: arrays and text, nothing that could run. It holds the network's arrays, the
 config it was trained with, and of each image of its training and validation splits the data set,
-id, group and perceptual hashes, so that nobody scores it on what it has seen without being told.
+id, group and perceptual hashes, so that nobody scores it on what it has seen without being told. A
+SHA-256 of all that tells a file that was damaged on its way.
 """
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Sequence
 from typing import Any
@@ -114,6 +116,7 @@ def write(
         "step": str(step),
         "seen": json.dumps(records),
     }
+    about["sha256"] = _sum(arrays, about)
     files.write_bytes(path, safetensors.numpy.save(arrays, about))
 
 
@@ -142,6 +145,10 @@ def read(path: epath.PathLike) -> Stored:
             f"{path} is marked {about.get('format')!r}; {FORMAT!r} is needed, as "
             "`python -m wbc_jax.export RUN --out=FILE.safetensors` writes it."
         )
+    stored = about.pop("sha256", None)  # None: written before there was a sum
+    known = set(about) == {"format", "config", "step", "seen"}
+    if not known or stored not in (None, _sum(arrays, about)):
+        raise WeightsError(f"{path} is damaged (not what its SHA-256 says). Get it again.")
     config = config_lib.from_json(about["config"], f"the config in {path}")
     try:
         seen = _entries(json.loads(about["seen"]), arrays)
@@ -181,6 +188,15 @@ def named(tree: Any) -> dict[str, Any]:
         "/".join(str(step.key) for step in path): leaf
         for path, leaf in jax.tree.leaves_with_path(tree)
     }
+
+
+def _sum(arrays: dict[str, np.ndarray], about: dict[str, str]) -> str:
+    """SHA-256 of names, types, shapes and values of the arrays, and of the texts."""
+    found = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
+    for name, array in sorted(arrays.items()):
+        found.update(f"\0{name} {array.dtype.str} {array.shape}\0".encode())
+        found.update(array.tobytes())
+    return found.hexdigest()
 
 
 def _entries(records: list, arrays: dict[str, np.ndarray]) -> list[tuple[sources.Source, int]]:

@@ -16,9 +16,11 @@ import csv
 import dataclasses
 import functools
 import io
+import logging as python_logging
 import math
 import os
 import stat
+import threading
 import uuid
 import warnings
 import zipfile
@@ -40,6 +42,9 @@ from wbc_jax import progress, vocabulary
 
 MAX_PIXELS = 100_000_000
 """Larger images are refused from their header alone, before any pixel is decoded."""
+
+MAX_FILE_BYTES = 2**30
+"""Of larger image files no more than this is read before they are refused."""
 
 MAX_UNZIPPED_BYTES = 8 * 2**30
 """Larger archives are refused: no data set here comes near it."""
@@ -204,11 +209,10 @@ def read_image_file(path: epath.PathLike) -> tuple[bytes, int, int]:
         The bytes to store, and the image's height and width in pixels.
 
     Raises:
-        DataError: the file is missing, empty, no image, truncated, beyond `MAX_PIXELS`, of several
-            pages, or of a kind of sample that 8-bit RGB cannot hold.
+        DataError: the file is missing, empty, no image, truncated, beyond `MAX_FILE_BYTES` or
+            `MAX_PIXELS`, of several pages, or of a kind of sample that 8-bit RGB cannot hold.
     """
-    data, image = _open(path)
-    with image:
+    with _decoding(path), _open(path) as (data, image):
         turned = image.getexif().get(_EXIF_ORIENTATION, 1) not in (0, 1)
         if _passes_through(data, image) and not turned:
             # Pillow has found no truncation; OpenCV, which decodes records, must cope as well.
@@ -232,8 +236,7 @@ def read_mask_file(path: epath.PathLike) -> np.ndarray:
     Raises:
         DataError: as `read_image_file`; a JPEG, palette, 16-bit or coloured mask.
     """
-    _, image = _open(path)
-    with image:
+    with _decoding(path), _open(path) as (_, image):
         if image.format in ("JPEG", "MPO"):
             raise DataError(
                 f"{path}: the mask is a JPEG, whose compression changes values at every edge: "
@@ -793,20 +796,69 @@ def _imdecode(data: bytes, flags: int) -> np.ndarray:
     return pixels
 
 
-def _open(path: epath.PathLike) -> tuple[bytes, Image.Image]:
+class _Quiet:
+    """Within it, Pillow neither warns of oddities in a file nor logs what it raises as well.
+
+    As `warnings.catch_warnings`, but for several threads: the first one in sets the filter, and the
+    last one out puts back what was there.
+    """
+
+    def __init__(self):
+        self._lock, self._inside = threading.Lock(), 0
+        self._logger = python_logging.getLogger("PIL")
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._inside:
+                self._before = warnings.catch_warnings()
+                self._before.__enter__()
+                warnings.filterwarnings("ignore", module=r"PIL\.")
+                self._level = self._logger.level
+                self._logger.setLevel(python_logging.CRITICAL)
+            self._inside += 1
+
+    def __exit__(self, *_) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                self._before.__exit__()
+                self._logger.setLevel(self._level)
+
+
+_quiet = _Quiet()
+
+
+@contextlib.contextmanager
+def _decoding(path: epath.PathLike) -> Iterator[None]:
+    """Tells of whatever Pillow raises inside as a damaged file."""
+    try:
+        with _quiet:
+            yield
+    except DataError:
+        raise
+    except Exception as error:  # OSError, SyntaxError, ValueError, struct.error ...
+        raise DataError(f"{path}: is truncated or damaged ({error}): fetch it again") from error
+
+
+@contextlib.contextmanager
+def _open(path: epath.PathLike) -> Iterator[tuple[bytes, Image.Image]]:
     """The file's bytes and its image, all pixels decoded by Pillow, which reports truncation."""
     try:
-        data = epath.Path(path).read_bytes()
+        with epath.Path(path).open("rb") as file:
+            data = file.read(MAX_FILE_BYTES + 1)
     except OSError as error:
         raise DataError(
             f"{path}: cannot be read ({error}): check that it exists and may be read"
         ) from error
     if not data:
         raise DataError(f"{path}: the file is empty (0 bytes): fetch it again")
+    if len(data) > MAX_FILE_BYTES:
+        raise DataError(
+            f"{path}: is larger than {MAX_FILE_BYTES:,} bytes, which is all that is allowed; cut "
+            "the image into parts"
+        )
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(io.BytesIO(data), formats=IMAGE_FORMATS)
+        image = Image.open(io.BytesIO(data), formats=IMAGE_FORMATS)
     except Image.DecompressionBombError as error:
         raise DataError(
             f"{path}: {error}: allowed are {MAX_PIXELS:,} pixels; cut the image into parts"
@@ -818,22 +870,18 @@ def _open(path: epath.PathLike) -> tuple[bytes, Image.Image]:
         ) from error
     except Exception as error:  # Pillow's readers raise many kinds on damaged headers
         raise DataError(f"{path}: has a damaged header ({error}): fetch it again") from error
-    if image.width * image.height > MAX_PIXELS:
-        raise DataError(
-            f"{path}: has {image.width} x {image.height} pixels: allowed are {MAX_PIXELS:,}; cut "
-            "the image into parts"
-        )
-    pages = getattr(image, "n_frames", 1)
-    # MPO, the JPEG of some cameras, holds previews of its first image.
-    if pages > 1 and image.format != "MPO":
-        raise DataError(f"{path}: holds {pages} pages: allowed is one; save one page a file")
-    try:
+    with image:
+        if image.width * image.height > MAX_PIXELS:
+            raise DataError(
+                f"{path}: has {image.width} x {image.height} pixels: allowed are {MAX_PIXELS:,}; "
+                "cut the image into parts"
+            )
+        pages = getattr(image, "n_frames", 1)
+        # MPO, the JPEG of some cameras, holds previews of its first image.
+        if pages > 1 and image.format != "MPO":
+            raise DataError(f"{path}: holds {pages} pages: allowed is one; save one page a file")
         image.load()
-    except Exception as error:  # as above: OSError, SyntaxError, ValueError, struct.error ...
-        raise DataError(
-            f"{path}: is truncated or damaged ({error}; {len(data)} bytes): fetch it again"
-        ) from error
-    return data, image
+        yield data, image
 
 
 def _passes_through(data: bytes, image: Image.Image) -> bool:

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 
 from wbc_jax.data import augment
@@ -217,7 +218,7 @@ def max_pool_with_indices(x: jax.Array) -> tuple[jax.Array, jax.Array]:
         other = fixed[:, :, row, :, column]
         better = (other > best) | jnp.isnan(other)
         best, at = jnp.where(better, other, best), jnp.where(better, jnp.uint8(position), at)
-    return jnp.where(_chosen(at), windows, 0).sum((2, 4)), at
+    return jnp.where(_chosen(at), windows, jnp.zeros((), x.dtype)).sum((2, 4)), at
 
 
 def max_unpool(x: jax.Array, indices: jax.Array, size: tuple[int, int]) -> jax.Array:
@@ -242,7 +243,7 @@ def max_unpool(x: jax.Array, indices: jax.Array, size: tuple[int, int]) -> jax.A
             f"max_unpool: {size[0]} × {size[1]} pools to {size[0] // 2} × {size[1] // 2}, "
             f"not to the {height} × {width} given"
         )
-    spread = jnp.where(_chosen(indices), x[:, :, None, :, None], 0)
+    spread = jnp.where(_chosen(indices), x[:, :, None, :, None], jnp.zeros((), x.dtype))
     spread = spread.reshape(batch, 2 * height, 2 * width, channels)
     return jnp.pad(spread, ((0, 0), (0, size[0] % 2), (0, size[1] % 2), (0, 0)))
 
@@ -256,7 +257,8 @@ def _windows(x: jax.Array) -> jax.Array:
 
 def _chosen(indices: jax.Array) -> jax.Array:
     """The mask of the windows' pixels that `indices` name, laid out as `_windows`."""
-    positions = jnp.arange(4, dtype=jnp.uint8).reshape(2, 1, 2, 1)
+    # Not of jnp, which would count within the network: ONNX cannot in uint8.
+    positions = np.arange(4, dtype=np.uint8).reshape(2, 1, 2, 1)
     return indices[:, :, None, :, None] == positions
 
 
