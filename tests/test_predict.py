@@ -11,7 +11,7 @@ from PIL import Image
 
 import tiny_runs
 import wbc_jax
-from wbc_jax import predict, vocabulary
+from wbc_jax import fields, predict, vocabulary
 from wbc_jax.data import pipeline
 
 
@@ -73,7 +73,8 @@ def test_output_names_never_meet():
 def test_predict_files(model, folder, tmp_path, capsys):
     out = tmp_path / "out"
     paths = predict.find_images([str(folder)])
-    bad = predict.predict_files(model, paths, out)
+    models = fields.Models(segmenter=model)
+    bad = predict.predict_files(models, paths, out, "no")
     assert [path for path, _ in bad] == [str(folder / "bad.jpg"), str(folder / "none.png")]
     assert _read(out / "bad_files.csv") == [{"file": p, "reason": reason} for p, reason in bad]
     assert "damaged" in bad[0][1] or "is not an image" in bad[0][1]
@@ -98,23 +99,23 @@ def test_predict_files(model, folder, tmp_path, capsys):
         assert float(row["nucleus_share"]) == pytest.approx(
             (mask == 2).sum() / (mask > 0).sum(), rel=1e-5
         )
-        assert row["flag"] == ""
     assert rows[2]["height"] == "60"
-    assert f"3 images predicted, median N/C {np.median(ratios):.3f}" in capsys.readouterr().out
+    assert f"3 cells in 3 images, median N/C {np.median(ratios):.3f}" in capsys.readouterr().out
     # The list of an earlier call must not seem to be this one's.
-    assert predict.predict_files(model, paths[:1], out) == []
+    assert predict.predict_files(models, paths[:1], out, "no") == []
     assert not (out / "bad_files.csv").exists()
 
 
 def test_cells_without_a_ratio(folder, tmp_path, capsys):
-    def nothing(images, batch_size):
+    def nothing(images):
         return [
             wbc_jax.Prediction(np.zeros(i.shape[:2], np.uint8), 0, 0, np.nan, np.nan, "no_cell")
             for i in images
         ]
 
     blank = types.SimpleNamespace(predict=nothing)
-    predict.predict_files(blank, [str(folder / "a.png")], tmp_path / "out")
+    models = fields.Models(segmenter=blank)
+    predict.predict_files(models, [str(folder / "a.png")], tmp_path / "out", "no")
     (row,) = _read(tmp_path / "out" / "cells.csv")
     assert (row["nc_ratio"], row["nucleus_share"], row["flag"]) == ("", "", "no_cell")
     assert "median" not in capsys.readouterr().out
@@ -122,7 +123,8 @@ def test_cells_without_a_ratio(folder, tmp_path, capsys):
 
 def test_a_classifier_gives_types_and_no_masks(typed_run, folder, tmp_path):
     typed = wbc_jax.load(typed_run.workdir)
-    predict.predict_files(typed, [str(folder / "a.png")], tmp_path / "out")
+    models = fields.Models(classifier=typed)
+    predict.predict_files(models, [str(folder / "a.png")], tmp_path / "out", "no")
     (row,) = _read(tmp_path / "out" / "cells.csv")
     found = typed.predict(wbc_jax.read_image(folder / "a.png"))
     assert found.mask is None and found.nc_ratio is None
@@ -130,15 +132,15 @@ def test_a_classifier_gives_types_and_no_masks(typed_run, folder, tmp_path):
     assert row["type"] == found.type == vocabulary.CELL_TYPES[found.probabilities.argmax()]
     assert float(row["probability"]) == pytest.approx(found.probabilities.max(), rel=1e-4)
     assert (row["mask"], row["nc_ratio"], row["flag"]) == ("", "", "")
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["cells.csv"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "cells.csv", "cells.parquet", "differential.csv", "index.html",
+    ]  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    "inputs, out, model", [((), "o", "m"), (("a.png",), None, "m"), (("a.png",), "o", None)]
-)
-def test_usage(inputs, out, model):
+@pytest.mark.parametrize("inputs, out", [((), "o"), (("a.png",), None)])
+def test_usage(inputs, out):
     flags.FLAGS.mark_as_parsed()
-    with flagsaver.flagsaver(out=out, model=model), pytest.raises(SystemExit) as caught:
+    with flagsaver.flagsaver(out=out, model=["m"]), pytest.raises(SystemExit) as caught:
         predict.main(["predict", *inputs])
     assert str(caught.value).startswith("error: usage: python -m wbc_jax.predict IMAGES... --out=")
     assert "--model=RUN" in str(caught.value)
@@ -148,12 +150,12 @@ def test_no_such_run(folder, tmp_path):
     flags.FLAGS.mark_as_parsed()
     model = str(tmp_path / "none")
     with (
-        flagsaver.flagsaver(out=str(tmp_path / "out"), model=model),
+        flagsaver.flagsaver(out=str(tmp_path / "out"), model=[model]),
         pytest.raises(SystemExit) as caught,
     ):
         predict.main(["predict", str(folder)])
     assert str(caught.value).startswith(f"error: {model} holds no run")
-    assert not (tmp_path / "out").exists()
+    assert not any((tmp_path / "out").iterdir())
 
 
 def test_the_command(run, folder, tmp_path):
@@ -162,7 +164,7 @@ def test_the_command(run, folder, tmp_path):
         cwd=tmp_path,
     )  # fmt: skip
     assert done.returncode == 1
-    assert "1 images predicted, median N/C" in done.stdout
+    assert "1 cells in 1 images, median N/C" in done.stdout
     lines = done.stderr.strip().splitlines()
     assert lines[-1] == "error: 1 of 2 files could not be predicted"
     assert lines[-2].startswith("bad file: in/bad.jpg")

@@ -66,6 +66,8 @@ class Cell:
         nucleus_px: the nucleus's area in pixels of the image, all lobes together.
         score: 0 to 1, how large and how violet the nucleus is; no probability.
         touches_frame: the cell reaches the image's edge, and so may be cut.
+        nucleus: bool `[bottom - top, right - left]`, the nucleus's pixels in the box; None: not
+            kept.
     """
 
     top: int
@@ -75,6 +77,7 @@ class Cell:
     nucleus_px: int
     score: float
     touches_frame: bool
+    nucleus: np.ndarray | None = dataclasses.field(default=None, compare=False, repr=False)
 
     @property
     def box(self) -> tuple[int, int, int, int]:
@@ -395,7 +398,13 @@ def _in_tile(image: np.ndarray, tile: _Window, stain: _Stain, scale: Scale) -> l
         box = np.clip(box.round(), 0, np.tile(image.shape[:2], 2)).astype(int).tolist()
         size = nucleus.area / (np.pi * red**2 / 4)
         score = min(1.0, size) * min(1.0, nucleus.intensity_mean / stain.nucleus / 2)
-        found.append(Cell(*box, round(nucleus.area * down * across), float(score), cut))
+        # Each pixel of the box takes the value at its middle.
+        ys = ((np.arange(box[0], box[2]) + 0.5 - top) / down).astype(int)
+        xs = ((np.arange(box[1], box[3]) + 0.5 - left) / across).astype(int)
+        inside = np.ix_(ys.clip(0, nuclei.shape[0] - 1), xs.clip(0, nuclei.shape[1] - 1))
+        shown = nuclei[inside] == nucleus.label
+        area = round(nucleus.area * down * across)
+        found.append(Cell(*box, area, float(score), cut, shown))
     return found
 
 

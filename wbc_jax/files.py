@@ -42,6 +42,17 @@ def whole(path: epath.PathLike) -> Iterator[epath.Path]:
         raise
 
 
+def check_writable(folder: epath.PathLike) -> None:
+    """Makes a folder, if missing, and writes a file there and away again.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    path = epath.Path(folder).expanduser() / ".wbc_jax"
+    write_bytes(path, b"")
+    path.unlink()
+
+
 def is_remote(path: epath.PathLike) -> bool:
     """Returns whether a path lies in an object store (`gs://`, `s3://`): no appending, no locks."""
     return "://" in os.fspath(path)
@@ -82,6 +93,11 @@ def write_csv(path: epath.PathLike, rows: Sequence[dict[str, Any]], columns: Seq
     for row in rows:
         writer.writerow({key: _cell(row.get(key)) for key in columns})
     write_text(path, out.getvalue())
+
+
+def utf8(name: str) -> str:
+    """Returns `name` with what is no UTF-8 in it replaced: tables hold nothing else."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 def finite(value: Any) -> Any:

@@ -33,6 +33,7 @@ class Prediction:
             `no_cell`).
         label: the cell's type, an index of `vocabulary.CELL_TYPES`.
         probabilities: float32 `[K]` of the cell types.
+        logits: float32 `[K]`, of which they are the softmax.
     """
 
     mask: np.ndarray | None = None
@@ -43,6 +44,7 @@ class Prediction:
     flag: str = ""
     label: int | None = None
     probabilities: np.ndarray | None = None
+    logits: np.ndarray | None = None
 
     @property
     def type(self) -> str | None:
@@ -277,7 +279,8 @@ def _empty_state(config: config_lib.Config) -> tuple[steps.Network, steps.TrainS
 
 
 def _typed(logits: np.ndarray) -> Prediction:
-    return Prediction(label=int(logits.argmax()), probabilities=scipy.special.softmax(logits))
+    probabilities = scipy.special.softmax(logits)
+    return Prediction(label=int(logits.argmax()), probabilities=probabilities, logits=logits)
 
 
 def _segmented(logits: np.ndarray, size: tuple[int, int]) -> Prediction:

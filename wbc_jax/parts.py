@@ -445,18 +445,13 @@ def _read(
     model: inference.Model, path: str
 ) -> tuple[dict[str, Any], np.ndarray | None, tuple[int, int]]:
     """Returns the row's beginning, the image at the network's size (None: bad), its own size."""
-    row: dict[str, Any] = {"file": _text(path)}
+    row: dict[str, Any] = {"file": files.utf8(path)}
     try:
         image = inference.read_image(path)
     except records.DataError as error:
-        return row | {"error": _text(str(error))}, None, (0, 0)
+        return row | {"error": files.utf8(str(error))}, None, (0, 0)
     height, width = image.shape[:2]
     return row | {"width": width, "height": height}, model.fit(image), (height, width)
-
-
-def _text(name: str) -> str:
-    """Returns `name` with what is no UTF-8 in it replaced: Parquet holds nothing else."""
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 def _finish(

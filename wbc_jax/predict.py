@@ -1,16 +1,22 @@
-"""Image files → masks, overlays and one table: `python -m wbc_jax.predict IMAGES… --out=DIR`.
+"""Image files → masks, types and one table: `python -m wbc_jax.predict IMAGES… --out=DIR`.
 
-With `--format=parquet` (or `--paths`, `--shard`) any number of files → Parquet parts, by one
-process or many (`wbc_jax.parts`).
+Fields of many cells are taken apart (`wbc_jax.fields`): a row a cell. Under DIR are `cells.csv` and
+`cells.parquet`, `differential.csv`, `index.html`, `masks/`, `labels/`, `overlays/`, and the masks
+as polygons in `geojson/` and `coco.json`.
+
+With `--format=parquet` (or `--paths`, `--shard`) any number of images of one cell each → Parquet
+parts, by one process or many (`wbc_jax.parts`).
 """
+
+from __future__ import annotations
 
 import glob
 import itertools
 import os
 import sys
 import tempfile
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from absl import app, flags, logging
@@ -19,32 +25,42 @@ from etils import epath
 from wbc_jax import files
 from wbc_jax import progress as progress_lib
 
+if TYPE_CHECKING:
+    from wbc_jax import fields
+
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
-COLUMNS = (
-    "file",
-    "mask",
-    "overlay",
-    "width",
-    "height",
-    "type",
-    "probability",
-    "nucleus_px",
-    "cytoplasm_px",
-    "nc_ratio",
-    "nucleus_share",
-    "flag",
-)
-MASK_COLUMNS = COLUMNS[COLUMNS.index("nucleus_px") :]
-RESULTS = ("masks", "overlays")
+RESULTS = ("masks", "labels", "overlays", "geojson")
+"""Folders of the results."""
 BATCH = 16
+BATCH_PIXELS = 2**24
+"""Images are analysed together up to so many, and up to so many pixels."""
 _OUT = flags.DEFINE_string("out", None, "Folder for the results.")
-_MODEL = flags.DEFINE_string("model", None, "Folder of the run whose model to use.")
+_MODEL = flags.DEFINE_multi_string(
+    "model",
+    [],
+    "A run's folder, a .safetensors file, or a name of shipped weights; given twice, a segmenter "
+    "and a classifier. By default the shipped segmenter and classifier.",
+)
+_FIND = flags.DEFINE_enum(
+    "find",
+    None,
+    ("auto", "yes", "no"),
+    "yes: find the cells of each image. no: each image is one cell. auto, the default: look at the "
+    "image.",
+)
+_UM_PER_PX = flags.DEFINE_float(
+    "um_per_px",
+    None,
+    "Micrometres a pixel, for areas; by default as the red cells of each image suggest.",
+    lower_bound=1e-6,
+)
 _FORMAT = flags.DEFINE_enum(
     "format",
     None,
     ("csv", "parquet"),
-    "csv: cells.csv, masks/ and overlays/. parquet: parts that hold rows and masks, written by one "
-    "process or many, restartable; the default with --paths or --shard.",
+    "csv: the tables, pictures and page of a folder. parquet: parts that hold rows and masks of "
+    "images of one cell each, written by one process or many, restartable; the default with "
+    "--paths or --shard.",
 )
 _PATHS = flags.DEFINE_string("paths", None, "File with an image's path a line, instead of IMAGES.")
 _SHARD = flags.DEFINE_string(
@@ -121,17 +137,22 @@ def output_names(paths: Iterable[str]) -> list[str]:
     return names
 
 
-def predict_files(model: Any, paths: Sequence[str], out: epath.PathLike) -> list[tuple[str, str]]:
-    """Predicts image files and writes `masks/`, `overlays/` and `cells.csv` under `out`.
+def predict_files(
+    models: fields.Models,
+    paths: Sequence[str],
+    out: epath.PathLike,
+    find: str = "auto",
+    um_per_px: float | None = None,
+) -> list[tuple[str, str]]:
+    """Analyses image files and writes all results (see `wbc_jax.results`) under `out`.
 
-    Masks are 8-bit PNGs with the values 0, 1 and 2; a classifier writes none. Bad files are left
-    out, listed in
-    `bad_files.csv`, and returned.
+    Bad files are left out, listed in `bad_files.csv`, and returned.
 
     Args:
-        model: from `wbc_jax.load`.
+        models: from `fields.load_models`.
         paths: image files.
         out: folder, made if missing.
+        find, um_per_px: as of `fields.analyze`.
 
     Returns:
         (path, reason) of each file that could not be predicted.
@@ -139,42 +160,49 @@ def predict_files(model: Any, paths: Sequence[str], out: epath.PathLike) -> list
     Raises:
         OSError: `out` cannot be written.
     """
-    from wbc_jax import inference
-    from wbc_jax.data import records
-    from wbc_jax.report import figures
+    from wbc_jax import fields, results
 
     out = epath.Path(out).expanduser()
+    files.check_writable(out)
     progress = progress_lib.Progress("image", len(paths))
-    rows, bad = [], []
-    named = list(zip(paths, output_names(paths)))
-    for start in range(0, len(named), BATCH):
-        chunk = named[start : start + BATCH]
-        images, good = [], []
-        for path, name in chunk:
-            try:
-                images.append(inference.read_image(path))
-                good.append((path, name))
-            except records.DataError as error:
-                bad.append((path, str(error)))
-        for (path, name), image, found in zip(good, images, model.predict(images, BATCH)):
-            row = {"file": path, "width": image.shape[1], "height": image.shape[0]}
-            if found.mask is not None:
-                row |= {"mask": f"masks/{name}.png", "overlay": f"overlays/{name}.png"}
-                overlay = figures.overlay(image, found.mask)
-                files.write_bytes(out / row["mask"], records.encode_png(found.mask))
-                files.write_bytes(out / row["overlay"], records.encode_png(overlay))
-                row |= {key: getattr(found, key) for key in MASK_COLUMNS}
-            if found.probabilities is not None:
-                row |= {"type": found.type, "probability": float(found.probabilities.max())}
-            rows.append({column: row.get(column, "") for column in COLUMNS})
-        progress.update(start + len(chunk), len(chunk))
+    written, bad, done = results.Results(out), [], 0
+    for chunk, unread in _chunks(paths):
+        bad += unread
+        found = fields.analyze([image for _, _, image in chunk], models, find, um_per_px)
+        written.add(chunk, found)
+        done += len(chunk) + len(unread)
+        progress.update(done, len(chunk))
     progress.close()
-    files.write_csv(out / "cells.csv", rows, COLUMNS)
+    written.close(models)
     list_bad(out, bad)
-    ratios = [r["nc_ratio"] for r in rows if r["nc_ratio"] != "" and np.isfinite(r["nc_ratio"])]
-    median = f", median N/C {np.median(ratios):.3f}" if ratios else ""
-    print(f"{len(rows)} images predicted{median}: {out / 'cells.csv'}", flush=True)
+    print(written.summary(), flush=True)
     return bad
+
+
+def _chunks(
+    paths: Sequence[str],
+) -> Iterator[tuple[list[tuple[str, str, np.ndarray]], list[tuple[str, str]]]]:
+    """Yields ((path, name of results, image) of some files, (path, reason) of bad ones)."""
+    from wbc_jax import inference
+    from wbc_jax.data import records
+
+    good: list[tuple[str, str, np.ndarray]] = []
+    bad: list[tuple[str, str]] = []
+    for path, name in zip(paths, output_names(paths)):
+        try:
+            image = inference.read_image(path)
+        except records.DataError as error:
+            bad.append((path, str(error)))
+            continue
+        if good and sum(i.size for _, _, i in good) + image.size > 3 * BATCH_PIXELS:
+            yield good, bad
+            good, bad = [], []
+        good.append((path, name, image))
+        if len(good) == BATCH:
+            yield good, bad
+            good, bad = [], []
+    if good or bad:
+        yield good, bad
 
 
 def list_bad(out: epath.Path, bad: Sequence[tuple[str, str]]) -> None:
@@ -202,7 +230,7 @@ def exit_if_bad(bad: Sequence[tuple[str, str]], total: int, done: str) -> None:
         sys.exit(f"error: {len(bad)} of {total} files could not be {done}")
 
 
-def predict_parts(inputs: Sequence[str], out: str, model: str) -> None:
+def predict_parts(inputs: Sequence[str], out: str, model: epath.PathLike) -> None:
     """Writes this process's Parquet parts, as the flags say.
 
     Raises:
@@ -238,15 +266,16 @@ def predict_parts(inputs: Sequence[str], out: str, model: str) -> None:
 
 
 def main(argv: Sequence[str]) -> None:
-    from wbc_jax import checkpoint, inference, parts
+    from wbc_jax import checkpoint, fields, parts
     from wbc_jax import config as config_lib
 
     inputs, listed = argv[1:], _PATHS.value
-    if not (inputs or listed) or not _OUT.value or not _MODEL.value:
+    if not (inputs or listed) or not _OUT.value:
         sys.exit(
-            "error: usage: python -m wbc_jax.predict IMAGES... --out=DIR --model=RUN, where IMAGES "
-            "are files, folders or globs (or --paths=FILE, with a path a line) and RUN is the "
-            "--workdir of a training, such as runs/unet"
+            "error: usage: python -m wbc_jax.predict IMAGES... --out=DIR [--model=RUN], where "
+            "IMAGES are files, folders or globs (or --paths=FILE, with a path a line) and RUN is "
+            "the --workdir of a training, such as runs/unet, or a file of weights; twice, for a "
+            "segmenter and a classifier"
         )
     if inputs and listed:
         sys.exit(f"error: both --paths={listed} and {inputs[0]!r} are given; give one of them")
@@ -255,12 +284,19 @@ def main(argv: Sequence[str]) -> None:
         sys.exit("error: --format is csv, but --paths and --shard write Parquet; leave one out")
     try:
         if parquet or _FORMAT.value == "parquet":
-            predict_parts(inputs, _OUT.value, _MODEL.value)
+            if len(_MODEL.value) > 1 or _FIND.value in ("auto", "yes") or _UM_PER_PX.value:
+                sys.exit(
+                    "error: Parquet parts are of images of one cell each, by one model: leave out "
+                    "--find, --um_per_px and the second --model"
+                )
+            predict_parts(inputs, _OUT.value, (_MODEL.value or [fields.SEGMENTER])[0])
             return
         if parts.find_shard("", os.environ)[1] > 1:
             sys.exit("error: several processes cannot share one cells.csv; add --format=parquet")
         paths = find_images(inputs, _OUT.value)
-        bad = predict_files(inference.load(_MODEL.value), paths, _OUT.value)
+        files.check_writable(_OUT.value)
+        models = fields.load_models(_MODEL.value)
+        bad = predict_files(models, paths, _OUT.value, _FIND.value or "auto", _UM_PER_PX.value)
     except (
         InputError,
         parts.PartsError,

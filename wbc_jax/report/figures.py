@@ -484,6 +484,48 @@ def nc_agreement(rows: Sequence[Mapping[str, Any]], dark: bool = False) -> Figur
     return figure
 
 
+def nc_histogram(groups: Mapping[str, Sequence[float]], dark: bool = False) -> Figure:
+    """How often each N/C ratio occurs, a panel a group, on one logarithmic axis; a line: median.
+
+    Args:
+        groups: ratios by name, shown from top to bottom; those that are not finite are left out.
+        dark: light on dark.
+    """
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+
+    theme = _DARK if dark else _LIGHT
+    figure = _figure(6.6, 0.9 + 0.95 * max(1, len(groups)), theme)
+    known = {
+        name: np.array([v for v in values if v and math.isfinite(v)])
+        for name, values in groups.items()
+    }
+    every = np.concatenate([*known.values(), []])
+    panels = figure.subplots(max(1, len(groups)), 1, sharex=True, squeeze=False)[:, 0]
+    low, high = (every.min() / 1.1, every.max() * 1.1) if len(every) else (0.1, 10)
+    edges = np.geomspace(low, high, 41)
+    for axes, name in zip(panels, known or ("",)):
+        values = known.get(name, every)
+        _plain(axes, theme, "", "", "cells")
+        axes.set_xscale("log")
+        axes.set_xlim(low, high)
+        place = vocabulary.CELL_TYPES.index(name) if name in vocabulary.CELL_TYPES else -1
+        axes.hist(values, edges, color=theme.types[place] if place >= 0 else theme.second)
+        median = ""
+        if len(values):
+            axes.axvline(np.median(values), color=theme.ink, linewidth=1.2)
+            median = f", median {np.median(values):.2f}"
+        axes.set_title(
+            f"{name} ({len(values)}{median})", loc="left", fontsize=9, color=theme.ink, pad=3
+        )
+        axes.yaxis.set_major_locator(MaxNLocator(3, integer=True, min_n_ticks=1))
+    axes = panels[-1]
+    axes.set_xlabel("N/C ratio", fontsize=9.5, color=theme.muted)
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high / low < 300 else (1,)))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    return figure
+
+
 def _ratio_ticks(low: float, high: float) -> list[float]:
     """Ratios that are round as differences in per cent, few enough to be read."""
     steps = (0.02, 0.05, 0.1, 0.2, 0.5)

@@ -1,0 +1,156 @@
+"""Time of prediction as a user meets it: the first mask of a new process, and images a second.
+
+python benchmarks/predict.py FIELDS [--model=NAME ...] [--images=32] [--rounds=3] [--out=FILE.json]
+
+FIELDS is a folder of images. Measured are
+
+- the cold start: a new process that loads the models and segments one image of one cell, with the
+  time of import, of loading, and of the first prediction (compilation included) apart, and the
+  whole wall clock; as installed, and with JAX's cache of compiled programs switched on and filled;
+- the whole path of `python -m wbc_jax.predict` on some fields, in one process that has compiled
+  what it needs: read, find, segment and type, and write, each by itself and together.
+
+The median of the rounds is printed, and all of them are in the JSON.
+"""
+
+import argparse
+import itertools
+import json
+import os
+import pathlib
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+_COLD = """
+import json, sys, time
+start = time.perf_counter()
+import wbc_jax
+from wbc_jax import fields
+image = wbc_jax.read_image(sys.argv[1])
+imported = time.perf_counter()
+models = fields.load_models(sys.argv[2:])
+loaded = time.perf_counter()
+field = fields.analyze(image, models, "no")
+done = time.perf_counter()
+assert field.mask is not None
+print(json.dumps({"import": imported - start, "load": loaded - imported, "first": done - loaded}))
+"""
+
+
+def cold_start(image: str, models: list[str], cache: str = "") -> dict[str, float]:
+    """Seconds of a new process: `import`, `load`, `first` prediction, and `whole` wall clock.
+
+    Args:
+        image: path of an image of one cell.
+        models: names.
+        cache: folder for compiled programs; empty: none.
+    """
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("JAX_")}
+    if cache:
+        environment |= {
+            "JAX_COMPILATION_CACHE_DIR": cache,
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+            "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+        }
+    start = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, "-c", _COLD, image, *models],
+        env=environment, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    return {**json.loads(done.stdout.splitlines()[-1]), "whole": time.perf_counter() - start}
+
+
+def whole_path(paths: list[str], models: list[str], rounds: int) -> list[dict[str, float]]:
+    """Seconds of the steps of `predict`, and their sum, for all paths together, a round each."""
+    from wbc_jax import detect, fields, inference, predict, results
+
+    loaded = fields.load_models(models)
+    found = []
+    for _ in range(rounds + 1):  # the first compiles
+        with tempfile.TemporaryDirectory() as folder:
+            marks = [time.perf_counter()]
+            images = [inference.read_image(path) for path in paths]
+            marks.append(time.perf_counter())
+            for image in images:
+                detect.find(image)
+            marks.append(time.perf_counter())
+            analysed = [
+                field
+                for i in range(0, len(images), predict.BATCH)
+                for field in fields.analyze(images[i : i + predict.BATCH], loaded)
+            ]
+            marks.append(time.perf_counter())
+            written = results.Results(pathlib.Path(folder))
+            written.add(list(zip(paths, predict.output_names(paths), images)), analysed)
+            written.close(loaded)
+            marks.append(time.perf_counter())
+        read, find, analyse, write = (b - a for a, b in itertools.pairwise(marks))
+        # Finding is part of the analysis as well: what it takes alone is taken off.
+        found.append(
+            {
+                "read": read,
+                "find": find,
+                "segment_and_type": max(0.0, analyse - find),
+                "write": write,
+                "whole": read + analyse + write,
+                "cells": sum(len(field.cells) for field in analysed),
+            }
+        )
+    return found[1:]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("fields", help="folder of images")
+    parser.add_argument("--model", action="append", default=[], help="as of wbc_jax.predict")
+    parser.add_argument("--images", type=int, default=32)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--out", help="JSON file for all figures")
+    options = parser.parse_args()
+    from wbc_jax import files, predict
+
+    paths = predict.find_images([options.fields])[: options.images]
+    cold = {"no cache": [], "warm cache": []}
+    with tempfile.TemporaryDirectory() as cache:
+        cold_start(paths[0], options.model, cache)  # fills it
+        for _ in range(options.rounds):
+            for name, rows in cold.items():
+                rows.append(cold_start(paths[0], options.model, cache * (name == "warm cache")))
+                print(f"first mask, {name}: {_line(rows[-1])}", flush=True)
+    rounds = whole_path(paths, options.model, options.rounds)
+    medians = {
+        "cold_start": {
+            name: {key: statistics.median(row[key] for row in rows) for key in rows[0]}
+            for name, rows in cold.items()
+        },
+        "whole_path": {key: statistics.median(row[key] for row in rounds) for key in rounds[0]},
+    }
+    for name, row in medians["cold_start"].items():
+        print(f"median, first mask, {name}: {_line(row)}")
+    path = medians["whole_path"]
+    speed = len(paths) / path["whole"]
+    print(f"median, {len(paths)} images, {path['cells']:.0f} cells: {_line(path)}")
+    print(f"{speed:.2f} images/s, {path['cells'] / path['whole']:.2f} cells/s", flush=True)
+    if options.out:
+        files.write_json(
+            options.out,
+            {
+                "models": options.model,
+                "cpus": os.cpu_count(),
+                "images": len(paths),
+                "images_per_second": speed,
+                "median": medians,
+                "rounds": {"cold_start": cold, "whole_path": rounds},
+            },
+        )
+
+
+def _line(row: dict[str, float]) -> str:
+    return ", ".join(f"{key} {value:.2f} s" for key, value in row.items() if key != "cells")
+
+
+if __name__ == "__main__":
+    main()

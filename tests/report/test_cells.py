@@ -1,0 +1,108 @@
+"""The page of a folder's cells, as text and in headless Chromium."""
+
+import numpy as np
+import pytest
+
+import browser
+from wbc_jax import abstain, results
+from wbc_jax.report import cells as page
+from wbc_jax.report import figures
+
+
+def rows():
+    found = []
+    for n in range(30):
+        row = dict.fromkeys(results.COLUMNS)
+        kind = ("lymphocyte", "neutrophil", "monocyte")[n % 3]
+        review = "low_probability" if n % 10 == 0 else ""
+        row |= {
+            "file": f"in/<b>{n // 2}</b>.png", "mask": "masks/a.png", "overlay": "overlays/a#1.png",
+            "cell": n % 2 + 1, "type": abstain.REVIEW if review else kind, "best_guess": kind,
+            "probability": 0.5 if review else 0.7 + n / 100, "review": review,
+            "nucleus_px": 100 + n, "cytoplasm_px": 50, "nc_ratio": (100 + n) / 50, "lobes": 1,
+            "nucleus_share": 0.6, "nucleus_um2": 9.0, "cytoplasm_um2": 5.0, "um_per_px": 0.3,
+            "um_per_px_source": "given", "flag": "touches_frame" if n == 3 else "",
+        }  # fmt: skip
+        found.append(row)
+    found[5]["nc_ratio"] = float("inf")
+    found[6] |= {"nc_ratio": float("nan"), "flag": "no_nucleus"}
+    empty = dict.fromkeys(results.COLUMNS) | {"file": "in/none.png", "flag": "no_cell"}
+    return [*found, empty | {"um_per_px_source": "unknown"}]
+
+
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    path = tmp_path_factory.mktemp("page") / "index.html"
+    tile = page.thumbnail(np.full((40, 60, 3), 128, np.uint8))
+    page.write(path, rows(), [tile] * 31, results.differential(rows()), True)
+    return path
+
+
+def test_text(path):
+    text = path.read_text()
+    assert "<h1>30 cells in 16 images</h1>" in text
+    assert "3 cells are left to a person" in text
+    assert "given by the user in 15 images (median 0.300 µm a pixel), not known in 1" in text
+    assert "<b>" not in text and 'data-file="in/&lt;b&gt;0&lt;/b&gt;.png"' in text
+    assert 'href="overlays/a%231.png"' in text
+
+
+def test_without_types_or_masks():
+    bare = [row | {"type": "", "mask": None, "overlay": None, "nc_ratio": None} for row in rows()]
+    text = page.render(bare, [b""] * 31, [], False)
+    assert "Differential" not in text and "N/C" not in text.split("<main>")[1]
+
+
+def test_histogram_has_a_panel_a_group():
+    figure = figures.nc_histogram({"lymphocyte": [1.0, 2.0, 3.0], "neutrophil": [float("inf")]})
+    first, second = figure.axes
+    assert first.get_title(loc="left") == "lymphocyte (3, median 2.00)"
+    assert second.get_title(loc="left") == "neutrophil (0)"
+    assert figures.nc_histogram({}).axes
+
+
+@pytest.mark.skipif(browser.PATH is None, reason="no Chromium is installed")
+def test_sorting_and_filtering(path, tmp_path):
+    shown = "[...document.getElementById('table').tBodies[0].rows].filter(r => !r.hidden)"
+    with browser.started(tmp_path) as chromium:
+        for width, dark in ((1200, False), (390, True)):
+            chromium.open(path, width, dark)
+            assert chromium.value("document.documentElement.scrollWidth") == width
+
+        def column(place):
+            return chromium.value(f"{shown}.map(r => r.cells[{place}].dataset.value)")
+
+        def choose(name, value):
+            chromium.value(
+                f"{{ const e = document.getElementById('{name}'); e.value = '{value}';"
+                " e.dispatchEvent(new Event('input', { bubbles: true })); }"
+            )
+
+        chromium.open(path, 1200)
+        click = "document.querySelector('[data-key=nc]').click()"
+        chromium.value(click)
+        up = column(4)
+        # Infinity is the largest; what has no ratio comes last.
+        assert up[:2] == ["2.0", "2.02"] and up[-3:] == ["inf", "", ""]
+        chromium.value(click)
+        assert column(4)[:2] == ["inf", "2.58"] and column(4)[-2:] == ["", ""]
+        assert chromium.value("document.querySelector('[aria-sort]').textContent") == "N/C"
+        choose("type", "for review")
+        assert column(2) == ["for review"] * 3
+        assert chromium.value("document.getElementById('shown').textContent") == (
+            "3 of 31 rows shown"
+        )
+        choose("type", "")
+        choose("least", "0.95")
+        assert sorted(column(3)) == ["0.95", "0.96", "0.97", "0.98", "0.99"]
+        choose("least", "0")
+        choose("flag", "touches_frame")
+        assert len(column(2)) == 1
+        choose("flag", "-")
+        assert len(column(2)) == 31 - 3 - 2 - 1
+        choose("flag", "")
+        choose("file", "NONE")
+        assert column(1) == ["in/none.png"]
+        chromium.value("document.querySelector('[type=reset]').click()")
+        assert chromium.complaints == []
+        assert {url for url in chromium.requests if not url.startswith("data:")} == {path.as_uri()}

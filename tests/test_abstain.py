@@ -1,0 +1,106 @@
+"""The rule by which a type is left to a person, on logits whose answer is known."""
+
+import json
+
+import numpy as np
+import pytest
+
+from wbc_jax import abstain, files, vocabulary
+
+
+def drawn(number, scale=4.0, seed=0):
+    """Logits that are calibrated by themselves, made `scale` times as sure, and their labels."""
+    rng = np.random.default_rng(seed)
+    logits = rng.normal(size=(number, 5)) * 3
+    chances = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    labels = (chances.cumsum(1) > rng.random((number, 1))).argmax(1)
+    return logits * scale, labels
+
+
+def test_temperature_and_share():
+    logits, labels = drawn(8000)
+    rule = abstain.fit(logits, labels, 0.1)
+    assert rule.temperature == pytest.approx(4, rel=0.05)
+    reasons = rule.reasons(logits)
+    assert np.mean([bool(reason) for reason in reasons]) == pytest.approx(0.1, abs=0.005)
+    # Both limits leave as many.
+    low = np.mean([abstain.LOW in reason for reason in reasons])
+    unlike = np.mean([abstain.UNLIKE in reason for reason in reasons])
+    assert low == pytest.approx(unlike, abs=0.005) and rule.images == 8000
+    np.testing.assert_allclose(rule.probabilities(logits).sum(1), 1)
+
+
+def test_what_is_unlike_is_left_to_a_person():
+    logits, labels = drawn(2000)
+    sure = logits + 20 * np.eye(5)[labels]
+    odd = np.random.default_rng(1).normal(size=(300, 5)) * 0.1
+    rule = abstain.fit(sure, labels)
+    known, truth = drawn(500, seed=2)
+    found = abstain.measure(rule, known + 20 * np.eye(5)[truth], truth, odd)
+    assert found["auroc"]["energy"] > 0.99 and found["auroc"]["probability"] > 0.99
+    assert found["odd"]["typed"]["value"] == 0 and found["known"]["typed"]["value"] > 0.9
+    low, high = found["odd"]["typed"]["interval"]
+    assert low == 0 and high == pytest.approx(1.96**2 / (300 + 1.96**2), rel=1e-3)
+    assert found["accuracy"]["typed"]["value"] >= found["accuracy"]["all"]["value"]
+
+
+def test_judge():
+    rule = abstain.Rule(2.0, 0.9, -5.0, 0.05, 100)
+    sure = np.array([0, 0, 0, 0, 20], np.float32)
+    found = abstain.judge(rule, sure)
+    assert found["type"] == found["best_guess"] == "neutrophil" and found["review"] == ""
+    assert found["probability"] == pytest.approx(1 / (1 + 4 * np.exp(-10)))
+    doubtful = np.array([8, 7, 0, 0, 0], np.float32)
+    found = abstain.judge(rule, doubtful)
+    assert (found["type"], found["best_guess"]) == (abstain.REVIEW, "basophil")
+    assert found["review"] == abstain.LOW
+    assert abstain.judge(rule, sure / 10)["review"] == f"{abstain.LOW};{abstain.UNLIKE}"
+    # Without a rule every type stands.
+    assert abstain.judge(None, doubtful)["type"] == vocabulary.CELL_TYPES[0]
+    assert abstain.judge(None, doubtful)["review"] == ""
+
+
+def test_too_little_to_fit():
+    logits, labels = drawn(30)
+    with pytest.raises(abstain.AbstentionError, match="allowed is 0 to 1"):
+        abstain.fit(logits, labels, 1.0)
+    with pytest.raises(abstain.AbstentionError, match="there are 19 validation images"):
+        abstain.fit(logits[:19], labels[:19])
+
+
+def test_the_file(tmp_path):
+    run, weights = tmp_path / "run", tmp_path / "a.safetensors"
+    assert abstain.place(run) == run / "abstention.json"
+    assert abstain.place(weights) == tmp_path / "a.abstention.json"
+    assert abstain.read(run) is None
+    rule = abstain.Rule(2.0, 0.9, -5.0, 0.05, 100)
+    for name in (run, weights):
+        files.write_json(abstain.place(name), abstain.dataclasses.asdict(rule))
+        assert abstain.read(name) == rule
+    for text in ("{", "[]", '{"temperature": 1}', json.dumps({**json.loads(
+        abstain.place(run).read_text()), "temperature": None})):  # fmt: skip
+        abstain.place(run).write_text(text)
+        with pytest.raises(abstain.AbstentionError, match=r"abstention\.json is damaged"):
+            abstain.read(run)
+
+
+def test_proportion():
+    assert abstain.proportion(0, 0)["value"] != abstain.proportion(0, 0)["value"]
+    low, high = abstain.proportion(50, 100)["interval"]
+    assert (low, high) == (pytest.approx(0.4038, abs=1e-4), pytest.approx(0.5962, abs=1e-4))
+
+
+def test_the_command(typed_run, run, capsys):
+    abstain.main([str(typed_run.workdir)])
+    rule = abstain.read(typed_run.workdir)
+    try:
+        assert rule.temperature > 0 and 0 < rule.least_probability <= 1
+        assert f"({rule.images} validation images)" in capsys.readouterr().out
+        with pytest.raises(SystemExit, match="was not trained on pbc"):
+            abstain.main([str(typed_run.workdir), "--score"])
+    finally:
+        abstain.place(typed_run.workdir).unlink()  # other tests share the run
+    with pytest.raises(SystemExit, match="has no rule; make it by the same command"):
+        abstain.main([str(typed_run.workdir), "--score"])
+    with pytest.raises(SystemExit, match="gives masks; a classifier is needed"):
+        abstain.main([str(run.workdir)])
