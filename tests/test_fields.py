@@ -15,7 +15,7 @@ class Thresholds:
 
     config = types.SimpleNamespace(task="segmentation")
 
-    def predict(self, images):
+    def predict(self, images, masks=None):
         found = []
         for image in images:
             far = [np.abs(image.astype(int) - c).sum(-1) for c in (LIGHT, CYTOPLASM, NUCLEUS)]
@@ -32,7 +32,7 @@ class Sizes:
 
     config = types.SimpleNamespace(task="classification")
 
-    def predict(self, images):
+    def predict(self, images, masks=None):
         def logits(image):
             sure = [0.0, 0, 0, 12, 0] if len(image) > 100 else [0.0, 0, 1, 0, 0]
             return np.array(sure, np.float32)
@@ -172,7 +172,7 @@ def test_stained_otherwise_is_flagged():
     """A segmenter that takes all for cytoplasm, or a corner for the nucleus."""
 
     class Blind:
-        def predict(self, images):
+        def predict(self, images, masks=None):
             masks = [np.ones(image.shape[:2], np.uint8) for image in images]
             for mask in masks:
                 mask[: len(mask) // 3, : len(mask) // 3] = vocabulary.NUCLEUS
@@ -219,7 +219,7 @@ def test_drawn_fields():
     drawn = render.render_field(5, 360, 480, 4, um_per_px=0.15, palette="slate")
 
     class Truth:
-        def predict(self, images):
+        def predict(self, images, masks=None):
             found = []
             for image in images:
                 match = cv2.matchTemplate(drawn.image, image, cv2.TM_SQDIFF)

@@ -295,9 +295,11 @@ def _percent(share: dict[str, Any]) -> str:
 
 
 def _data(model: inference.Model, options: argparse.Namespace) -> Any:
-    """The settings of a model's data, with the folder that the options name."""
+    """The settings of a model's data, with the folder that the options name; images whole, as the
+    model cuts them to their cell itself."""
     data = model.config.data
-    return dataclasses.replace(data, manual_dir=options.manual_dir or data.manual_dir)
+    manual = options.manual_dir or data.manual_dir
+    return dataclasses.replace(data, manual_dir=manual, isolate="")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

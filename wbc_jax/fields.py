@@ -200,10 +200,12 @@ def analyze(
             for image, plan in zip(images, plans)
             for top, left, bottom, right in plan.windows
         ]
-        segmented, typed = (
-            iter(model.predict(squares)) if model else itertools.repeat(None)
-            for model in (models.segmenter, models.classifier)
-        )
+        masks, types = models.segmenter, models.classifier
+        known = masks.predict(squares) if masks else None
+        # A classifier that cuts images to their cell need not segment them again.
+        cut_by = [one.mask for one in known] if known else None
+        segmented = itertools.repeat(None) if known is None else iter(known)
+        typed = iter(types.predict(squares, masks=cut_by)) if types else itertools.repeat(None)
         found = [
             ([next(segmented) for _ in plan.windows], [next(typed) for _ in plan.windows])
             for plan in plans
