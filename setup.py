@@ -76,6 +76,8 @@ setuptools.setup(
         ],
         "cuda13": ["jax[cuda13]>=0.10,<0.12"],
         "tpu": ["jax[tpu]>=0.10,<0.12"],
+        # python -m wbc_jax.export RUN --out=FILE.onnx; takes orbax-checkpoint back below 0.11.37.
+        "onnx": ["jax2onnx>=0.17", "onnxruntime>=1.24"],
         # gs:// paths; the second is what TensorBoard's events are written with.
         "gcs": ["gcsfs>=2025.3", "google-cloud-storage>=2.14"],
         "bench": [

@@ -5,6 +5,7 @@ import dataclasses
 import json
 import types
 
+import jax
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
@@ -12,7 +13,7 @@ from etils import epath
 
 import tiny_runs
 import wbc_jax
-from wbc_jax import baselines, checkpoint, experiment, export, files, metric_writer
+from wbc_jax import baselines, checkpoint, experiment, export, files, metric_writer, weights
 from wbc_jax import config as config_lib
 from wbc_jax.data import pipeline, records
 from wbc_jax.evaluate import masks
@@ -275,3 +276,49 @@ def test_weights_that_are_none_or_for_another_task(run, weights_file, tmp_path):
     types = tiny_runs.types(run.config.data.data_dir)
     with pytest.raises(config_lib.ConfigError, match=r"is 'classification', but .*segm"):
         experiment.evaluate_weights(types, epath.Path(tmp_path), str(weights_file))
+
+
+@pytest.fixture(scope="module")
+def begun(run, data_dir, tmp_path_factory):
+    """A run of a few steps that began with the shared run's weights, of the same splits."""
+    workdir = epath.Path(tmp_path_factory.mktemp("begun") / "run")
+    settings = {"train__init_from": str(run.workdir), "train__steps": 2, "train__evaluate_every": 2}
+    config = tiny_runs.config(data_dir, optimizer__learning_rate=1e-9, **settings)
+    experiment.run(config, workdir)
+    return types.SimpleNamespace(workdir=workdir, config=config)
+
+
+def test_a_run_begins_with_other_weights(run, model, begun):
+    weights_there = weights.read(begun.workdir / weights.INITIAL)
+    tiny_runs.assert_equal(weights_there.arrays, weights.named(model.weights))
+    state, position = tiny_runs.state(begun.workdir, checkpoint.LAST, begun.config)
+    assert position["step"] == 2
+    for one, two in zip(jax.tree.leaves(state.params), jax.tree.leaves(model.weights["params"])):
+        np.testing.assert_allclose(one, two, atol=1e-6)
+
+
+def test_what_the_first_weights_saw_stays_seen(run, begun, tmp_path):
+    file = tmp_path / "w.safetensors"
+    export.weights_file(begun.workdir, file)
+    examples = pipeline.load_splits(run.config.data, tiny_runs.SIZE)
+    own = examples["train"].entries + examples["validation"].entries
+    assert len(weights.read(file).seen) == 2 * len(own)
+    # Another draw would test on them: neither begun nor scored.
+    other = tiny_runs.config(
+        run.config.data.data_dir, train__init_from=str(file), data__split_seed=1
+    )
+    with pytest.raises(config_lib.ConfigError, match=r"has seen \d+ of the"):
+        experiment.run(other, epath.Path(tmp_path / "other"))
+    assert not (tmp_path / "other").exists()
+
+
+def test_another_network_is_refused(run, data_dir, tmp_path):
+    config = tiny_runs.config(data_dir, train__init_from=str(run.workdir), model__features=5)
+    with pytest.raises(config_lib.ConfigError) as caught:
+        experiment.run(config, epath.Path(tmp_path / "run"))
+    assert f"config.train.init_from is {str(run.workdir)!r}" in str(caught.value)
+    assert "config.model.features: 4 there, 5 here" in str(caught.value)
+    assert not (tmp_path / "run").exists()
+    config = tiny_runs.config(data_dir, train__init_from="nothing_here")
+    with pytest.raises(checkpoint.CheckpointError, match="nothing_here holds no run"):
+        experiment.run(config, epath.Path(tmp_path / "run"))

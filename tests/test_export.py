@@ -8,7 +8,7 @@ import pytest
 
 import tiny_runs
 import wbc_jax
-from wbc_jax import steps
+from wbc_jax import export, steps
 
 _PROGRAM = """
 import pathlib, sys
@@ -39,6 +39,31 @@ def test_stablehlo_runs_without_flax(kind, request, tmp_path):
         np.testing.assert_allclose(found, expected[:count], rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("kind", ["run", "typed_run"])
+def test_onnx_runs_in_onnx_runtime(kind, request, tmp_path):
+    for needed in ("jax2onnx", "onnxruntime"):
+        pytest.importorskip(needed, reason=f"no {needed}: pip install 'wbc_jax[onnx]'")
+    import onnxruntime
+
+    run = request.getfixturevalue(kind)
+    done = tiny_runs.command("wbc_jax.export", run.workdir, "--out=model.onnx", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
+    size = tiny_runs.SIZE
+    images = np.random.default_rng(0).integers(0, 256, (3, size, size, 3), np.uint8)
+    model = wbc_jax.load(run.workdir)
+    expected = steps.make_logits(model.network)(model.weights, images)
+    for count in (1, 3):
+        (found,) = session.run(None, {"images": images[:count]})
+        np.testing.assert_allclose(found, expected[:count], rtol=1e-4, atol=1e-4)
+
+
+def test_onnx_without_its_libraries(model, monkeypatch):
+    monkeypatch.setitem(sys.modules, "jax2onnx", None)
+    with pytest.raises(export.ExportError, match=r"pip install 'wbc_jax\[onnx\]'"):
+        export.onnx(model)
+
+
 def test_weights(run, tmp_path):
     done = tiny_runs.command("wbc_jax.export", run.workdir, "--out=w.safetensors", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -54,7 +79,8 @@ def test_weights(run, tmp_path):
     "arguments, expected",
     [
         (["none", "--out=x.safetensors"], "none holds no run"),
-        (["none", "--out=x.onnx"], "usage"),
+        (["none", "--out=x.onnx"], "none holds no run"),
+        (["none", "--out=x.pt"], "usage"),
         (["--out=x.safetensors"], "usage"),
     ],
 )

@@ -5,6 +5,7 @@ import csv
 import math
 import shutil
 
+import jax
 import numpy as np
 import pytest
 
@@ -137,6 +138,25 @@ def test_threads_get_the_same(run, cells):
         for found in pool.map(fresh.predict, [images] * 4):
             for one, other in zip(found, expected):
                 np.testing.assert_array_equal(one.mask, other.mask)
+
+
+def test_few_shapes_are_compiled(run, cells):
+    fresh, compiled = wbc_jax.load(run.workdir), []
+
+    def heard(event, seconds, **about):
+        if event == "/jax/core/compile/backend_compile_duration":
+            compiled.append(about.get("fun_name", ""))
+
+    jax.monitoring.register_event_duration_secs_listener(heard)
+    try:
+        rng = np.random.default_rng(0)
+        for count in (3, 1, 16, 5, 11, 2, 37, 8, 4, 16):
+            sizes = rng.integers(1, 120, (count, 2))
+            found = fresh.predict([pipeline.resize_image(cells[0], *map(int, s)) for s in sizes])
+            assert [one.mask.shape for one in found] == [tuple(s) for s in sizes]
+    finally:
+        jax.monitoring.unregister_event_duration_listener(heard)
+    assert len(compiled) == 5, compiled  # batches of 1, 2, 4, 8 and 16, and nothing else
 
 
 def test_prediction_agrees_with_the_report(run, model, test_split):

@@ -212,6 +212,9 @@ class Train:
     epochs: int = 0
     """Length of training in passes over the training split; 0: `steps` decides."""
     seed: int = 0
+    init_from: str = ""
+    """Weights to begin with: a run's folder, a `.safetensors` file or the name of weights that the
+    package ships; empty: drawn at random. The optimizer starts afresh in either case."""
     log_every: int = 20
     """Steps between two lines of `metrics.jsonl`."""
     evaluate_every: int = 100

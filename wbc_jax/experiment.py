@@ -147,6 +147,7 @@ def run(config: config_lib.Config, workdir: epath.Path) -> None:
     check_splits(workdir, examples)
 
     def begin() -> None:
+        keep_initial(config, workdir, examples["test"])
         claim(config, workdir)
         files.write_json(workdir / SPLITS, fingerprints(examples))
         print(split_table(examples), flush=True)
@@ -183,6 +184,85 @@ def check_claim(config: config_lib.Config, workdir: epath.Path) -> None:
                 + "\n  ".join(different)
                 + "\nName another --workdir, or delete this one to start over."
             )
+
+
+def keep_initial(config: config_lib.Config, workdir: epath.Path, test: pipeline.Examples) -> None:
+    """Writes the weights that training is to begin with to `<workdir>/initial.safetensors`.
+
+    The run then has no need of where they came from, and knows which images they have seen.
+
+    Raises:
+        CheckpointError, DataError: they, or the records that they were trained on, are missing.
+        ConfigError: they are of another network, or have seen images of the test split.
+    """
+    path, name = workdir / weights_lib.INITIAL, config.train.init_from
+    if checkpoint.any_saved(workdir):
+        return
+    path.unlink(missing_ok=True)  # of a run that never began
+    if not name:
+        return
+    initial = inference.load(name)
+    _, like = inference.empty_state(config)
+    here = _shapes({"params": like.params, "stats": like.stats})
+    there = _shapes(initial.weights)
+    if there != here:
+        odd = sorted(k for k in there.keys() | here.keys() if there.get(k) != here.get(k))[0]
+        different = config_lib.differences(initial.config, config)
+        fields = [line for line in different if line.startswith(("config.task", "config.model"))]
+        raise config_lib.ConfigError(
+            f"config.train.init_from is {name!r}, whose network is another one: {odd} is "
+            f"{there.get(odd, 'not there')} there and {here.get(odd, 'not there')} here. Set these "
+            "fields as they are there:\n  " + "\n  ".join(fields)
+        )
+    seen = seen_by(name, initial)
+    refuse_seen(name, seen, test)
+    weights_lib.write(path, initial.config, initial.step, initial.weights, seen, np.float32)
+
+
+def seen_by(name: epath.PathLike, model: inference.Model) -> list[tuple[sources.Source, int]]:
+    """Returns the images that a model was trained on and chosen by.
+
+    Args:
+        name: what `inference.load` made `model` of. The records of a run's data sets are read.
+
+    Raises:
+        ConfigError: the run's records are split otherwise by now.
+        DataError: they are missing.
+    """
+    if model.seen is not None:
+        return model.seen
+    config, workdir = model.config, epath.Path(name).expanduser()
+    examples = pipeline.load_splits(config.data, config.evaluate.size, config.task)
+    check_splits(workdir, examples)
+    return examples["train"].entries + examples["validation"].entries + _seen_before(workdir)
+
+
+def _seen_before(workdir: epath.Path) -> list[tuple[sources.Source, int]]:
+    """The images that the weights had seen which a run began with."""
+    path = workdir / weights_lib.INITIAL
+    return weights_lib.read(path).seen if path.exists() else []
+
+
+def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+    return {name: leaf.shape for name, leaf in weights_lib.named(tree).items()}
+
+
+def refuse_seen(
+    name: epath.PathLike, seen: list[tuple[sources.Source, int]], test: pipeline.Examples
+) -> None:
+    """Checks that no image of the test split, nor a near duplicate of one, has been seen.
+
+    Raises:
+        ConfigError: some have; names three of them.
+    """
+    if leaks := splits.seen(seen, test.entries):
+        shown = ", ".join(f"{test.datasets[i]} {test.ids[i]}" for i in sorted(leaks)[:3])
+        raise config_lib.ConfigError(
+            f"{name} has seen {len(leaks)} of the {len(test)} test images in training, or near "
+            f"duplicates of them ({shown}, …); their score would mean nothing. Give config.data "
+            "the data sets, protocol and split_seed that it was trained with, or data sets that it "
+            "has not seen."
+        )
 
 
 def fingerprints(examples: dict[str, pipeline.Examples]) -> dict[str, str]:
@@ -258,7 +338,9 @@ def evaluate_run(
         "stopped_early": end.stopped,
         "train_seconds": end.seconds,
     }
-    trained = examples["train"].entries + examples["validation"].entries
+    before = _seen_before(workdir)
+    refuse_seen(workdir, before, examples["test"])
+    trained = examples["train"].entries + examples["validation"].entries + before
     return _score(config, workdir, examples, inference.load(workdir), trained, about)
 
 
@@ -301,15 +383,7 @@ def evaluate_weights(config: config_lib.Config, workdir: epath.Path, name: str) 
     config = dataclasses.replace(config, data=data, model=model.config.model)
     _prepare_on_all(config)
     examples = pipeline.load_splits(config.data, config.evaluate.size, config.task)
-    test = examples["test"]
-    if leaks := splits.seen(model.seen, test.entries):
-        shown = ", ".join(f"{test.datasets[i]} {test.ids[i]}" for i in sorted(leaks)[:3])
-        raise config_lib.ConfigError(
-            f"{name} has seen {len(leaks)} of the {len(test)} test images in training, or near "
-            f"duplicates of them ({shown}, …); their score would mean nothing. Give config.data "
-            "the data sets, protocol and split_seed that it was trained with, or data sets that it "
-            "has not seen."
-        )
+    refuse_seen(name, model.seen, examples["test"])
     about = {"trained_steps": model.step, "stopped_early": False, "train_seconds": None}
     about["weights"] = name
     return _score(config, workdir, examples, model, model.seen, about)

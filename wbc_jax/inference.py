@@ -233,7 +233,7 @@ def load(path: epath.PathLike, flips: bool | None = None) -> Model:
             f"such as runs/unet, {_or_shipped()}."
         )
     config = config_lib.from_json(stored.read_bytes(), str(stored))
-    network, like = _empty_state(config)
+    network, like = empty_state(config)
     with checkpoint.Checkpoints(folder) as checkpoints:
         state, _ = checkpoints.restore(checkpoint.BEST, like)
     return Model(_flipping(config, flips), network, state.weights(), int(state.step))
@@ -252,14 +252,14 @@ def _or_shipped() -> str:
 
 def _load_file(path: epath.Path, flips: bool | None) -> Model:
     stored = weights_lib.read(path)
-    network, like = _empty_state(stored.config)
+    network, like = empty_state(stored.config)
     shapes = {"params": like.params, "stats": like.stats}
     weights = jax.tree.map(jax.numpy.asarray, weights_lib.fill(shapes, stored, path))
     config = _flipping(stored.config, flips)
     return Model(config, network, weights, stored.step, stored.seen)
 
 
-def _empty_state(config: config_lib.Config) -> tuple[steps.Network, steps.TrainState]:
+def empty_state(config: config_lib.Config) -> tuple[steps.Network, steps.TrainState]:
     """Returns the network and the shapes of its state: drawing weights only to replace them would
     take most of the time of loading."""
 

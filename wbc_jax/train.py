@@ -16,6 +16,7 @@ from wbc_jax import (
     checkpoint,
     distributed,
     evaluate,
+    inference,
     losses,
     metric_writer,
     models,
@@ -25,6 +26,7 @@ from wbc_jax import (
 )
 from wbc_jax import config as config_lib
 from wbc_jax import progress as progress_lib
+from wbc_jax import weights as weights_lib
 from wbc_jax.data import pipeline
 
 
@@ -84,7 +86,7 @@ def train(
     Raises:
         NonFiniteLossError: says the step and the ids in its batch; the last good checkpoint stays.
         Interrupted: SIGTERM or SIGINT came; everything is saved.
-        CheckpointError: the checkpoint there cannot be restored.
+        CheckpointError: the checkpoint there, or the weights to begin with, cannot be restored.
     """
     settings, task = config.train, evaluate.TASKS[config.task]
     training, validation = examples["train"], examples["validation"]
@@ -118,6 +120,9 @@ def train(
             state, saved = checkpoints.restore(checkpoint.LAST, state)
             position = Position(**saved)
             _check_best(position, checkpoints)
+        elif settings.init_from:
+            initial = inference.load(workdir / weights_lib.INITIAL)
+            state = steps.init_state(config, initial.weights, mesh)
         if position.stopped or position.step >= settings.steps:
             say(f"Training is complete (step {position.step}).", flush=True)
             return position

@@ -26,6 +26,8 @@ SUFFIX = ".safetensors"
 FORMAT = "wbc_jax weights 1"
 SHIPPED = epath.Path(__file__).parent / "shipped"
 """Folder of the package with the files that have a name of their own."""
+INITIAL = f"initial{SUFFIX}"
+"""In a run's folder: the weights that it began with (`config.train.init_from`)."""
 _HASHES, _CELL_HASHES = "seen/hashes", "seen/cell_hashes"
 
 

@@ -1,0 +1,61 @@
+"""What run B gains over run A, by cell type.
+
+    python examples/compare_runs.py runs/a runs/b --score=nc_relative_error --out=gain.png
+
+Both runs must have been evaluated on the same images. `python -m wbc_jax.compare` prints the
+comparison by data set; this script goes on from what it reads, and groups the images as it likes.
+"""
+
+import argparse
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from wbc_jax import compare, files, metrics
+from wbc_jax.report import comparison, figures
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("first", metavar="RUN_A")
+    parser.add_argument("second", metavar="RUN_B")
+    parser.add_argument("--score", default="mean_iou", help="a column of report/per_image.csv")
+    parser.add_argument("--out", default="gain.png")
+    given = parser.parse_args(argv)
+    first, second = compare.read(given.first), compare.read(given.second)
+    if given.score not in next(iter(first.rows.values()), {}):
+        parser.error(f"--score={given.score} is no column of numbers of {given.first}")
+    print(comparison.text(compare.compare(first, second)))
+
+    groups: dict[str, list[compare.Key]] = {}
+    for key in first.rows:
+        if key in second.rows:
+            groups.setdefault(figures.type_name(first.rows[key]["label"]), []).append(key)
+    found = {
+        name: metrics.compare_pairs(
+            *([run.rows[key][given.score] for key in keys] for run in (second, first))
+        )
+        for name, keys in sorted(groups.items())
+    }
+    corrected = metrics.holm([one.p for one in found.values()])
+    print(f"\nB - A by cell type, {given.score}:")
+    for (name, one), p in zip(found.items(), corrected):
+        low, high = one.interval
+        print(
+            f"  {name:<11} {one.mean:+.4f} [{low:+.4f}, {high:+.4f}]  n = {one.images}, "
+            f"Wilcoxon p = {p:.2g} (Holm)"
+        )
+
+    figure = Figure(figsize=(6, 0.5 * len(found) + 1.5), layout="constrained")
+    axes = figure.subplots()
+    middle = np.array([one.mean for one in found.values()])
+    ends = np.array([one.interval for one in found.values()]).T
+    axes.errorbar(middle, list(found), xerr=np.abs(ends - middle), fmt="o", color="black")
+    axes.axvline(0, color="grey", linewidth=1)
+    axes.set_xlabel(f"{given.score}, B - A, with 95 % interval")
+    files.write_bytes(given.out, figures.png(figure))
+    print(f"\nWritten: {given.out}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,88 @@
+"""Anyone's masks against true ones: IoU, Dice, BF score and N/C ratio, with intervals.
+
+    python examples/score_masks.py predictions/ truths/ --values 0=0 128=1 255=2
+
+Both folders hold 8-bit grey PNGs of the same names, each pair of one size. Pixels are 0 background,
+1 cytoplasm, 2 nucleus and, in the truth, 255 ignore, unless --values says what stands for them.
+Images count each at its own size. Writes a row an image to --out, where it is given.
+"""
+
+import argparse
+import sys
+
+import numpy as np
+
+from wbc_jax import files, metrics
+from wbc_jax.data import records
+
+NAMES = ("background", "cytoplasm", "nucleus")
+
+
+def read(path, values: dict[int, int]) -> np.ndarray:
+    """Returns a mask, uint8 [H, W], in the vocabulary."""
+    table = np.full(256, 254, np.uint8)
+    table[list(values)] = list(values.values())
+    mask = records.read_mask_file(path)
+    if unknown := records.unknown_values(mask, tuple(values)):
+        raise records.DataError(
+            f"{path}: --values does not say what {records.describe_values(unknown)} means"
+        )
+    return table[mask]
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("predictions", help="folder of PNG masks")
+    parser.add_argument("truths", help="folder of PNG masks")
+    parser.add_argument("--values", nargs="+", default=["0=0", "1=1", "2=2", "255=255"])
+    parser.add_argument("--out", help="CSV file to write")
+    given = parser.parse_args(argv)
+    values = {int(a): int(b) for a, b in (text.split("=") for text in given.values)}
+    rows, confusions, scores, ratios = [], [], [], []
+    try:
+        bad = records.bad_files()
+        found = records.pair_files(given.predictions, ".png", given.truths, ".png", bad)
+        bad.finish("masks")
+        for name, truth_path in found[1].items():
+            truth, mask = read(truth_path, values), read(found[0][name], values)
+            records.check_same_size(found[0][name], mask, truth.shape)
+            pair = truth[None], mask[None]
+            confusions.append(metrics.confusion_matrix(*pair, len(NAMES)))
+            scores.append(metrics.bf_score(*pair, len(NAMES))[0])
+            ratios.append([metrics.nc_ratio(one).nc_ratio[0] for one in pair])
+            rows.append({"name": name, "mean_iou": float(metrics.mean_iou(confusions[-1]))})
+            rows[-1] |= {f"bf_{n}": float(s) for n, s in zip(NAMES, scores[-1])}
+            rows[-1] |= {"truth_nc_ratio": float(ratios[-1][0]), "nc_ratio": float(ratios[-1][1])}
+    except (records.DataError, OSError, ValueError) as error:
+        sys.exit(f"error: {error}")
+    confusions, scores = np.array(confusions), np.array(scores)
+
+    def line(name: str, value: float, ends: np.ndarray) -> None:
+        print(f"{name:<18} {value:6.3f} [{ends[0]:.3f}, {ends[1]:.3f}]")
+
+    print(f"{len(rows)} images\n")
+    line(
+        "mean IoU",
+        metrics.mean_iou(confusions.sum(0)),
+        metrics.bootstrap_sums(metrics.mean_iou, confusions),
+    )
+    for metric in (metrics.iou, metrics.dice):
+        ends = metrics.bootstrap_sums(metric, confusions)
+        for i, name in enumerate(NAMES):
+            line(f"{metric.__name__} {name}", metric(confusions.sum(0))[i], ends[:, i])
+    for i, name in enumerate(NAMES):
+        known = scores[~np.isnan(scores[:, i]), i]
+        if len(known):
+            line(f"BF {name}", known.mean(), metrics.bootstrap_interval(np.mean, known))
+    agreement = metrics.limits_of_agreement(*np.array(ratios).T)
+    low, high = agreement.limits
+    print(
+        f"N/C ratio: bias {100 * agreement.bias:+.1f} %, 95 % limits of agreement "
+        f"{100 * low:+.1f} % to {100 * high:+.1f} %, {agreement.images} images"
+    )
+    if given.out:
+        files.write_csv(given.out, rows, list(rows[0]))
+
+
+if __name__ == "__main__":
+    main()

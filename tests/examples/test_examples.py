@@ -1,0 +1,97 @@
+"""The scripts of examples/ do what they say, on tiny runs and drawn cells."""
+
+import csv
+import importlib.util
+import pathlib
+import shutil
+
+import pytest
+
+import tiny_runs
+from wbc_jax import experiment, files
+from wbc_jax.data import records
+from wbc_jax.tfds_builders.wbc_synthetic import render
+
+_FOLDER = pathlib.Path(__file__).resolve().parents[2] / "examples"
+
+
+def example(name):
+    spec = importlib.util.spec_from_file_location(f"example_{name}", _FOLDER / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.main
+
+
+@pytest.fixture(scope="module")
+def cells(tmp_path_factory):
+    """A folder of 14 drawn cells that no run has seen, laid out as the data set `folder`."""
+    folder = tmp_path_factory.mktemp("cells")
+    for number in range(14):
+        cell = render.render_cell(91, number, 48)
+        files.write_bytes(folder / "images" / f"{number}.png", records.encode_png(cell.image))
+        files.write_bytes(folder / "masks" / f"{number}.png", records.encode_png(cell.mask))
+    return folder
+
+
+def test_analyse_model(run, tmp_path, capsys):
+    example("analyse_model")([str(run.workdir), f"--out={tmp_path / 'out'}"])
+    printed = capsys.readouterr().out
+    assert "True N/C ratio" in printed and "Kruskal-Wallis: H = " in printed
+    with (tmp_path / "out" / "cells.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 20 and {row["dataset"] for row in rows} == {tiny_runs.DATASET}
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {
+        "cells.csv",
+        "by_type.png",
+        "scatter.png",
+    }
+
+
+def test_compare_runs(run, tmp_path, capsys):
+    other = tmp_path / "other"
+    shutil.copytree(run.workdir / "report", other / "report")
+    table = other / "report" / "per_image.csv"
+    with table.open() as file:
+        rows = list(csv.DictReader(file))
+    for row in rows:
+        row["mean_iou"] = str(float(row["mean_iou"]) - 0.125)
+    files.write_csv(table, rows, list(rows[0]))
+    example("compare_runs")([str(run.workdir), str(other), f"--out={tmp_path / 'gain.png'}"])
+    printed = capsys.readouterr().out.partition("B - A by cell type, mean_iou:")[2]
+    assert printed.count("-0.1250 [-0.1250, -0.1250]") == len({row["label"] for row in rows})
+    assert (tmp_path / "gain.png").stat().st_size > 1000
+
+
+def test_score_masks(cells, tmp_path, capsys):
+    for name in ("truths", "predictions"):
+        (tmp_path / name).mkdir()
+    for path in sorted((cells / "masks").iterdir()):
+        mask = records.read_mask_file(path)
+        files.write_bytes(tmp_path / "truths" / path.name, records.encode_png(mask * 100))
+        left = mask[:, :24]
+        left[left == 1] = 0  # half of the cytoplasm is missed
+        files.write_bytes(tmp_path / "predictions" / path.name, records.encode_png(mask * 100))
+    arguments = [str(tmp_path / "predictions"), str(tmp_path / "truths")]
+    values = ["--values", "0=0", "100=1", "200=2"]
+    example("score_masks")([*arguments, *values, f"--out={tmp_path / 'rows.csv'}"])
+    printed = capsys.readouterr().out
+    assert printed.startswith("14 images\n\nmean IoU")
+    assert "N/C ratio: bias +" in printed
+    with (tmp_path / "rows.csv").open() as file:
+        assert len(list(csv.DictReader(file))) == 14
+    with pytest.raises(SystemExit, match=r"--values does not say what 100 \(\d+ pixels\)"):
+        example("score_masks")(arguments)
+
+
+def test_finetune(run, cells, tmp_path, capsys):
+    arguments = [f"--model={run.workdir}", "--images=8", f"--out={tmp_path / 'out'}"]
+    example("finetune")([str(cells), *arguments, "--steps=4"])
+    printed = capsys.readouterr().out.partition("Before (A) and after (B):")[2]
+    assert "6 images" in printed and "mean IoU" in printed and "N/C error" in printed
+    # What comes out can be scored, and still knows what both trainings saw.
+    after = tmp_path / "out" / "after"
+    seen = experiment.seen_by(after, experiment.inference.load(after))
+    assert len(seen) == 8 + 40
+    with pytest.raises(SystemExit, match="holds 14 PNG masks"):
+        example("finetune")([str(cells), f"--out={tmp_path / 'none'}"])
+    assert not (tmp_path / "none").exists()
