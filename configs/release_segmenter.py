@@ -28,5 +28,6 @@ def get_config() -> config_lib.Config:
         noise=0.01,
     )
     config.optimizer.learning_rate = 1.5e-3
-    config.train.steps = 1200
+    config.train.steps = 800
+    config.train.evaluate_every = 100
     return config
