@@ -1,0 +1,91 @@
+"""Mean IoU of segmenters on the validation split of the real cells, as docs/experiments.md has it.
+
+    python docs/validate.py MODEL... --manual_dir=../shared/data [--zoom=0.7]
+
+MODEL is a run, a file of weights or a name. The split is that of configs/release_segmenter.py;
+pixels of all images are pooled. Each model is scored as it is, with test-time flips and, with
+--zoom, after a second look at the cell alone, enlarged so that it spans that share of the image.
+"""
+
+import argparse
+import dataclasses
+
+import cv2
+import numpy as np
+
+from wbc_jax import inference, metrics
+from wbc_jax.configs import release_segmenter
+from wbc_jax.data import pipeline
+
+SIDE, BATCH, CLASSES = 256, 16, 3
+
+
+def logits(model: inference.Model, images: list[np.ndarray]) -> np.ndarray:
+    """Returns float32 `[N, 256, 256, 3]`; batches are filled up, so that one shape is compiled."""
+    found = []
+    for start in range(0, len(images), BATCH):
+        part = [model.fit(image) for image in images[start : start + BATCH]]
+        filled = part + part[-1:] * (BATCH - len(part))
+        found += list(np.asarray(model.logits(np.stack(filled))))[: len(part)]
+    return np.stack([cv2.resize(one, (SIDE, SIDE)) for one in found])
+
+
+def second_look(
+    model: inference.Model, images: list[np.ndarray], first: np.ndarray, span: float
+) -> np.ndarray:
+    """Returns the mean of the first logits and of those of the enlarged cell."""
+    boxes, crops = [], []
+    for image, one in zip(images, first):
+        mask = one.argmax(-1)
+        height, width = image.shape[:2]
+        rows, columns = np.flatnonzero((mask > 0).any(1)), np.flatnonzero((mask > 0).any(0))
+        if not len(rows):
+            rows = columns = np.array([0, SIDE - 1])
+        side = min(SIDE, int((max(np.ptp(rows), np.ptp(columns)) + 1) / span))
+        middles = ((places[0] + places[-1] - side) // 2 for places in (rows, columns))
+        top, left = (int(np.clip(middle, 0, SIDE - side)) for middle in middles)
+        boxes.append(np.s_[top : top + side, left : left + side])
+        y = [round(edge * height / SIDE) for edge in (top, top + side)]
+        x = [round(edge * width / SIDE) for edge in (left, left + side)]
+        crops.append(np.ascontiguousarray(image[y[0] : y[1], x[0] : x[1]]))
+    both = first.copy()
+    for one, box, near in zip(both, boxes, logits(model, crops)):
+        side = one[box].shape[0]
+        one[box] = (one[box] + cv2.resize(near, (side, side), interpolation=cv2.INTER_AREA)) / 2
+    return both
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("models", nargs="+")
+    parser.add_argument("--manual_dir", default="../shared/data")
+    parser.add_argument("--zoom", type=float, default=0.0)
+    options = parser.parse_args()
+    data = release_segmenter.get_config().data
+    names = tuple(name for name in data.datasets if name != "wbc_synthetic")
+    data = dataclasses.replace(
+        data, manual_dir=options.manual_dir, datasets=names, mixture="natural", weights=()
+    )
+    found = pipeline.load_splits(data, SIDE)["validation"]
+    images = [source.image(i) for source, i in found.entries]
+    truth = np.stack([found[i]["mask"] for i in range(len(found))])
+    datasets = np.array(found.datasets)
+    print(f"{'':40}" + "".join(f"{name.split('/')[-1]:>14}" for name in names))
+    for name in options.models:
+        flipped = inference.load(name, flips=True)
+        ways = {"": logits(inference.load(name, flips=False), images)}
+        ways[" flips"] = logits(flipped, images)
+        if options.zoom:
+            near = second_look(flipped, images, ways[" flips"], options.zoom)
+            ways[f" flips, zoom {options.zoom:g}"] = near
+        for way, scored in ways.items():
+            confusions = np.asarray(
+                metrics.confusion_matrices(truth, scored.argmax(-1).astype(np.uint8), CLASSES)
+            )
+            values = [float(metrics.mean_iou(confusions[datasets == n].sum(0))) for n in names]
+            shown = f"{name.rstrip('/').split('/')[-1]}{way}"
+            print(f"{shown:40}" + "".join(f"{value:>14.4f}" for value in values), flush=True)
+
+
+if __name__ == "__main__":
+    main()
