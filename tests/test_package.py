@@ -10,9 +10,9 @@ import wbc_jax
 
 _CODE = """
 import json, sys, time
-start = time.perf_counter()
+start = time.process_time()
 import wbc_jax
-seconds = time.perf_counter() - start
+seconds = time.process_time() - start
 heavy = [m for m in ("jax", "matplotlib", "orbax", "tensorflow", "cv2") if m in sys.modules]
 print(json.dumps([seconds, heavy]))
 """

@@ -4,10 +4,10 @@ import csv
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
-import time
 import tracemalloc
 
 import numpy as np
@@ -336,9 +336,12 @@ def _command(run, *arguments):
 
 def test_killed_and_run_again(run, folder, tmp_path):
     """SIGKILL with parts done and parts to do; the second run ends with the same bytes."""
-    listed = tmp_path / "many.txt"
+    listed, late = tmp_path / "many.txt", tmp_path / "late.png"
     names = [str(folder / f"{n}.png") for n in range(7)] + [str(folder / BAD)]
-    listed.write_text("\n".join(names * 250))
+    names *= 250
+    names[1600] = str(late)
+    listed.write_text("\n".join(names))
+    os.mkfifo(late)  # reading which waits, so that the kill never comes too late
     flags = (f"--paths={listed}", "--part_size=40", "--batch_size=8", "--threads=2")
     out, calm = tmp_path / "out", tmp_path / "calm"
     running = subprocess.Popen(
@@ -347,12 +350,13 @@ def test_killed_and_run_again(run, folder, tmp_path):
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    deadline = time.monotonic() + 120
-    while len(list(out.glob("parts/part-*"))) < 2:
-        assert running.poll() is None and time.monotonic() < deadline
-        time.sleep(0.002)
-    running.send_signal(signal.SIGKILL)
-    assert running.wait() == -signal.SIGKILL
+    try:
+        tiny_runs.wait_until(lambda: len(list(out.glob("parts/part-*"))) >= 2, [running], 0.002)
+    finally:
+        running.kill()
+        assert running.wait() == -signal.SIGKILL
+    late.unlink()
+    shutil.copy(folder / "0.png", late)
     killed = _files(out)
     there = [name for name in killed if name.startswith("part-")]
     assert 2 <= len(there) < 50

@@ -2,7 +2,8 @@
 
 import dataclasses
 import json
-import multiprocessing
+import os
+import pathlib
 import random
 import re
 import shutil
@@ -18,13 +19,15 @@ from etils import epath
 import tiny_runs
 from wbc_jax import checkpoint, experiment, metric_writer
 from wbc_jax import config as config_lib
+from wbc_jax.report import html
 
 
 @pytest.fixture(scope="module")
 def resumed(run, tmp_path_factory):
     """The shared run's command, ended by SIGTERM in the middle and given again."""
     folder = tmp_path_factory.mktemp("resume")
-    file = tiny_runs.config_file(run.config, folder / "tiny.py")
+    go = folder / "go"
+    file = tiny_runs.config_file(run.config, folder / "tiny.py", pause=(15, go))
     # A relative folder, as everybody types it.
     arguments = ["-m", "wbc_jax.main", f"--config={file}", "--workdir=runs/tiny"]
     workdir = folder / "runs" / "tiny"
@@ -36,12 +39,14 @@ def resumed(run, tmp_path_factory):
             stdout=subprocess.DEVNULL,
             stderr=stderr,
         )
-        deadline = time.monotonic() + 900
-        while len(metric_writer.read(workdir)) < 3 and process.poll() is None:
-            assert time.monotonic() < deadline
-            time.sleep(0.005)
-        process.send_signal(signal.SIGTERM)
-        code = process.wait(900)
+        try:
+            tiny_runs.wait_until(lambda: len(metric_writer.read(workdir)) == 3, [process])
+            process.send_signal(signal.SIGTERM)
+            go.touch()
+            code = process.wait(tiny_runs.PATIENCE_SECONDS)
+        finally:
+            process.kill()
+            process.wait()
     lines = metric_writer.read(workdir)
     last = (folder / "stderr").read_text().strip().splitlines()[-1]
     again = tiny_runs.command("wbc_jax.main", *arguments[2:], cwd=folder)
@@ -101,19 +106,21 @@ MOMENTS = ("any", "save", "start", "save")
 def _killed_until_done(config, folder, kills, seed):
     """Starts a run again and again, kills it `kills` times, and lets it end.
 
-    The processes are forks of one that has imported everything and done nothing.
+    The processes are forks of one that has imported everything and done nothing. Each waits for its
+    kill before it comes too far (`_run_to_end`), should that take long.
 
     Returns the run's folder, and for each kill its moment and whether it landed inside a save.
     """
     workdir, output = folder / "run", folder / "output"
-    forks = multiprocessing.get_context("forkserver")
-    forks.set_forkserver_preload(["wbc_jax.experiment", "tiny_runs"])
-    arguments = (config_lib.to_json(config), str(workdir), str(output))
+    settings = config.train
+    all_lines = settings.steps // settings.log_every + settings.steps // settings.evaluate_every
     rng, landed = random.Random(seed), []
     moments = [MOMENTS[i % len(MOMENTS)] for i in range(kills - 1)] + ["end", "never"]
 
     def saving():  # what an earlier kill has left is gone by then
-        return "Compiled in" in output.read_text() and bool(_unfinished(workdir))
+        return "Compiled in" in output.read_text() and any(
+            path.parent.name == checkpoint.LAST for path in _unfinished(workdir)
+        )
 
     def lines():
         return len(metric_writer.read(workdir)) if "Compiled in" in output.read_text() else 0
@@ -128,20 +135,62 @@ def _killed_until_done(config, folder, kills, seed):
     for moment in moments:
         output.write_text("")
         target = len(metric_writer.read(workdir)) + rng.randint(0, 15)  # lines of the log
-        process = forks.Process(target=tiny_runs.run_to_end, args=arguments)
+        target = min(target, all_lines - AHEAD)
+        process = tiny_runs.FORKS.Process(
+            target=_run_to_end,
+            args=(config_lib.to_json(config), str(workdir), str(output), moment, target + AHEAD),
+        )
         process.start()
-        while process.exitcode is None and not reached[moment]():
-            time.sleep(0.002)
-        time.sleep(rng.uniform(0, {"any": 0.1, "save": 0.02, "start": 4, "end": 1}.get(moment, 0)))
-        process.kill()
-        process.join()
-        code = process.exitcode
-        if code == 0:
-            break
-        assert code == -signal.SIGKILL, output.read_text()
-        landed.append((moment, saving()))
-    assert code == 0
+        deadline = time.monotonic() + tiny_runs.PATIENCE_SECONDS
+        late = {"any": 0.1, "save": 0.02, "start": 4, "end": 1}.get(moment, 0)
+        try:
+            while process.exitcode is None and not reached[moment]():
+                assert time.monotonic() < deadline, output.read_text()
+                time.sleep(0.002)
+            time.sleep(rng.uniform(0, late))
+        finally:
+            process.kill()
+            process.join()
+        wanted = 0 if moment == "never" else -signal.SIGKILL
+        assert process.exitcode == wanted, (moment, output.read_text())
+        if moment != "never":
+            landed.append((moment, saving()))
     return workdir, landed
+
+
+AHEAD = 8
+"""Lines of the log by which a run may be ahead of its kill."""
+
+
+def _run_to_end(config_json, workdir, output, moment, lines):
+    """Runs in a process of its own, which waits where it would miss the moment of its kill.
+
+    What it prints goes to the file `output`.
+    """
+    handle = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(handle, 1)
+    os.dup2(handle, 2)
+    rename = os.rename
+
+    def rename_others(source, target):
+        if checkpoint.LAST in pathlib.Path(source).parts:
+            _wait_for_kill()
+        rename(source, target)
+
+    if moment == "any":
+        tiny_runs.after_line(lambda _: len(metric_writer.read(workdir)) < lines or _wait_for_kill())
+    elif moment == "start":
+        tiny_runs.after_line(_wait_for_kill)
+    elif moment == "save":
+        os.rename = rename_others
+    elif moment == "end":
+        html.write = _wait_for_kill
+    experiment.run(config_lib.from_json(config_json), epath.Path(workdir))
+
+
+def _wait_for_kill(*_, **__):
+    while True:
+        time.sleep(60)
 
 
 def _unfinished(workdir):

@@ -1,16 +1,18 @@
 """Tiny runs on the drawn data set, small enough to be trained inside a test."""
 
+import multiprocessing
 import os
 import pathlib
 import subprocess
 import sys
+import time
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
 import numpy as np
-from etils import epath
 
-from wbc_jax import checkpoint, models, sharding, steps
+from wbc_jax import checkpoint, metric_writer, models, sharding, steps
 from wbc_jax import config as config_lib
 
 DATASET = "wbc_synthetic/small"
@@ -93,29 +95,65 @@ def assert_equal(first: Any, second: Any) -> None:
         np.testing.assert_array_equal(np.asarray(x), np.asarray(y), err_msg=str(path))
 
 
-def config_file(of: config_lib.Config, path: pathlib.Path) -> pathlib.Path:
-    """Writes a config as a file for `--config`."""
+PATIENCE_SECONDS = 900
+"""For processes on a machine that does much else."""
+
+
+def config_file(
+    of: config_lib.Config, path: pathlib.Path, pause: tuple[int, pathlib.Path] | None = None
+) -> pathlib.Path:
+    """Writes a config as a file for `--config`.
+
+    With `pause=(step, go)` the process that reads it waits once it has logged that step, until
+    there is a file `go`. Tiny runs last moments: what is done to one in the middle would else come
+    too late on some machines.
+    """
     text = config_lib.to_json(of)
-    path.write_text(
-        "from wbc_jax import config\n\n\ndef get_config():\n"
-        f"    return config.from_json({text!r})\n"
-    )
+    lines = ["from wbc_jax import config", "", "", "def get_config():"]
+    lines += [f"    return config.from_json({text!r})", ""]
+    if pause is not None:
+        here, step, go = os.fspath(pathlib.Path(__file__).parent), pause[0], os.fspath(pause[1])
+        lines += ["", "import sys", f"sys.path.insert(0, {here!r})", "import tiny_runs"]
+        lines += [f"tiny_runs.pause({step}, {go!r})", ""]
+    path.write_text("\n".join(lines))
     return path
 
 
-def run_to_end(config_json: str, workdir: str, output: str) -> None:
-    """What a process does that is started to be killed; what it prints goes to a file."""
-    from wbc_jax import experiment
+def pause(step: int, go: str) -> None:
+    """Makes training in this process wait after the log's line of a step (`config_file`)."""
+    after_line(lambda at: at == step and wait_until(lambda: os.path.exists(go)))
 
-    handle = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    os.dup2(handle, 1)
-    os.dup2(handle, 2)
-    experiment.run(config_lib.from_json(config_json), epath.Path(workdir))
+
+def after_line(do: Callable[[int], Any]) -> None:
+    """Makes training in this process do something with the step of each line of its log."""
+    write = metric_writer.MetricWriter.write
+
+    def written(self, kind, step, values):
+        write(self, kind, step, values)
+        do(step)
+
+    metric_writer.MetricWriter.write = written
+
+
+def wait_until(
+    reached: Callable[[], bool], processes: Iterable[subprocess.Popen] = (), seconds: float = 0.005
+) -> None:
+    """Returns once something is so, looked at every few `seconds`; no process may end before."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not reached():
+        assert time.monotonic() < deadline
+        assert all(process.poll() is None for process in processes)
+        time.sleep(seconds)
 
 
 def environment() -> dict[str, str]:
     """Of a command: without the real images that this one may name."""
     return {k: v for k, v in os.environ.items() if k != "WBC_JAX_DATA"}
+
+
+FORKS = multiprocessing.get_context("forkserver")
+"""Starts processes as forks of one that has imported everything already and done nothing."""
+FORKS.set_forkserver_preload(["wbc_jax.experiment", "wbc_jax.parts"])
 
 
 def command(module: str, *arguments: Any, cwd: Any) -> subprocess.CompletedProcess:
@@ -126,5 +164,5 @@ def command(module: str, *arguments: Any, cwd: Any) -> subprocess.CompletedProce
         env=environment(),
         capture_output=True,
         text=True,
-        timeout=900,
+        timeout=PATIENCE_SECONDS,
     )

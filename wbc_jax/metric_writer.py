@@ -4,7 +4,6 @@ import json
 import os
 from typing import Any
 
-import tensorboardX
 from etils import epath
 
 from wbc_jax import files
@@ -20,6 +19,8 @@ class MetricWriter:
     """
 
     def __init__(self, workdir: epath.Path, start_step: int = 0):
+        import tensorboardX  # which imports PyTorch where there is one: seconds, for training alone
+
         self._path = workdir / "metrics.jsonl"
         kept = [line for line in read(workdir) if line["step"] <= start_step]
         self._text = "".join(map(_line, kept))

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import scipy.stats
+import scipy
 
 from wbc_jax import metrics, vocabulary
 from wbc_jax.data import pipeline
