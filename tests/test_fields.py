@@ -32,7 +32,9 @@ class Sizes:
 
     config = types.SimpleNamespace(task="classification")
 
-    def predict(self, images):
+    def predict(self, images, masks=None):
+        self.masks = masks
+
         def logits(image):
             sure = [0.0, 0, 0, 12, 0] if len(image) > 100 else [0.0, 0, 1, 0, 0]
             return np.array(sure, np.float32)
@@ -119,6 +121,9 @@ def test_a_field_is_taken_apart():
     assert [cell.type for cell in field.cells] == ["monocyte"] * 2 + [abstain.REVIEW] * 2
     assert [cell.best_guess for cell in field.cells] == ["monocyte"] * 2 + ["lymphocyte"] * 2
     assert field.cells[2].review == "low_probability;unlike_training"
+    # The classifier is told which cell is meant: of two that touch, each without the other.
+    for cell, mask in zip(field.cells, MODELS.classifier.masks):
+        assert (mask > 0).sum() == (cell.mask > 0).sum()
     # Without a scale of one's own it is the red cells'.
     field = fields.analyze(image, MODELS)
     assert field.um_per_px_source == "red_cells"
