@@ -15,7 +15,7 @@ class Thresholds:
 
     config = types.SimpleNamespace(task="segmentation")
 
-    def predict(self, images, masks=None):
+    def predict(self, images):
         found = []
         for image in images:
             far = [np.abs(image.astype(int) - c).sum(-1) for c in (LIGHT, CYTOPLASM, NUCLEUS)]
@@ -33,6 +33,8 @@ class Sizes:
     config = types.SimpleNamespace(task="classification")
 
     def predict(self, images, masks=None):
+        self.masks = masks
+
         def logits(image):
             sure = [0.0, 0, 0, 12, 0] if len(image) > 100 else [0.0, 0, 1, 0, 0]
             return np.array(sure, np.float32)
@@ -119,6 +121,9 @@ def test_a_field_is_taken_apart():
     assert [cell.type for cell in field.cells] == ["monocyte"] * 2 + [abstain.REVIEW] * 2
     assert [cell.best_guess for cell in field.cells] == ["monocyte"] * 2 + ["lymphocyte"] * 2
     assert field.cells[2].review == "low_probability;unlike_training"
+    # The classifier is told which cell is meant: of two that touch, each without the other.
+    for cell, mask in zip(field.cells, MODELS.classifier.masks):
+        assert (mask > 0).sum() == (cell.mask > 0).sum()
     # Without a scale of one's own it is the red cells'.
     field = fields.analyze(image, MODELS)
     assert field.um_per_px_source == "red_cells"
@@ -172,7 +177,7 @@ def test_stained_otherwise_is_flagged():
     """A segmenter that takes all for cytoplasm, or a corner for the nucleus."""
 
     class Blind:
-        def predict(self, images, masks=None):
+        def predict(self, images):
             masks = [np.ones(image.shape[:2], np.uint8) for image in images]
             for mask in masks:
                 mask[: len(mask) // 3, : len(mask) // 3] = vocabulary.NUCLEUS
@@ -219,7 +224,7 @@ def test_drawn_fields():
     drawn = render.render_field(5, 360, 480, 4, um_per_px=0.15, palette="slate")
 
     class Truth:
-        def predict(self, images, masks=None):
+        def predict(self, images):
             found = []
             for image in images:
                 match = cv2.matchTemplate(drawn.image, image, cv2.TM_SQDIFF)

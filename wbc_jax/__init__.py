@@ -9,6 +9,7 @@ prediction.mask, prediction.nc_ratio
 import importlib
 
 _LAZY = {
+    "analyze": "wbc_jax.fields",
     "load": "wbc_jax.inference",
     "read_image": "wbc_jax.inference",
     "Model": "wbc_jax.inference",

@@ -200,22 +200,26 @@ def analyze(
             for image, plan in zip(images, plans)
             for top, left, bottom, right in plan.windows
         ]
-        masks, types = models.segmenter, models.classifier
-        known = masks.predict(squares) if masks else None
-        # A classifier that cuts images to their cell need not segment them again.
-        cut_by = [one.mask for one in known] if known else None
-        segmented = itertools.repeat(None) if known is None else iter(known)
-        typed = iter(types.predict(squares, masks=cut_by)) if types else itertools.repeat(None)
-        found = [
-            ([next(segmented) for _ in plan.windows], [next(typed) for _ in plan.windows])
-            for plan in plans
-        ]
-        return list(
+        masks = models.segmenter and iter(one.mask for one in models.segmenter.predict(squares))
+        joined = list(
             pool.map(
-                lambda image, plan, pair: _assemble(image.shape[:2], plan, *pair, models.rule),
+                lambda image, plan, own: _join(image.shape[:2], plan, own),
                 images,
                 plans,
-                found,
+                [masks and list(itertools.islice(masks, len(plan.windows))) for plan in plans],
+            )
+        )
+        typed = itertools.repeat(None)
+        if models.classifier:
+            # One that cuts images to their cell need not segment them again.
+            known = [mask for plan, pair in zip(plans, joined) for mask in _own(plan, *pair)]
+            typed = iter(models.classifier.predict(squares, masks=known if masks else None))
+        return list(
+            pool.map(
+                lambda plan, pair, own: _assemble(plan, *pair, own, models.rule),
+                plans,
+                joined,
+                [list(itertools.islice(typed, len(plan.windows))) for plan in plans],
             )
         )
 
@@ -284,24 +288,34 @@ def _scale(given: float | None, found: Scale | None) -> tuple[float | None, str]
     return None, "unknown"
 
 
+_Joined = tuple[np.ndarray | None, np.ndarray | None]
+
+
+def _join(size: tuple[int, int], plan: _Plan, masks: Sequence[np.ndarray] | None) -> _Joined:
+    """An image's mask and labels, from the masks of its windows; None: there is no segmenter."""
+    if masks is None:
+        return None, None
+    if plan.one_cell:
+        return masks[0], (masks[0] > 0).astype(np.uint16)
+    return join(size, plan.windows, masks, plan.cells)
+
+
+def _own(plan: _Plan, mask: np.ndarray | None, labels: np.ndarray | None) -> list[np.ndarray]:
+    """The mask of each window with its own cell alone."""
+    if mask is None or labels is None:
+        return []
+    places = [np.s_[top:bottom, left:right] for top, left, bottom, right in plan.windows]
+    return [mask[place] * (labels[place] == i) for i, place in enumerate(places, 1)]
+
+
 def _assemble(
-    size: tuple[int, int],
     plan: _Plan,
-    segmented: Sequence[inference.Prediction | None],
+    mask: np.ndarray | None,
+    labels: np.ndarray | None,
     typed: Sequence[inference.Prediction | None],
     rule: abstain.Rule | None,
 ) -> Field:
-    """Puts the predictions of an image's windows together."""
-    if not segmented or segmented[0] is None:
-        mask = labels = None
-        if segmented == []:  # a segmenter would have shown an empty field
-            mask, labels = np.zeros(size, np.uint8), np.zeros(size, np.uint16)
-    else:
-        masks = [one.mask for one in segmented if one is not None and one.mask is not None]
-        if plan.one_cell:
-            mask, labels = masks[0], (masks[0] > 0).astype(np.uint16)
-        else:
-            mask, labels = join(size, plan.windows, masks, plan.cells)
+    """Puts what is known of an image's windows together."""
     cells = []
     for i, (window, prediction) in enumerate(zip(plan.windows, typed)):
         cell = plan.cells[i] if plan.cells else None
