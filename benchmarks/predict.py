@@ -10,7 +10,8 @@ FIELDS is a folder of images. Measured are
 - the whole path of `python -m wbc_jax.predict` on some fields, in one process that has compiled
   what it needs: read, find, segment and type, and write, each by itself and together.
 
-The median of the rounds is printed, and all of them are in the JSON.
+Processor time is measured beside, which other work on the machine hardly changes. The median of the
+rounds is printed, and all of them are in the JSON.
 """
 
 import argparse
@@ -36,12 +37,14 @@ loaded = time.perf_counter()
 field = fields.analyze(image, models, "no")
 done = time.perf_counter()
 assert field.mask is not None
-print(json.dumps({"import": imported - start, "load": loaded - imported, "first": done - loaded}))
+seconds = {"import": imported - start, "load": loaded - imported, "first": done - loaded}
+print(json.dumps(seconds | {"processor": time.process_time()}))
 """
 
 
 def cold_start(image: str, models: list[str], cache: str = "") -> dict[str, float]:
-    """Seconds of a new process: `import`, `load`, `first` prediction, and `whole` wall clock.
+    """Seconds of a new process: `import`, `load`, `first` prediction, `processor` time, and `whole`
+    wall clock.
 
     Args:
         image: path of an image of one cell.
@@ -64,14 +67,17 @@ def cold_start(image: str, models: list[str], cache: str = "") -> dict[str, floa
 
 
 def whole_path(paths: list[str], models: list[str], rounds: int) -> list[dict[str, float]]:
-    """Seconds of the steps of `predict`, and their sum, for all paths together, a round each."""
+    """Seconds of the steps of `predict` for all paths together, a round each.
+
+    `whole` is their sum, `processor` the time of all processors, `find` a second time included.
+    """
     from wbc_jax import detect, fields, inference, predict, results
 
     loaded = fields.load_models(models)
     found = []
     for _ in range(rounds + 1):  # the first compiles
         with tempfile.TemporaryDirectory() as folder:
-            marks = [time.perf_counter()]
+            marks, busy = [time.perf_counter()], time.process_time()
             images = [inference.read_image(path) for path in paths]
             marks.append(time.perf_counter())
             for image in images:
@@ -96,6 +102,7 @@ def whole_path(paths: list[str], models: list[str], rounds: int) -> list[dict[st
                 "segment_and_type": max(0.0, analyse - find),
                 "write": write,
                 "whole": read + analyse + write,
+                "processor": time.process_time() - busy,
                 "cells": sum(len(field.cells) for field in analysed),
             }
         )

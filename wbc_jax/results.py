@@ -18,6 +18,7 @@ from __future__ import annotations
 import collections
 import concurrent.futures
 import dataclasses
+import itertools
 import json
 import math
 import os
@@ -211,9 +212,11 @@ def labelled(picture: np.ndarray, field: fields.Field) -> np.ndarray:
         # Above the cell, or below where there is no room.
         y = cell.top - below if cell.top >= tall + below else cell.bottom + tall + below
         y = min(y, height - below)
-        for colour, thick in (((255, 255, 255), 3), ((20, 20, 20), 1)):
+        # Thicker strokes would be wider set, so that the ground is the same text, shifted.
+        for dx, dy in (*itertools.product((-1, 0, 1), repeat=2), (0, 0)):
+            colour = (255, 255, 255) if dx or dy else (20, 20, 20)
             cv2.putText(
-                picture, text, (x, y), cv2.FONT_HERSHEY_SIMPLEX, size, colour,
-                max(thick, round(thick * size)), cv2.LINE_AA,
+                picture, text, (x + dx, y + dy), cv2.FONT_HERSHEY_SIMPLEX, size, colour,
+                1, cv2.LINE_AA,
             )  # fmt: skip
     return picture
