@@ -4,7 +4,7 @@ python -m wbc_jax.main --config=configs/release_classifier.py \\
   --config.data.manual_dir=../shared/data
 
 The shipped segmenter goes first. What the classifier sees is the cell alone, in white light, at one
-size (`wbc_jax/data/cells.py`); a residual network with group normalisation types it.
+size (`wbc_jax/data/isolation.py`); a residual network with group normalisation types it.
 """
 
 from wbc_jax import config as config_lib

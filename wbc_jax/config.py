@@ -59,7 +59,7 @@ class Data:
     """Keep records whose mask marks the whole cell without its nucleus (Raabin's basophils)."""
     isolate: str = ""
     """Classification: weights of a segmenter, a `.safetensors` file or the name of shipped ones, by
-    which each image is cut to its cell, on a plain ground in white light (`data/cells.py`)."""
+    which each image is cut to its cell, on a plain ground in white light (`data/isolation.py`)."""
     on_bad_file: str = "error"
     """`error` ends with the list of bad files, `skip` leaves them out and lists them."""
     mixture: str = "natural"

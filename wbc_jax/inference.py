@@ -16,7 +16,7 @@ from jax.sharding import AxisType
 from wbc_jax import checkpoint, metrics, models, sharding, steps, vocabulary
 from wbc_jax import config as config_lib
 from wbc_jax import weights as weights_lib
-from wbc_jax.data import cells, pipeline, records, sources
+from wbc_jax.data import isolation, pipeline, records, sources
 from wbc_jax.models import fast
 
 
@@ -78,7 +78,7 @@ class Model:
             steps.make_logits(network, config.evaluate.flips),
             compiler_options=fast.compiler_options(),
         )
-        self.segmenter = cells.segmenter(config.data) if config.data.isolate else None
+        self.segmenter = isolation.segmenter(config.data) if config.data.isolate else None
         self._mesh: jax.sharding.Mesh | None = None
         self._lock = threading.Lock()
 
@@ -122,7 +122,7 @@ class Model:
                     known = [one.mask for one in self.segmenter.predict(part, batch_size)]
                 else:
                     known = masks[start : start + batch_size]
-                part = [cells.isolate(image, mask) for image, mask in zip(part, known)]
+                part = [isolation.isolate(image, mask) for image, mask in zip(part, known)]
             found += self._predict_batch(part, batch_size)
         return found
 
@@ -144,7 +144,7 @@ class Model:
         """Returns an image (cut to its cell, if the model does so) at the network's size, uint8
         `[S, S, 3]`."""
         if self.segmenter is not None:
-            image = cells.isolate(image, self.segmenter.predict(image).mask)
+            image = isolation.isolate(image, self.segmenter.predict(image).mask)
         return self._resize(image)
 
     def _resize(self, image: np.ndarray) -> np.ndarray:

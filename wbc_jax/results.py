@@ -33,7 +33,7 @@ from etils import epath
 
 from wbc_jax import abstain, contours, detect, fields, files, vocabulary
 from wbc_jax.data import crops, records
-from wbc_jax.report import cells as page
+from wbc_jax.report import cell_page as page
 from wbc_jax.report import figures
 
 COLUMNS = (

@@ -5,7 +5,7 @@ import pytest
 
 import browser
 from wbc_jax import abstain, results
-from wbc_jax.report import cells as page
+from wbc_jax.report import cell_page as page
 from wbc_jax.report import figures
 
 

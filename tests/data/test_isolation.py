@@ -1,4 +1,4 @@
-"""wbc_jax.data.cells: images cut to their cell."""
+"""wbc_jax.data.isolation: images cut to their cell."""
 
 import dataclasses
 import pathlib
@@ -10,7 +10,7 @@ import tiny_runs
 import wbc_jax
 from wbc_jax import config as config_lib
 from wbc_jax import export, weights
-from wbc_jax.data import cells, pipeline, records, sources
+from wbc_jax.data import isolation, pipeline, records, sources
 
 
 def disc(mask, middle, radius, value):
@@ -31,40 +31,40 @@ def slide():
 
 def test_the_cell_fills_the_crop_on_a_plain_ground(slide):
     image, mask = slide
-    cut = cells.isolate(image, mask)
+    cut = isolation.isolate(image, mask)
     # The cell is 41 pixels wide, and has 8 % of that at each side, rounded up.
     assert cut.shape == (49, 49, 3)
     # What is not the cell is the ground, up to the dilation by 3 pixels.
-    assert (cut[0, 0] == cells.GROUND).all() and (cut[-1, -1] == cells.GROUND).all()
-    assert not (cut[1 + 2, 24] == cells.GROUND).all()
+    assert (cut[0, 0] == isolation.GROUND).all() and (cut[-1, -1] == isolation.GROUND).all()
+    assert not (cut[1 + 2, 24] == isolation.GROUND).all()
     # The light, brightest everywhere, is white; the rest is scaled alike.
-    gain = cells.WHITE / np.array([200, 180, 150])
+    gain = isolation.WHITE / np.array([200, 180, 150])
     np.testing.assert_array_equal(cut[24, 24], np.rint(np.array([90, 40, 110]) * gain))
 
 
 def test_light_and_magnification_do_not_matter(slide):
     image, mask = slide
-    one = cells.isolate(image, mask)
+    one = isolation.isolate(image, mask)
     dim = np.rint(image * np.array([0.8, 0.9, 0.7])).astype(np.uint8)
-    assert np.abs(cells.isolate(dim, mask).astype(int) - one).max() <= 3
+    assert np.abs(isolation.isolate(dim, mask).astype(int) - one).max() <= 3
     large = np.repeat(np.repeat(image, 2, 0), 2, 1)
     # A mask of another size is stretched over the image.
-    two = cells.isolate(large, mask)
+    two = isolation.isolate(large, mask)
     assert np.abs(two[::2, ::2][:49, :49].shape[0] - one.shape[0]) <= 1
 
 
 def test_the_neighbour_is_left_out(slide):
     image, mask = slide
-    alone = cells.isolate(image, mask)
+    alone = isolation.isolate(image, mask)
     disc(mask, (90, 10), 9, 2)  # smaller, in the corner
-    np.testing.assert_array_equal(cells.isolate(image, mask), alone)
+    np.testing.assert_array_equal(isolation.isolate(image, mask), alone)
 
 
 def test_without_a_cell_the_image_stays_whole(slide):
     image, mask = slide
-    cut = cells.isolate(image, np.zeros_like(mask))
+    cut = isolation.isolate(image, np.zeros_like(mask))
     assert cut.shape == image.shape
-    assert cells.isolate(image, np.full_like(mask, 255)).shape == image.shape
+    assert isolation.isolate(image, np.full_like(mask, 255)).shape == image.shape
 
 
 @pytest.fixture(scope="module")
@@ -86,17 +86,17 @@ def data(run, segmenter_file):
 
 def test_records_are_cut_by_the_segmenters_masks_which_are_kept(data, segmenter_file, monkeypatch):
     whole = sources.load(tiny_runs.DATASET, data)
-    cut = cells.isolated(whole, data)
+    cut = isolation.isolated(whole, data)
     segmenter = wbc_jax.load(segmenter_file, flips=False)
     for i in range(3):
         mask = segmenter.predict(whole.image(i)).mask
-        expected = cells.isolate(whole.image(i), mask)
+        expected = isolation.isolate(whole.image(i), mask)
         # The kept mask is coarser or finer than the image's.
         assert abs(len(cut.image(i)) - len(expected)) <= 4
         assert cut.mask(i).shape == whole.mask(i).shape
     assert cut.ids == whole.ids and (cut.labels == whole.labels).all()
-    monkeypatch.setattr(cells, "segmenter", lambda _: pytest.fail("predicted a second time"))
-    again = cells.isolated(whole, data)
+    monkeypatch.setattr(isolation, "segmenter", lambda _: pytest.fail("predicted a second time"))
+    again = isolation.isolated(whole, data)
     np.testing.assert_array_equal(again.image(1), cut.image(1))
     test = pipeline.load_splits(data, 32, "classification")["test"]
     source, place = test.entries[0]
@@ -108,18 +108,18 @@ def test_records_are_cut_by_the_segmenters_masks_which_are_kept(data, segmenter_
 
 def test_a_damaged_file_of_masks_is_written_anew(data, segmenter_file):
     whole = sources.load(tiny_runs.DATASET, data)
-    first = cells.isolated(whole, data).image(0)
+    first = isolation.isolated(whole, data).image(0)
     folder = sources.builder(tiny_runs.DATASET, data).data_dir
     (kept,) = pathlib.Path(folder).glob("wbc_jax_masks_*")
     with open(kept, "r+b") as file:
         file.truncate(100)
-    np.testing.assert_array_equal(cells.isolated(whole, data).image(0), first)
+    np.testing.assert_array_equal(isolation.isolated(whole, data).image(0), first)
 
 
 def test_weights_that_do_not_fit_are_named(data, tmp_path):
     missing = dataclasses.replace(data, isolate="nowhere")
     with pytest.raises(weights.WeightsError, match="isolate is 'nowhere'"):
-        cells.isolated(sources.load(tiny_runs.DATASET, data), missing)
+        isolation.isolated(sources.load(tiny_runs.DATASET, data), missing)
 
 
 def test_a_model_cuts_images_as_in_training(typed, run, segmenter_file, tmp_path):
@@ -131,7 +131,7 @@ def test_a_model_cuts_images_as_in_training(typed, run, segmenter_file, tmp_path
     whole = sources.load(tiny_runs.DATASET, run.config.data)
     images = [whole.image(i) for i in range(3)]
     masks = [model.segmenter.predict(image).mask for image in images]
-    cuts = [cells.isolate(image, mask) for image, mask in zip(images, masks)]
+    cuts = [isolation.isolate(image, mask) for image, mask in zip(images, masks)]
     expected = [one.probabilities for one in typed.predict(cuts)]
     for found in (model.predict(images), model.predict(images, masks=masks)):
         np.testing.assert_allclose([one.probabilities for one in found], expected, atol=1e-6)
@@ -146,4 +146,4 @@ def test_a_classifier_cannot_isolate(typed, data, tmp_path):
     file = tmp_path / "types.safetensors"
     weights.write(file, typed.config, 1, typed.weights, [])
     with pytest.raises(config_lib.ConfigError, match="must name a segmenter's"):
-        cells.segmenter(dataclasses.replace(data, isolate=str(file)))
+        isolation.segmenter(dataclasses.replace(data, isolate=str(file)))
