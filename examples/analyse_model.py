@@ -85,7 +85,7 @@ def main(argv: list[str] | None = None) -> None:
         figure.subplots(1, 2, sharey=True), (("true", truth), ("predicted", predicted))
     ):
         axes.boxplot(list(groups.values()), tick_labels=list(groups))
-        axes.set(title=title, ylabel="N/C ratio", yscale="log")
+        axes.set(title=title, ylabel="N/C ratio")
         axes.tick_params("x", rotation=30)
     files.write_bytes(given.out / "by_type.png", figures.png(figure))
     files.write_bytes(given.out / "scatter.png", figures.png(figures.nc_scatter(rows)))
