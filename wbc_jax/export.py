@@ -141,6 +141,8 @@ def weights_file(run: epath.PathLike, path: epath.PathLike, dtype: str = "float1
     config = dataclasses.replace(model.config, data=data)
     seen = experiment.seen_by(run, model)
     weights.write(path, config, model.step, model.weights, seen, np.dtype(dtype))
+    if (rule := abstain.place(run)).exists():
+        files.write_bytes(abstain.place(path), rule.read_bytes())
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
