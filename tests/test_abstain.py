@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from wbc_jax import abstain, files, vocabulary
+from wbc_jax import abstain, export, files, vocabulary
 
 
 def drawn(number, scale=4.0, seed=0):
@@ -90,12 +90,14 @@ def test_proportion():
     assert (low, high) == (pytest.approx(0.4038, abs=1e-4), pytest.approx(0.5962, abs=1e-4))
 
 
-def test_the_command(typed_run, run, capsys):
+def test_the_command(typed_run, run, tmp_path, capsys):
     abstain.main([str(typed_run.workdir)])
     rule = abstain.read(typed_run.workdir)
     try:
         assert rule.temperature > 0 and 0 < rule.least_probability <= 1
         assert f"({rule.images} validation images)" in capsys.readouterr().out
+        export.weights_file(typed_run.workdir, tmp_path / "a.safetensors")
+        assert abstain.read(tmp_path / "a.safetensors") == rule
         with pytest.raises(SystemExit, match="was not trained on pbc"):
             abstain.main([str(typed_run.workdir), "--score"])
     finally:

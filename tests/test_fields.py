@@ -162,6 +162,7 @@ def test_an_image_as_one_cell():
         ((300, 300), (60, 150), 70, False),  # aside
         ((300, 300), None, 70, False),  # red cells and nothing else
         ((300, 300), None, None, True),
+        ((2400, 2400), (1200, 1200), 600, False),  # nobody cuts so large
     ],
 )
 def test_is_one_cell(shape, middle, red_cell_px, one):

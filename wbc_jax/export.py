@@ -119,7 +119,8 @@ def onnx(model: Any) -> bytes:
 
 
 def weights_file(run: epath.PathLike, path: epath.PathLike, dtype: str = "float16") -> None:
-    """Writes the best checkpoint of a run as a file of weights (see `wbc_jax.weights`).
+    """Writes the best checkpoint of a run as a file of weights (see `wbc_jax.weights`), and its
+    abstention rule, if there is one, beside it.
 
     The records of the run's data sets are read again, as the file lists the images it has seen.
 
@@ -128,8 +129,8 @@ def weights_file(run: epath.PathLike, path: epath.PathLike, dtype: str = "float1
         DataError: its records are missing.
         WeightsError: `run` is no run's folder, or the weights do not fit `dtype`.
     """
+    from wbc_jax import abstain, experiment, files, inference, weights
     from wbc_jax import config as config_lib
-    from wbc_jax import experiment, inference, weights
 
     if weights.find(run):
         raise weights.WeightsError(f"{run} is a file of weights already; name a run's folder.")
@@ -141,6 +142,8 @@ def weights_file(run: epath.PathLike, path: epath.PathLike, dtype: str = "float1
     config = dataclasses.replace(model.config, data=data)
     seen = experiment.seen_by(run, model)
     weights.write(path, config, model.step, model.weights, seen, np.dtype(dtype))
+    if (rule := abstain.place(run)).exists():
+        files.write_bytes(abstain.place(path), rule.read_bytes())
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

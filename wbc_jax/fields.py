@@ -36,6 +36,7 @@ WAYS = ("auto", "yes", "no")
 MOST_CELLS = 2**16 - 1
 """Cells of one image that its uint16 labels can tell apart."""
 _LONGEST_CROP = 8.0  # red cells
+_LONGEST_CROP_PX = 2048
 _OFF_MIDDLE = 0.15  # of a crop's side
 _SQUARE = 1.2
 _LEAST_COMMON = 0.5
@@ -227,7 +228,8 @@ def analyze(
 def is_one_cell(shape: tuple[int, ...], field: detect.Field) -> bool:
     """Whether an image is itself a crop around one cell rather than a field.
 
-    Such crops are about square, not many red cells wide, and their cell is in the middle. One in
+    Such crops are about square, at most 2048 pixels and not many red cells wide, and their cell is
+    in the middle. One in
     which nothing was found is a crop only if there are no red cells that would make it a field.
 
     Args:
@@ -236,7 +238,7 @@ def is_one_cell(shape: tuple[int, ...], field: detect.Field) -> bool:
     """
     height, width = shape[:2]
     short, long = sorted((height, width))
-    if long > _SQUARE * short:
+    if long > min(_SQUARE * short, _LONGEST_CROP_PX):
         return False
     scale = field.scale
     if scale and scale.reliable and long > _LONGEST_CROP * scale.red_cell_px:

@@ -268,6 +268,7 @@ def predict_parts(inputs: Sequence[str], out: str, model: epath.PathLike) -> Non
 def main(argv: Sequence[str]) -> None:
     from wbc_jax import checkpoint, fields, parts
     from wbc_jax import config as config_lib
+    from wbc_jax.data import records
 
     inputs, listed = argv[1:], _PATHS.value
     if not (inputs or listed) or not _OUT.value:
@@ -302,6 +303,7 @@ def main(argv: Sequence[str]) -> None:
         parts.PartsError,
         checkpoint.CheckpointError,
         config_lib.ConfigError,
+        records.DataError,
         OSError,
     ) as error:
         sys.exit(f"error: {error}")
