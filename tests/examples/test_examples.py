@@ -93,5 +93,5 @@ def test_finetune(run, cells, tmp_path, capsys):
     seen = experiment.seen_by(after, experiment.inference.load(after))
     assert len(seen) == 8 + 40
     with pytest.raises(SystemExit, match="holds 14 PNG masks"):
-        example("finetune")([str(cells), f"--out={tmp_path / 'none'}"])
+        example("finetune")([str(cells), arguments[0], f"--out={tmp_path / 'none'}"])
     assert not (tmp_path / "none").exists()
