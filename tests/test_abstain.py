@@ -52,7 +52,7 @@ def test_judge():
     assert found["probability"] == pytest.approx(1 / (1 + 4 * np.exp(-10)))
     doubtful = np.array([8, 7, 0, 0, 0], np.float32)
     found = abstain.judge(rule, doubtful)
-    assert (found["type"], found["best_guess"]) == (abstain.REVIEW, "basophil")
+    assert (found["type"], found["best_guess"]) == (vocabulary.REVIEW, "basophil")
     assert found["review"] == abstain.LOW
     assert abstain.judge(rule, sure / 10)["review"] == f"{abstain.LOW};{abstain.UNLIKE}"
     # Without a rule every type stands.

@@ -118,7 +118,7 @@ def test_a_field_is_taken_apart():
     assert [cell.flag for cell in field.cells] == ["touches_frame", "", "", ""]
     assert (field.um_per_px, field.um_per_px_source) == (0.2, "given")
     # The squares of the first two are large.
-    assert [cell.type for cell in field.cells] == ["monocyte"] * 2 + [abstain.REVIEW] * 2
+    assert [cell.type for cell in field.cells] == ["monocyte"] * 2 + [vocabulary.REVIEW] * 2
     assert [cell.best_guess for cell in field.cells] == ["monocyte"] * 2 + ["lymphocyte"] * 2
     assert field.cells[2].review == "low_probability;unlike_training"
     # The classifier is told which cell is meant: of two that touch, each without the other.

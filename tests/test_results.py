@@ -13,7 +13,7 @@ from PIL import Image
 from test_fields import MODELS
 
 from test_detect import plain_field
-from wbc_jax import abstain, contours, fields, predict, results, vocabulary
+from wbc_jax import contours, fields, predict, results, vocabulary
 from wbc_jax.data import records
 
 
@@ -97,14 +97,14 @@ def test_the_page(done):
 
 def test_differential(done):
     rows = [{"cell": 1, "type": "neutrophil"}] * 60 + [{"cell": 1, "type": "lymphocyte"}] * 20
-    rows += [{"cell": 1, "type": abstain.REVIEW}] * 20 + [{"cell": None, "type": None}]
+    rows += [{"cell": 1, "type": vocabulary.REVIEW}] * 20 + [{"cell": None, "type": None}]
     found = {row["type"]: row for row in results.differential(rows)}
-    assert list(found) == [*vocabulary.CELL_TYPES, abstain.REVIEW, "all"]
+    assert list(found) == [*vocabulary.CELL_TYPES, vocabulary.REVIEW, "all"]
     assert found["neutrophil"]["percent"] == 75 and found["all"]["cells"] == 100
-    assert found[abstain.REVIEW]["percent"] == 20
+    assert found[vocabulary.REVIEW]["percent"] == 20
     # Wilson's interval of 20 in 100, as printed in textbooks.
-    assert found[abstain.REVIEW]["low"] == pytest.approx(13.34, abs=0.01)
-    assert found[abstain.REVIEW]["high"] == pytest.approx(28.88, abs=0.01)
+    assert found[vocabulary.REVIEW]["low"] == pytest.approx(13.34, abs=0.01)
+    assert found[vocabulary.REVIEW]["high"] == pytest.approx(28.88, abs=0.01)
     assert found["basophil"]["percent"] == 0 and found["basophil"]["high"] > 0
     (_, out, _) = done
     assert read(out / "differential.csv")[-1]["cells"] == "4"

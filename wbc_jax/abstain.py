@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from wbc_jax import inference
     from wbc_jax.data import pipeline
 
-REVIEW = "for review"
 LOW, UNLIKE = "low_probability", "unlike_training"
 SHARE = 0.05
 FILE = "abstention.json"
@@ -87,7 +86,7 @@ def judge(rule: Rule | None, logits: np.ndarray) -> dict[str, Any]:
     guess = vocabulary.CELL_TYPES[int(np.argmax(probabilities))]
     (review,) = rule.reasons(logits[None]) if rule else ("",)
     return {
-        "type": REVIEW if review else guess,
+        "type": vocabulary.REVIEW if review else guess,
         "best_guess": guess,
         "probability": float(probabilities.max()),
         "review": review,

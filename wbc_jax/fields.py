@@ -51,7 +51,7 @@ class Cell:
     Attributes:
         cell: its number from 1, and its value in `Field.labels`.
         top, left, bottom, right: the box around its mask in pixels, half open.
-        type: of `vocabulary.CELL_TYPES`, or `abstain.REVIEW`, where a person is to look.
+        type: of `vocabulary.CELL_TYPES`, or `vocabulary.REVIEW`, where a person is to look.
         best_guess: the most probable type, whatever the probability.
         probability: of `best_guess`, calibrated where the classifier has an abstention rule.
         review: why a person is to look (see `abstain.Rule.judge`).

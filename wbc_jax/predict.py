@@ -297,6 +297,8 @@ def main(argv: Sequence[str]) -> None:
         paths = find_images(inputs, _OUT.value)
         files.check_writable(_OUT.value)
         models = fields.load_models(_MODEL.value)
+        if models.classifier is None and not _MODEL.value:
+            print("no classifier is shipped: types are left out", file=sys.stderr, flush=True)
         bad = predict_files(models, paths, _OUT.value, _FIND.value or "auto", _UM_PER_PX.value)
     except (
         InputError,

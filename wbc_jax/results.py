@@ -170,7 +170,7 @@ def differential(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     typed = sum(counts[name] for name in vocabulary.CELL_TYPES)
     total = sum(counts.values())
     lines = [(name, counts[name], typed) for name in vocabulary.CELL_TYPES]
-    lines += [(abstain.REVIEW, counts[abstain.REVIEW], total), (ALL, total, total)]
+    lines += [(vocabulary.REVIEW, counts[vocabulary.REVIEW], total), (ALL, total, total)]
     found = []
     for name, count, of in lines:
         share = abstain.proportion(count, of)

@@ -8,3 +8,5 @@ IGNORE = 255
 CELL_TYPES = ("basophil", "eosinophil", "lymphocyte", "monocyte", "neutrophil")
 UNKNOWN_LABEL = -1
 """Label of a cell whose type is not known."""
+REVIEW = "for review"
+"""What stands for the type of a cell that is left to a person."""

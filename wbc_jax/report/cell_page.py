@@ -22,7 +22,6 @@ from wbc_jax import files, vocabulary
 from wbc_jax.report import figures, html, tables
 
 THUMBNAIL_PX = 72
-REVIEW = "for review"
 
 
 def thumbnail(image: np.ndarray) -> bytes:
@@ -90,9 +89,9 @@ def render(
         histogram=html.both(figures.nc_histogram, groups) if groups else None,
         panels=len(groups),
         rows=[_shown(row, picture) for row, picture in zip(rows, thumbnails)],
-        types=[name for name in (*vocabulary.CELL_TYPES, REVIEW) if differential],
+        types=[name for name in (*vocabulary.CELL_TYPES, vocabulary.REVIEW) if differential],
         flags=sorted({f for row in rows for f in _flags(row)}),
-        review_name=REVIEW,
+        review_name=vocabulary.REVIEW,
         thumbnail=THUMBNAIL_PX,
         script=markupsafe.Markup(script),
         script_hash=html.policy_hash(script),
@@ -105,7 +104,7 @@ def _ratios(cells: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
     for row in cells:
         if row["nc_ratio"] is not None and math.isfinite(row["nc_ratio"]):
             found.setdefault(row["type"] or "all cells", []).append(row["nc_ratio"])
-    order = (*vocabulary.CELL_TYPES, REVIEW, "all cells")
+    order = (*vocabulary.CELL_TYPES, vocabulary.REVIEW, "all cells")
     return {name: found[name] for name in order if name in found}
 
 
