@@ -1,14 +1,14 @@
 """Two runs compared: pairs by image, numbers by hand and by scipy, errors that help."""
 
 import csv
+import functools
 import html.parser
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 from scipy import stats
 
+import tiny_runs
 from wbc_jax import compare, metrics
 from wbc_jax.report import comparison, figures
 
@@ -283,15 +283,9 @@ def test_the_figure_has_a_panel_a_score_and_a_row_a_data_set(pair):
     assert rest[1].get_markerfacecolor() != rest[1].get_color()  # nothing is shown for raabin
 
 
-def command(*arguments):
-    return subprocess.run(
-        [sys.executable, "-m", "wbc_jax.compare", *map(str, arguments)],
-        capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
-
-
 def test_the_command(pair, tmp_path):
     a, b, *_ = pair
+    command = functools.partial(tiny_runs.command, "wbc_jax.compare", cwd=tmp_path)
     done = command(a, b, "--out", tmp_path / "out", "--bootstrap", 50)
     assert done.returncode == 0, done.stderr
     assert "B − A" in done.stdout and "Written: " in done.stdout

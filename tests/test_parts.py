@@ -328,12 +328,6 @@ def test_devices_share_a_batch(run, folder, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def _command(run, *arguments):
-    return [
-        sys.executable, "-m", "wbc_jax.predict", *map(str, arguments), f"--model={run.workdir}",
-    ]  # fmt: skip
-
-
 def test_killed_and_run_again(run, folder, tmp_path):
     """SIGKILL with parts done and parts to do; the second run ends with the same bytes."""
     listed, late = tmp_path / "many.txt", tmp_path / "late.png"
@@ -342,10 +336,13 @@ def test_killed_and_run_again(run, folder, tmp_path):
     names[1600] = str(late)
     listed.write_text("\n".join(names))
     os.mkfifo(late)  # reading which waits, so that the kill never comes too late
-    flags = (f"--paths={listed}", "--part_size=40", "--batch_size=8", "--threads=2")
     out, calm = tmp_path / "out", tmp_path / "calm"
+    flags = (
+        f"--paths={listed}", f"--out={out}", f"--model={run.workdir}", "--part_size=40",
+        "--batch_size=8", "--threads=2",
+    )  # fmt: skip
     running = subprocess.Popen(
-        _command(run, *flags, f"--out={out}"),
+        [sys.executable, "-m", "wbc_jax.predict", *flags],
         env=tiny_runs.environment(),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -360,10 +357,7 @@ def test_killed_and_run_again(run, folder, tmp_path):
     killed = _files(out)
     there = [name for name in killed if name.startswith("part-")]
     assert 2 <= len(there) < 50
-    again = subprocess.run(
-        _command(run, *flags, f"--out={out}"), env=tiny_runs.environment(),
-        capture_output=True, text=True,
-    )  # fmt: skip
+    again = tiny_runs.command("wbc_jax.predict", *flags, cwd=tmp_path)
     assert again.returncode == predict.BAD_FILES, again.stderr
     assert f"1750 images predicted, in 50 parts, {len(there)} of them there before" in again.stdout
     assert "images/s" in again.stderr and "left" in again.stderr

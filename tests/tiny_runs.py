@@ -3,8 +3,10 @@
 import multiprocessing
 import os
 import pathlib
+import runpy
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -156,13 +158,41 @@ FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(["wbc_jax.experiment", "wbc_jax.parts"])
 
 
-def command(module: str, *arguments: Any, cwd: Any) -> subprocess.CompletedProcess:
-    """Runs `python -m module arguments` to its end."""
-    return subprocess.run(
-        [sys.executable, "-m", module, *map(str, arguments)],
-        cwd=cwd,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE_SECONDS,
-    )
+def command(
+    module: str, *arguments: Any, cwd: Any, **variables: str
+) -> subprocess.CompletedProcess:
+    """Runs `python -m module arguments` to its end, but for the imports, which take seconds.
+
+    Args:
+        module: its name.
+        *arguments: the command's.
+        cwd: where it runs.
+        **variables: of its environment, beside those of this process.
+    """
+    arguments = [module, *map(str, arguments)]
+    with tempfile.TemporaryDirectory() as folder:
+        outputs = [pathlib.Path(folder, name) for name in ("stdout", "stderr")]
+        for path in outputs:
+            path.touch()
+        process = FORKS.Process(
+            target=_command, args=(arguments, str(cwd), environment() | variables, outputs)
+        )
+        process.start()
+        process.join(PATIENCE_SECONDS)
+        process.kill()
+        process.join()
+        texts = [path.read_text() for path in outputs]
+    return subprocess.CompletedProcess(arguments, process.exitcode, *texts)
+
+
+def _command(
+    arguments: list[str], cwd: str, variables: dict[str, str], outputs: list[pathlib.Path]
+) -> None:
+    for number, path in enumerate(outputs, start=1):
+        os.dup2(os.open(path, os.O_WRONLY), number)
+    os.chdir(cwd)
+    os.environ.clear()
+    # Else the command would start again, by itself, to have large pages.
+    os.environ.update(variables | {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=0"})
+    sys.argv = arguments
+    runpy.run_module(arguments[0], run_name="__main__", alter_sys=True)

@@ -5,7 +5,6 @@ What is prepared in the end has the bytes of a preparation that nothing disturbe
 
 import errno
 import hashlib
-import multiprocessing
 import os
 import pathlib
 import random
@@ -19,6 +18,7 @@ from etils import epath
 from PIL import Image
 from tensorflow_datasets.core import dataset_info, file_adapters
 
+import tiny_runs
 from wbc_jax import config as config_lib
 from wbc_jax import files, vocabulary
 from wbc_jax.data import duplicates, records, sources
@@ -154,11 +154,9 @@ def start():
 
     It is no fork of this process: protobuf orders a map's fields otherwise in every program.
     """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
 
     def run(settings, point="", limit=0):
-        process = context.Process(target=child, args=(settings, point, limit))
+        process = tiny_runs.FORKS.Process(target=child, args=(settings, point, limit))
         process.start()
         return process
 

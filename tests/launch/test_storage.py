@@ -57,14 +57,9 @@ def bucket(tmp_path_factory):
 
 
 def _main(folder, cache):
-    return subprocess.run(
-        [
-            sys.executable, "-m", "wbc_jax.main", "--config=tiny.py", "--workdir=gs://cells/run",
-            "--config.data.data_dir=gs://cells/records",
-        ],
-        cwd=folder,
-        env=tiny_runs.environment() | {"XDG_CACHE_HOME": str(cache)},
-        capture_output=True, text=True, timeout=900,
+    return tiny_runs.command(
+        "wbc_jax.main", "--config=tiny.py", "--workdir=gs://cells/run",
+        "--config.data.data_dir=gs://cells/records", cwd=folder, XDG_CACHE_HOME=str(cache),
     )  # fmt: skip
 
 
