@@ -90,7 +90,8 @@ def test_proportion():
     assert (low, high) == (pytest.approx(0.4038, abs=1e-4), pytest.approx(0.5962, abs=1e-4))
 
 
-def test_the_command(typed_run, run, tmp_path, capsys):
+def test_the_command(typed_run, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(abstain, "LEAST_IMAGES", 5)
     abstain.main([str(typed_run.workdir)])
     rule = abstain.read(typed_run.workdir)
     try:
@@ -104,5 +105,8 @@ def test_the_command(typed_run, run, tmp_path, capsys):
         abstain.place(typed_run.workdir).unlink()  # other tests share the run
     with pytest.raises(SystemExit, match="has no rule; make it by the same command"):
         abstain.main([str(typed_run.workdir), "--score"])
+
+
+def test_a_segmenter_has_no_rule(run):
     with pytest.raises(SystemExit, match="gives masks; a classifier is needed"):
         abstain.main([str(run.workdir)])

@@ -34,6 +34,8 @@ LOW, UNLIKE = "low_probability", "unlike_training"
 SHARE = 0.05
 FILE = "abstention.json"
 LEVEL = 0.95
+LEAST_IMAGES = 20
+"""Fewer validation images make no rule."""
 
 
 class AbstentionError(checkpoint.CheckpointError):
@@ -105,12 +107,14 @@ def fit(logits: np.ndarray, labels: np.ndarray, share: float = SHARE) -> Rule:
         share: part of the images to be left to a person.
 
     Raises:
-        AbstentionError: fewer than 20 images, or a share not in (0, 1).
+        AbstentionError: fewer than `LEAST_IMAGES` images, or a share not in (0, 1).
     """
     if not 0 < share < 1:
         raise AbstentionError(f"the share left to a person is {share}: allowed is 0 to 1, without.")
-    if len(labels) < 20:
-        raise AbstentionError(f"there are {len(labels)} validation images; 20 are needed.")
+    if len(labels) < LEAST_IMAGES:
+        raise AbstentionError(
+            f"there are {len(labels)} validation images; {LEAST_IMAGES} are needed."
+        )
     logits = np.asarray(logits, np.float64)
 
     def loss(log_temperature: float) -> float:
