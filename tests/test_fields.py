@@ -13,7 +13,7 @@ from wbc_jax import abstain, detect, fields, inference, metrics, vocabulary
 class Thresholds:
     """A segmenter of the flat colours of `plain_field`."""
 
-    config = types.SimpleNamespace(task="segmentation")
+    config = types.SimpleNamespace(task="segmentation", evaluate=types.SimpleNamespace(flips=True))
 
     def predict(self, images):
         found = []
@@ -210,10 +210,19 @@ def test_arguments():
 
 def test_models_by_task(monkeypatch):
     of = {"a": Thresholds(), "b": Sizes(), "c": Sizes()}
-    monkeypatch.setattr(inference, "load", of.__getitem__)
+    asked = []
+
+    def load(name, flips=None):
+        asked.append((name, flips))
+        return of[name]
+
+    monkeypatch.setattr(inference, "load", load)
     loaded = fields.load_models(["b", "a"])
     assert (loaded.segmenter, loaded.classifier, loaded.rule) == (of["a"], of["b"], None)
-    assert fields.load_models(["a"]).classifier is None
+    # Reflections cost four times the work, which the classifier's small images can bear.
+    assert asked == [("b", None), ("a", None), ("a", False)]
+    assert fields.load_models(["a"], flips=True).classifier is None
+    assert asked[3:] == [("a", None)]
     with pytest.raises(Exception, match="b and c are both models of classification"):
         fields.load_models(["b", "c"])
 

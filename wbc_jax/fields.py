@@ -137,12 +137,14 @@ class Models:
     rule: abstain.Rule | None = None
 
 
-def load_models(names: Sequence[epath.PathLike] = ()) -> Models:
+def load_models(names: Sequence[epath.PathLike] = (), flips: bool = False) -> Models:
     """Loads a segmenter, a classifier or both.
 
     Args:
         names: runs, files of weights or names of shipped ones, at most one of each task. Without
             any, the shipped `SEGMENTER`, and the shipped `CLASSIFIER` if it is there.
+        flips: let the segmenter average over reflections where it was evaluated so: four times the
+            work for up to half a point of mean IoU (docs/experiments.md).
 
     Raises:
         CheckpointError, ConfigError: as `wbc_jax.load`; or two models have one task.
@@ -153,6 +155,8 @@ def load_models(names: Sequence[epath.PathLike] = ()) -> Models:
     for name in names:
         model = inference.load(name)
         task = model.config.task
+        if task == "segmentation" and model.config.evaluate.flips and not flips:
+            model = inference.load(name, flips=False)
         if task in loaded:
             raise inference.checkpoint.CheckpointError(
                 f"{loaded[task][0]} and {name} are both models of {task}; give one of each task."

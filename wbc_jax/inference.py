@@ -1,6 +1,7 @@
 """Loading a trained model and using it on images of any size."""
 
 import dataclasses
+import functools
 import threading
 from collections.abc import Sequence
 from typing import Any
@@ -61,7 +62,6 @@ class Model:
         step: training steps behind the weights.
         seen: (source, index) of the images it was trained on and chosen by, where its file lists
             them (see `wbc_jax.weights`); None for a run's folder, whose config says it.
-        segmenter: the model by which it cuts images to their cell (`config.data.isolate`), or None.
     """
 
     def __init__(
@@ -78,9 +78,15 @@ class Model:
             steps.make_logits(network, config.evaluate.flips),
             compiler_options=fast.compiler_options(),
         )
-        self.segmenter = isolation.segmenter(config.data) if config.data.isolate else None
+        if config.data.isolate:
+            isolation.weights_file(config.data)  # missing, it is told here
         self._mesh: jax.sharding.Mesh | None = None
         self._lock = threading.Lock()
+
+    @functools.cached_property
+    def segmenter(self) -> "Model | None":
+        """The model by which images are cut to their cell; None where `data.isolate` is empty."""
+        return isolation.segmenter(self.config.data) if self.config.data.isolate else None
 
     @property
     def parameters(self) -> int:
@@ -117,7 +123,7 @@ class Model:
             check_image(image)
         for start in range(0, len(images), batch_size):
             part = images[start : start + batch_size]
-            if self.segmenter is not None:
+            if self.config.data.isolate:
                 if masks is None:
                     known = [one.mask for one in self.segmenter.predict(part, batch_size)]
                 else:
@@ -143,7 +149,7 @@ class Model:
     def fit(self, image: np.ndarray) -> np.ndarray:
         """Returns an image (cut to its cell, if the model does so) at the network's size, uint8
         `[S, S, 3]`."""
-        if self.segmenter is not None:
+        if self.config.data.isolate:
             image = isolation.isolate(image, self.segmenter.predict(image).mask)
         return self._resize(image)
 

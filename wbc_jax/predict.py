@@ -69,6 +69,9 @@ _SHARD = flags.DEFINE_string(
     "I/N: do the share of process I, from 0, of N. By default as WBC_JAX_PROCESS_ID and "
     "WBC_JAX_NUM_PROCESSES, or SLURM's variables, say.",
 )
+_FLIPS = flags.DEFINE_bool(
+    "flips", False, "Fields: average masks over reflections, for four times the work."
+)
 _PART_SIZE = flags.DEFINE_integer("part_size", 1024, "Images a Parquet part.")
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 32, "Images a pass through the network (parquet).")
 _THREADS = flags.DEFINE_integer(
@@ -296,7 +299,7 @@ def main(argv: Sequence[str]) -> None:
             sys.exit("error: several processes cannot share one cells.csv; add --format=parquet")
         paths = find_images(inputs, _OUT.value)
         files.check_writable(_OUT.value)
-        models = fields.load_models(_MODEL.value)
+        models = fields.load_models(_MODEL.value, _FLIPS.value)
         if models.classifier is None and not _MODEL.value:
             print("no classifier is shipped: types are left out", file=sys.stderr, flush=True)
         bad = predict_files(models, paths, _OUT.value, _FIND.value or "auto", _UM_PER_PX.value)
