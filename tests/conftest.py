@@ -11,10 +11,24 @@ import pytest
 # on disk compiles each once. Set before JAX is imported.
 _CACHE = tempfile.TemporaryDirectory(prefix="wbc_jax_compiled_")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", _CACHE.name)
+if "PYTEST_XDIST_WORKER" in os.environ:  # JAX could read what another worker has half written
+    os.environ["JAX_COMPILATION_CACHE_DIR"] += "/" + os.environ["PYTEST_XDIST_WORKER"]
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
 _DEFAULT = pathlib.Path(__file__).resolve().parents[1] / ".." / "shared" / "data"
+
+
+# The longest: begun first, so that the workers of pytest-xdist end together.
+_LONG = ("test_resume.py", "test_multihost.py", "test_sharding.py")
+
+
+def pytest_configure(config):
+    config.option.loadscopereorder = False  # which would put files of few tests last
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: _LONG.index(n) if (n := item.path.name) in _LONG else len(_LONG))
 
 
 @pytest.fixture(scope="session")
