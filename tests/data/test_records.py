@@ -345,6 +345,29 @@ def test_each_says_how_far_it_is(capsys):
     assert capsys.readouterr().err.startswith("cells 3/3 (100 %)  ")
 
 
+def test_a_file_beyond_the_limit_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(records, "MAX_FILE_BYTES", 3 * 2**20)
+    path = tmp_path / "large.bin"
+    with path.open("wb") as file:
+        file.truncate(2**40)  # sparse
+    with pytest.raises(records.DataError, match=r"large\.bin: is larger than 3,145,728 bytes"):
+        records.read_image_file(path)
+
+
+@pytest.mark.parametrize("size", [0, 5, 2**20, 2**20 + 1, 5 * 2**20])
+def test_reading_asks_for_no_more_than_a_piece_at_a_time(size):
+    asked = []
+
+    class File(io.BytesIO):
+        def read(self, n=-1):
+            asked.append(n)
+            return super().read(n)
+
+    data = bytes(range(256)) * (size // 256 + 1)
+    assert records._read_at_most(File(data[:size]), 3 * 2**20) == data[: min(size, 3 * 2**20)]
+    assert 0 < min(asked) <= max(asked) <= 2**20
+
+
 def test_all_bad_files_are_collected_and_20_are_shown():
     bad = records.bad_files()
     for number in range(25):

@@ -27,7 +27,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent import futures
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 import cv2
 import numpy as np
@@ -45,6 +45,8 @@ MAX_PIXELS = 100_000_000
 
 MAX_FILE_BYTES = 2**30
 """Of larger image files no more than this is read before they are refused."""
+
+_PIECE = 2**20
 
 MAX_UNZIPPED_BYTES = 8 * 2**30
 """Larger archives are refused: no data set here comes near it."""
@@ -840,12 +842,21 @@ def _decoding(path: epath.PathLike) -> Iterator[None]:
         raise DataError(f"{path}: is truncated or damaged ({error}): fetch it again") from error
 
 
+def _read_at_most(file: BinaryIO, size: int) -> bytes:
+    """The first `size` bytes. `file.read(size)` would take that much memory for any file."""
+    pieces, left = [], size
+    while left and (piece := file.read(min(left, _PIECE))):
+        pieces.append(piece)
+        left -= len(piece)
+    return b"".join(pieces)
+
+
 @contextlib.contextmanager
 def _open(path: epath.PathLike) -> Iterator[tuple[bytes, Image.Image]]:
     """The file's bytes and its image, all pixels decoded by Pillow, which reports truncation."""
     try:
         with epath.Path(path).open("rb") as file:
-            data = file.read(MAX_FILE_BYTES + 1)
+            data = _read_at_most(file, MAX_FILE_BYTES + 1)
     except OSError as error:
         raise DataError(
             f"{path}: cannot be read ({error}): check that it exists and may be read"
