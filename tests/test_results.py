@@ -122,7 +122,7 @@ def test_a_segmenter_alone_has_no_types(done, tmp_path):
 
 
 def main(monkeypatch, *inputs, **given):
-    monkeypatch.setattr(fields, "load_models", lambda names=(): MODELS)
+    monkeypatch.setattr(fields, "load_models", lambda names=(), flips=False: MODELS)
     flags.FLAGS.mark_as_parsed()
     with flagsaver.flagsaver(**given):
         predict.main(["predict", *map(str, inputs)])

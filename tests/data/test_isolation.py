@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+import shutil
 
 import numpy as np
 import pytest
@@ -79,9 +80,17 @@ def typed(typed_run):
     return wbc_jax.load(typed_run.workdir)
 
 
+@pytest.fixture(scope="module")
+def own_records(data_dir, tmp_path_factory):
+    """Masks are kept beside records, where other tests look at what is there."""
+    return shutil.copytree(data_dir, tmp_path_factory.mktemp("isolated") / "records")
+
+
 @pytest.fixture
-def data(run, segmenter_file):
-    return dataclasses.replace(run.config.data, isolate=str(segmenter_file))
+def data(run, segmenter_file, own_records):
+    return dataclasses.replace(
+        run.config.data, isolate=str(segmenter_file), data_dir=str(own_records)
+    )
 
 
 def test_records_are_cut_by_the_segmenters_masks_which_are_kept(data, segmenter_file, monkeypatch):
