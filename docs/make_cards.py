@@ -14,7 +14,6 @@ import argparse
 import csv
 import hashlib
 import json
-import math
 import pathlib
 import subprocess
 from collections.abc import Callable, Sequence
@@ -25,6 +24,7 @@ import numpy as np
 
 from wbc_jax import files, vocabulary
 from wbc_jax.evaluate import cell_types
+from wbc_jax.report import tables
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 SHIPPED = ROOT / "wbc_jax" / "shipped"
@@ -96,13 +96,9 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(lines + ["| " + " | ".join(row) + " |" for row in rows])
 
 
-def _cell(value: float | None, interval: Sequence[float] | None, percent: bool) -> str:
-    def text(x: float | None) -> str:
-        if x is None or math.isnan(x):
-            return "–"
-        return f"{100 * x:.1f} %" if percent else f"{x:.3f}"
-
-    return text(value) + (f" [{text(interval[0])}, {text(interval[1])}]" if interval else "")
+def _cell(value: float | None, ends: Sequence[float] | None, percent: bool = False) -> str:
+    form = tables.percent if percent else tables.decimal
+    return f"{form(value)} {tables.interval(*(ends or (None, None)), form)}".strip()
 
 
 def scores(results: dict[str, dict[str, Any]], task: str, label: str = "data set") -> str:

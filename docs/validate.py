@@ -15,7 +15,7 @@ import numpy as np
 
 from wbc_jax import inference, metrics
 from wbc_jax.configs import release_segmenter
-from wbc_jax.data import pipeline
+from wbc_jax.data import crops, pipeline
 
 SIDE, BATCH, CLASSES = 256, 16, 3
 
@@ -34,22 +34,20 @@ def second_look(
     model: inference.Model, images: list[np.ndarray], first: np.ndarray, span: float
 ) -> np.ndarray:
     """Returns the mean of the first logits and of those of the enlarged cell."""
-    boxes, crops = [], []
+    boxes, views = [], []
     for image, one in zip(images, first):
         mask = one.argmax(-1)
         height, width = image.shape[:2]
-        rows, columns = np.flatnonzero((mask > 0).any(1)), np.flatnonzero((mask > 0).any(0))
-        if not len(rows):
-            rows = columns = np.array([0, SIDE - 1])
-        side = min(SIDE, int((max(np.ptp(rows), np.ptp(columns)) + 1) / span))
-        middles = ((places[0] + places[-1] - side) // 2 for places in (rows, columns))
+        box = crops.bounding_box(mask > 0) or (0, 0, SIDE, SIDE)
+        side = min(SIDE, int(max(box[2] - box[0], box[3] - box[1]) / span))
+        middles = ((start + end - 1 - side) // 2 for start, end in zip(box[:2], box[2:]))
         top, left = (int(np.clip(middle, 0, SIDE - side)) for middle in middles)
         boxes.append(np.s_[top : top + side, left : left + side])
         y = [round(edge * height / SIDE) for edge in (top, top + side)]
         x = [round(edge * width / SIDE) for edge in (left, left + side)]
-        crops.append(np.ascontiguousarray(image[y[0] : y[1], x[0] : x[1]]))
+        views.append(np.ascontiguousarray(image[y[0] : y[1], x[0] : x[1]]))
     both = first.copy()
-    for one, box, near in zip(both, boxes, logits(model, crops)):
+    for one, box, near in zip(both, boxes, logits(model, views)):
         side = one[box].shape[0]
         one[box] = (one[box] + cv2.resize(near, (side, side), interpolation=cv2.INTER_AREA)) / 2
     return both
@@ -72,8 +70,9 @@ def main() -> None:
     datasets = np.array(found.datasets)
     print(f"{'':40}" + "".join(f"{name.split('/')[-1]:>14}" for name in names))
     for name in options.models:
-        flipped = inference.load(name, flips=True)
-        ways = {"": logits(inference.load(name, flips=False), images)}
+        model = inference.load(name)
+        flipped = model.with_flips(True)
+        ways = {"": logits(model.with_flips(False), images)}
         ways[" flips"] = logits(flipped, images)
         if options.zoom:
             near = second_look(flipped, images, ways[" flips"], options.zoom)

@@ -66,6 +66,16 @@ def run(tmp_path_factory, data_dir) -> types.SimpleNamespace:
 
 
 @pytest.fixture(scope="session")
+def run_weights(run, tmp_path_factory) -> pathlib.Path:
+    """The shared run as a file of weights."""
+    from wbc_jax import export
+
+    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
+    export.weights_file(run.workdir, path)
+    return path
+
+
+@pytest.fixture(scope="session")
 def typed_run(tmp_path_factory, data_dir) -> types.SimpleNamespace:
     """As `run`, of a classifier of cell types."""
     from etils import epath

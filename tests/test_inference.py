@@ -210,3 +210,15 @@ def test_a_config_that_does_not_fit_the_checkpoint(run, tmp_path):
     (tmp_path / "config.json").write_text(config_lib.to_json(other))
     with pytest.raises(checkpoint.CheckpointError, match="cannot be restored"):
         wbc_jax.load(tmp_path)
+
+
+def test_with_flips(run, model, cells):
+    assert not run.config.evaluate.flips
+    both = model.with_flips(True)
+    image = model.fit(cells[0])[None]
+    turned = [np.asarray(model.logits(np.flip(image, axes))) for axes in ((), 1, 2, (1, 2))]
+    mean = sum(np.flip(t, axes) for t, axes in zip(turned, ((), 1, 2, (1, 2)))) / 4
+    np.testing.assert_allclose(both.logits(image), mean, rtol=1e-4, atol=1e-4)
+    back = both.with_flips(False)
+    assert back.config == model.config and back.step == model.step
+    np.testing.assert_array_equal(back.logits(image), turned[0])

@@ -63,7 +63,7 @@ def test_the_segmenter_finds_drawn_cells(data_dir):
     import tiny_runs
 
     source = sources.load(tiny_runs.DATASET, tiny_runs.config(data_dir).data)
-    model = wbc_jax.load("segmenter", flips=False)
+    model = wbc_jax.load("segmenter").with_flips(False)
     right = [
         np.mean(model.predict(source.image(i)).mask == source.mask(i))
         for i in range(4)

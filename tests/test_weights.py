@@ -17,11 +17,9 @@ from wbc_jax import checkpoint, export, weights
 from wbc_jax.data import pipeline, splits
 
 
-@pytest.fixture(scope="module")
-def file(run, tmp_path_factory):
-    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
-    export.weights_file(run.workdir, path)
-    return path
+@pytest.fixture
+def file(run_weights):
+    return run_weights
 
 
 @pytest.fixture(scope="module")

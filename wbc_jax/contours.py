@@ -14,6 +14,7 @@ import numpy as np
 from scipy import ndimage
 
 from wbc_jax import vocabulary
+from wbc_jax.data import crops
 from wbc_jax.report import figures
 
 if TYPE_CHECKING:
@@ -230,7 +231,7 @@ class Coco:
         self._images.append({"id": image, "file_name": file, "height": size[0], "width": size[1]})
         for cell in cells:
             for category, region in _regions(cell).items():
-                rows, columns = np.flatnonzero(region.any(1)), np.flatnonzero(region.any(0))
+                top, left, bottom, right = crops.bounding_box(region)
                 self._annotations.append(
                     {
                         "id": len(self._annotations) + 1,
@@ -242,10 +243,10 @@ class Coco:
                         ],
                         "area": int(region.sum()),
                         "bbox": [
-                            cell.left + int(columns[0]),
-                            cell.top + int(rows[0]),
-                            int(columns[-1] - columns[0] + 1),
-                            int(rows[-1] - rows[0] + 1),
+                            cell.left + left,
+                            cell.top + top,
+                            right - left,
+                            bottom - top,
                         ],
                         "iscrowd": 0,
                         "attributes": {"cell": cell.cell, "type": cell.type},

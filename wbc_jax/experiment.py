@@ -348,8 +348,8 @@ def evaluate_weights(config: config_lib.Config, workdir: epath.Path, name: str) 
     """Scores a file of weights on the test split of the config's data sets; writes the report.
 
     The network and what it is given (size, cut to the cell or not) are the file's, all else is the
-    config's. The file lists what it
-    was trained on and chosen by: a test split that holds any of it is refused.
+    config's. The file lists what it was trained on and chosen by: a test split that holds any of
+    it is refused.
 
     Args:
         config: its `data` and `evaluate` count; the task must be the file's.

@@ -155,8 +155,8 @@ def load_models(names: Sequence[epath.PathLike] = (), flips: bool = False) -> Mo
     for name in names:
         model = inference.load(name)
         task = model.config.task
-        if task == "segmentation" and model.config.evaluate.flips and not flips:
-            model = inference.load(name, flips=False)
+        if task == "segmentation" and not flips:
+            model = model.with_flips(False)
         if task in loaded:
             raise inference.checkpoint.CheckpointError(
                 f"{loaded[task][0]} and {name} are both models of {task}; give one of each task."
@@ -431,14 +431,12 @@ def _measured(
         return {"cell": number, **dict(zip(names, box)), "flag": "touches_frame" if cut else ""}
     top, left, bottom, right = window
     own = labels[top:bottom, left:right] == number
-    if own.any():
-        rows, columns = np.flatnonzero(own.any(1)), np.flatnonzero(own.any(0))
-        box = (top + rows[0], left + columns[0], top + rows[-1] + 1, left + columns[-1] + 1)
-        box = tuple(map(int, box))
+    if found := crops.bounding_box(own):
+        box = (top + found[0], left + found[1], top + found[2], left + found[3])
     top, left, bottom, right = box
     place = np.s_[top:bottom, left:right]
     alone = np.where(labels[place] == number, mask[place], 0).astype(np.uint8)
-    if own.any():
+    if found:
         # A crop may show parts of other cells at its edges: the largest piece is the cell's.
         pieces, count = ndimage.label(alone) if cell is None else (alone > 0, 1)
         largest = pieces == (1 + np.bincount(pieces.ravel())[1:].argmax() if count > 1 else 1)

@@ -83,6 +83,12 @@ class Model:
         self._mesh: jax.sharding.Mesh | None = None
         self._lock = threading.Lock()
 
+    def with_flips(self, flips: bool) -> "Model":
+        """Returns the same model with or without averaging logits over the four reflections."""
+        evaluate = dataclasses.replace(self.config.evaluate, flips=flips)
+        config = dataclasses.replace(self.config, evaluate=evaluate)
+        return Model(config, self.network, self.weights, self.step, self.seen)
+
     @functools.cached_property
     def segmenter(self) -> "Model | None":
         """The model by which images are cut to their cell; None where `data.isolate` is empty."""
@@ -215,14 +221,12 @@ def read_image(path: epath.PathLike) -> np.ndarray:
     return records.decode_image(records.read_image_file(path)[0])
 
 
-def load(path: epath.PathLike, flips: bool | None = None) -> Model:
+def load(path: epath.PathLike) -> Model:
     """Loads the best checkpoint of a run's folder, or a file of weights.
 
     Args:
         path: the run's `--workdir`, a `.safetensors` file that `wbc_jax.export` wrote, or the name
             of weights that the package ships.
-        flips: whether logits are averaged over the four reflections, for four times the work; by
-            default as the model was evaluated.
 
     Raises:
         CheckpointError: there is no run or no checkpoint; says where it looked.
@@ -230,7 +234,7 @@ def load(path: epath.PathLike, flips: bool | None = None) -> Model:
         WeightsError: the file is missing, damaged or something else.
     """
     if file := weights_lib.find(path):
-        return _load_file(file, flips)
+        return _load_file(file)
     folder = epath.Path(path).expanduser()
     stored = folder / "config.json"
     if not stored.exists():
@@ -242,13 +246,7 @@ def load(path: epath.PathLike, flips: bool | None = None) -> Model:
     network, like = empty_state(config)
     with checkpoint.Checkpoints(folder) as checkpoints:
         state, _ = checkpoints.restore(checkpoint.BEST, like)
-    return Model(_flipping(config, flips), network, state.weights(), int(state.step))
-
-
-def _flipping(config: config_lib.Config, flips: bool | None) -> config_lib.Config:
-    if flips is None:
-        return config
-    return dataclasses.replace(config, evaluate=dataclasses.replace(config.evaluate, flips=flips))
+    return Model(config, network, state.weights(), int(state.step))
 
 
 def _or_shipped() -> str:
@@ -256,13 +254,12 @@ def _or_shipped() -> str:
     return f"{file}, or one of {', '.join(names)}" if names else f"or {file}"
 
 
-def _load_file(path: epath.Path, flips: bool | None) -> Model:
+def _load_file(path: epath.Path) -> Model:
     stored = weights_lib.read(path)
     network, like = empty_state(stored.config)
     shapes = {"params": like.params, "stats": like.stats}
     weights = jax.tree.map(jax.numpy.asarray, weights_lib.fill(shapes, stored, path))
-    config = _flipping(stored.config, flips)
-    return Model(config, network, weights, stored.step, stored.seen)
+    return Model(stored.config, network, weights, stored.step, stored.seen)
 
 
 def empty_state(config: config_lib.Config) -> tuple[steps.Network, steps.TrainState]:

@@ -70,7 +70,10 @@ _SHARD = flags.DEFINE_string(
     "WBC_JAX_NUM_PROCESSES, or SLURM's variables, say.",
 )
 _FLIPS = flags.DEFINE_bool(
-    "flips", False, "Fields: average masks over reflections, for four times the work."
+    "flips",
+    False,
+    "csv: average masks over reflections, for four times the work. parquet: always as the model "
+    "was evaluated.",
 )
 _PART_SIZE = flags.DEFINE_integer("part_size", 1024, "Images a Parquet part.")
 _BATCH_SIZE = flags.DEFINE_integer("batch_size", 32, "Images a pass through the network (parquet).")

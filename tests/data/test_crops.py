@@ -71,3 +71,12 @@ def test_boxes_that_are_empty_or_outside_are_refused(box):
 def test_margins_below_zero_are_refused(margin):
     with pytest.raises(DataError, match="margin"):
         crops.square_crop_box((0, 0, 5, 5), 10, 10, margin)
+
+
+def test_bounding_box():
+    region = np.zeros((5, 7), bool)
+    assert crops.bounding_box(region) is None
+    region[3, 2] = region[1, 5] = True
+    y0, x0, y1, x1 = box = crops.bounding_box(region)
+    assert box == (1, 2, 4, 6) and region[y0:y1, x0:x1].sum() == region.sum()
+    assert crops.bounding_box(np.ones((5, 7), bool)) == (0, 0, 5, 7)

@@ -10,7 +10,7 @@ import pytest
 import tiny_runs
 import wbc_jax
 from wbc_jax import config as config_lib
-from wbc_jax import export, weights
+from wbc_jax import weights
 from wbc_jax.data import isolation, pipeline, records, sources
 
 
@@ -69,13 +69,6 @@ def test_without_a_cell_the_image_stays_whole(slide):
 
 
 @pytest.fixture(scope="module")
-def segmenter_file(run, tmp_path_factory):
-    path = tmp_path_factory.mktemp("segmenter") / "tiny.safetensors"
-    export.weights_file(run.workdir, path)
-    return path
-
-
-@pytest.fixture(scope="module")
 def typed(typed_run):
     return wbc_jax.load(typed_run.workdir)
 
@@ -87,16 +80,14 @@ def own_records(data_dir, tmp_path_factory):
 
 
 @pytest.fixture
-def data(run, segmenter_file, own_records):
-    return dataclasses.replace(
-        run.config.data, isolate=str(segmenter_file), data_dir=str(own_records)
-    )
+def data(run, run_weights, own_records):
+    return dataclasses.replace(run.config.data, isolate=str(run_weights), data_dir=str(own_records))
 
 
-def test_records_are_cut_by_the_segmenters_masks_which_are_kept(data, segmenter_file, monkeypatch):
+def test_records_are_cut_by_the_segmenters_masks_which_are_kept(data, run_weights, monkeypatch):
     whole = sources.load(tiny_runs.DATASET, data)
-    cut = isolation.isolated(whole, data)
-    segmenter = wbc_jax.load(segmenter_file, flips=False)
+    cut = isolation.isolated([whole], data)[0]
+    segmenter = wbc_jax.load(run_weights).with_flips(False)
     for i in range(3):
         mask = segmenter.predict(whole.image(i)).mask
         expected = isolation.isolate(whole.image(i), mask)
@@ -105,7 +96,7 @@ def test_records_are_cut_by_the_segmenters_masks_which_are_kept(data, segmenter_
         assert cut.mask(i).shape == whole.mask(i).shape
     assert cut.ids == whole.ids and (cut.labels == whole.labels).all()
     monkeypatch.setattr(isolation, "segmenter", lambda _: pytest.fail("predicted a second time"))
-    again = isolation.isolated(whole, data)
+    again = isolation.isolated([whole], data)[0]
     np.testing.assert_array_equal(again.image(1), cut.image(1))
     test = pipeline.load_splits(data, 32, "classification")["test"]
     source, place = test.entries[0]
@@ -115,26 +106,26 @@ def test_records_are_cut_by_the_segmenters_masks_which_are_kept(data, segmenter_
     assert records.decode_image(source.encoded[place]["image"]).shape == source.image(place).shape
 
 
-def test_a_damaged_file_of_masks_is_written_anew(data, segmenter_file):
+def test_a_damaged_file_of_masks_is_written_anew(data, run_weights):
     whole = sources.load(tiny_runs.DATASET, data)
-    first = isolation.isolated(whole, data).image(0)
+    first = isolation.isolated([whole], data)[0].image(0)
     folder = sources.builder(tiny_runs.DATASET, data).data_dir
     (kept,) = pathlib.Path(folder).glob("wbc_jax_masks_*")
     with open(kept, "r+b") as file:
         file.truncate(100)
-    np.testing.assert_array_equal(isolation.isolated(whole, data).image(0), first)
+    np.testing.assert_array_equal(isolation.isolated([whole], data)[0].image(0), first)
 
 
 def test_weights_that_do_not_fit_are_named(data, tmp_path):
     missing = dataclasses.replace(data, isolate="nowhere")
     with pytest.raises(weights.WeightsError, match="isolate is 'nowhere'"):
-        isolation.isolated(sources.load(tiny_runs.DATASET, data), missing)
+        isolation.isolated([sources.load(tiny_runs.DATASET, data)], missing)
 
 
-def test_a_model_cuts_images_as_in_training(typed, run, segmenter_file, tmp_path):
+def test_a_model_cuts_images_as_in_training(typed, run, run_weights, tmp_path):
     """`typed` is a classifier; told to isolate, it sees what `isolate` makes of an image."""
     config = dataclasses.replace(
-        typed.config, data=dataclasses.replace(typed.config.data, isolate=str(segmenter_file))
+        typed.config, data=dataclasses.replace(typed.config.data, isolate=str(run_weights))
     )
     model = wbc_jax.Model(config, typed.network, typed.weights, typed.step)
     whole = sources.load(tiny_runs.DATASET, run.config.data)

@@ -10,6 +10,17 @@ MARGIN = 0.25
 """Part of a cell's longer side that builders add at each end: the cell spans two thirds."""
 
 
+def bounding_box(region: np.ndarray) -> tuple[int, int, int, int] | None:
+    """Returns the smallest box around the true pixels of bool `[H, W]`, None where there are none.
+
+    `(y0, x0, y1, x1)` in whole pixels; `y1` and `x1` are the first row and column beyond it.
+    """
+    rows, columns = np.flatnonzero(region.any(1)), np.flatnonzero(region.any(0))
+    if not len(rows):
+        return None
+    return int(rows[0]), int(columns[0]), int(rows[-1]) + 1, int(columns[-1]) + 1
+
+
 def cut(frame: np.ndarray, box: tuple[int, int, int, int], margin: float = MARGIN) -> np.ndarray:
     """Cuts the square around a cell (`square_crop_box`) out of its frame or its frame's mask.
 

@@ -6,10 +6,11 @@ the image whatever the magnification, in light that is made white, on a plain gr
 """
 
 import dataclasses
+import functools
 import hashlib
 import io
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import cv2
@@ -55,8 +56,7 @@ def isolate(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
     cell = _middle_cell(mask)
     if cell is None:
         return image
-    rows, columns = np.flatnonzero(cell.any(1)), np.flatnonzero(cell.any(0))
-    box = (int(rows[0]), int(columns[0]), int(rows[-1]) + 1, int(columns[-1]) + 1)
+    box = crops.bounding_box(cell)
     reach = max(1, round(MARGIN * max(box[2] - box[0], box[3] - box[1])))
     disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * reach + 1, 2 * reach + 1))
     kept = cv2.dilate(cell.astype(np.uint8), disc) > 0
@@ -104,8 +104,8 @@ class _Isolated(Sequence):
         return record | {"image": records.encode_png(cut)}
 
 
-def isolated(source: sources.Source, data: config_lib.Data) -> sources.Source:
-    """Returns a source whose images are cut to their cell, as `data.isolate` says.
+def isolated(sets: Sequence[sources.Source], data: config_lib.Data) -> Sequence[sources.Source]:
+    """Returns sources whose images are cut to their cell, as `data.isolate` says.
 
     The segmenter's masks, 128×128, are kept beside the records, so that it runs only once.
 
@@ -114,12 +114,15 @@ def isolated(source: sources.Source, data: config_lib.Data) -> sources.Source:
         ConfigError: they are not a segmenter's.
     """
     if not data.isolate:
-        return source
-    file = weights_file(data)
-    digest = hashlib.sha256(file.read_bytes()).hexdigest()[:12]
-    folder = epath.Path(sources.builder(source.name, data).data_dir)
-    masks = _masks(source, folder / f"wbc_jax_masks_{digest}.npz", file)
-    return dataclasses.replace(source, encoded=_Isolated(source.encoded, masks))
+        return sets
+    digest = hashlib.sha256(weights_file(data).read_bytes()).hexdigest()[:12]
+    model = functools.cache(lambda: segmenter(data))  # loaded if any masks are missing
+    found = []
+    for source in sets:
+        folder = epath.Path(sources.builder(source.name, data).data_dir)
+        masks = _masks(source, folder / f"wbc_jax_masks_{digest}.npz", model)
+        found.append(dataclasses.replace(source, encoded=_Isolated(source.encoded, masks)))
+    return found
 
 
 def weights_file(data: config_lib.Data) -> epath.Path:
@@ -147,7 +150,7 @@ def segmenter(data: config_lib.Data) -> "inference.Model":
     """
     from wbc_jax import inference
 
-    model = inference.load(weights_file(data), flips=False)
+    model = inference.load(weights_file(data)).with_flips(False)
     if model.config.task != "segmentation":
         raise config_lib.ConfigError(
             f"config.data.isolate is {data.isolate!r}, weights for {model.config.task}; it must "
@@ -156,7 +159,9 @@ def segmenter(data: config_lib.Data) -> "inference.Model":
     return model
 
 
-def _masks(source: sources.Source, path: epath.Path, file: epath.Path) -> np.ndarray:
+def _masks(
+    source: sources.Source, path: epath.Path, load: Callable[[], "inference.Model"]
+) -> np.ndarray:
     """uint8 `[N, 128, 128]`, read from `path` or predicted and written there."""
     try:
         with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as stored:
@@ -164,7 +169,7 @@ def _masks(source: sources.Source, path: epath.Path, file: epath.Path) -> np.nda
                 return stored["masks"]
     except (FileNotFoundError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         pass  # predicted again
-    model = segmenter(config_lib.Data(isolate=str(file)))
+    model = load()
     print(f"{source.name}: finding the cell in each of its {len(source)} images", flush=True)
     progress = progress_lib.Progress("image", len(source))
     masks = np.zeros((len(source), MASK_SIDE, MASK_SIDE), np.uint8)

@@ -140,7 +140,7 @@ def load_whole(
     Raises:
         DataError: the records are missing, or none of them can be used.
     """
-    source = isolation.isolated(sources.load(name, data), data)
+    (source,) = isolation.isolated([sources.load(name, data)], data)
     kept = np.flatnonzero(usable(source, data, task))
     if not len(kept):
         lacks = "a known cell type" if task == "classification" else "a mask"
@@ -162,7 +162,7 @@ def load_splits(
     Raises:
         DataError: records missing, a split empty or a group in two splits.
     """
-    sets = [isolation.isolated(sources.load(name, data), data) for name in data.datasets]
+    sets = isolation.isolated([sources.load(name, data) for name in data.datasets], data)
     kept = [usable(source, data, task) for source in sets]
     entries = {name: [] for name in (*splits.SPLITS, "all")}
     parts = splits.split_sources(sets, kept, data)
