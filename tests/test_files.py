@@ -1,5 +1,6 @@
 """Output files are whole or not there, and hold no NaN that another program chokes on."""
 
+import errno
 import json
 import math
 
@@ -38,6 +39,15 @@ def test_a_folder_that_cannot_be_made(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError):
         files.write_text(tmp_path / "file" / "c.txt", "x")
+
+
+def test_a_full_disk_is_told_with_the_file(tmp_path):
+    path = tmp_path / "a.png"
+    told = pytest.raises(OSError, match=r"No space left on device: free some.*a\.png")
+    with told as caught, files.whole(path) as temporary:
+        temporary.write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert caught.value.errno == errno.ENOSPC and list(tmp_path.iterdir()) == []
 
 
 def test_text_is_utf8(tmp_path):

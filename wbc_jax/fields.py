@@ -323,7 +323,9 @@ def _assemble(
 ) -> Field:
     """Puts what is known of an image's windows together."""
     cells = []
-    for i, (window, prediction) in enumerate(zip(plan.windows, typed)):
+    # An image that was taken for one cell, and in which the segmenter sees none, has none.
+    windows = [] if plan.one_cell and labels is not None and not labels.any() else plan.windows
+    for i, (window, prediction) in enumerate(zip(windows, typed)):
         cell = plan.cells[i] if plan.cells else None
         found = _measured(i + 1, cell, window, mask, labels, plan.um_per_px)
         if prediction is not None and prediction.logits is not None:

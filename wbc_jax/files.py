@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import errno
 import io
 import json
 import math
@@ -37,8 +38,12 @@ def whole(path: epath.PathLike) -> Iterator[epath.Path]:
     try:
         yield temporary
         temporary.replace(path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        # A full disk shows while data is written, and then names no file.
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+            said = f"{error.strerror}: free some, and give the command again"
+            raise OSError(error.errno, said, os.fspath(path)) from error
         raise
 
 
