@@ -26,8 +26,9 @@ def get_config() -> config_lib.Config:
         brightness=0.05,
         blur=0.5,
         noise=0.01,
+        fill="unlabelled",
     )
-    config.optimizer.learning_rate = 1.5e-3
-    config.train.steps = 800
-    config.train.evaluate_every = 100
+    config.optimizer.learning_rate = 2e-3
+    config.train.steps = 3000
+    config.train.evaluate_every = 250
     return config

@@ -110,7 +110,9 @@ class Augment:
     cutout_side: float = 0.25
     """Largest side of these, as a share of the image's shorter side."""
     fill: str = "reflect"
-    """What lies beyond the frame: `reflect` mirrors image and mask, `zero` is black background."""
+    """What lies beyond the frame: `reflect` mirrors image and mask; `unlabelled` mirrors the image,
+    where no loss counts, so that a mirrored cell beside a cell is learnt neither as a cell nor as
+    background; `zero` is black background."""
 
 
 @dataclasses.dataclass(slots=True)
@@ -344,7 +346,7 @@ CHOICES = {
     "data.mixture": ("natural", "balanced", "custom"),
     "data.class_mixture": ("natural", "balanced"),
     "augment.preset": ("custom", *PRESETS),
-    "augment.fill": ("reflect", "zero"),
+    "augment.fill": ("reflect", "unlabelled", "zero"),
     "model.name": NETWORKS,
     "model.layout": ("matlab", "vgg16"),
     "model.norm": ("batch", "group", "none"),

@@ -166,6 +166,18 @@ def test_sampling_equals_scipy():
     assert new_mask.dtype == jnp.uint8
 
 
+def test_unlabelled_fill_mirrors_the_image_and_has_no_class_beyond_the_frame():
+    (image,), (mask,) = batch(1, 9, 13)
+    y, x = coordinates(mask.shape)
+    inside = (y > -0.5) & (y < 8.5) & (x > -0.5) & (x < 12.5)
+    plain, unlabelled = (
+        augment.sample(image, mask, y, x, fill=fill) for fill in ("reflect", "unlabelled")
+    )
+    np.testing.assert_array_equal(unlabelled[0], plain[0])
+    np.testing.assert_array_equal(unlabelled[1], np.where(inside, plain[1], 255))
+    assert unlabelled[1].dtype == jnp.uint8
+
+
 def test_zero_fill_blackens_what_lies_beyond_the_frame():
     (image,), (mask,) = batch(1, 9, 13)
     y, x = coordinates(mask.shape)
@@ -221,7 +233,10 @@ GEOMETRY = {
 
 @pytest.mark.parametrize(
     ("field", "fill"),
-    [*((field, "reflect") for field in GEOMETRY), ("all", "reflect"), ("all", "zero")],
+    [
+        *((field, "reflect") for field in GEOMETRY),
+        *(("all", fill) for fill in ("reflect", "unlabelled", "zero")),
+    ],
 )
 def test_masks_never_gain_a_class(field, fill):
     settings = on(fill=fill, **(GEOMETRY if field == "all" else {field: GEOMETRY[field]}))
@@ -232,7 +247,9 @@ def test_masks_never_gain_a_class(field, fill):
         masks = np.random.default_rng(0).choice(np.array(values, np.uint8), images.shape[:3])
         new = masks_of(keys(24), images, masks)
         assert new.dtype == np.uint8
-        assert set(np.unique(new)) <= set(values) | ({0} if fill == "zero" else set())
+        assert set(np.unique(new)) <= set(values) | {"zero": {0}, "unlabelled": {255}}.get(
+            fill, set()
+        )
         assert not np.array_equal(new, masks)
 
 

@@ -53,8 +53,8 @@ def augment(
     Returns:
         Images in [0, 1] and masks, of the same shapes and types. Images are sampled bilinearly,
         masks by the nearest pixel, so that a mask never gains a class, but for background, where
-        `fill` is `zero`, and for 255 (no class) under a cut-out. The images do not depend on
-        whether there are masks.
+        `fill` is `zero`, and for 255 (no class) under a cut-out and, where `fill` is `unlabelled`,
+        beyond the frame. The images do not depend on whether there are masks.
     """
     if masks is None:
         return jax.vmap(lambda k, i: _augment_one(settings, k, i, None)[0])(keys, images), None
@@ -132,7 +132,8 @@ def sample(
         image: float32 `[H, W, C]`, read bilinearly.
         mask: integer `[H, W]`, read at the nearest pixel; or None.
         y, x: float32 `[H', W']`, in pixels, 0 at the first pixel's centre.
-        fill: `reflect` or `zero`, beyond the frame.
+        fill: `reflect`, `unlabelled` (a mirrored image under a mask of 255, no class) or `zero`,
+            beyond the frame.
 
     Returns:
         Image `[H', W', C]` and mask `[H', W']`.
@@ -161,8 +162,9 @@ def sample(
     if mask is None:
         return new_image, None
     new_mask = read(jnp.asarray(mask).reshape(-1), jnp.round(y), jnp.round(x))
-    if fill == "zero":
-        new_mask = jnp.where(inside, new_mask, vocabulary.BACKGROUND).astype(mask.dtype)
+    if fill != "reflect":
+        beyond = vocabulary.BACKGROUND if fill == "zero" else vocabulary.IGNORE
+        new_mask = jnp.where(inside, new_mask, beyond).astype(mask.dtype)
     return new_image, new_mask
 
 
