@@ -47,6 +47,16 @@ def test_text(path):
     assert 'href="overlays/a%231.png"' in text
 
 
+def test_areas_in_px_are_not_compared_with_those_in_um2():
+    several = rows()[:2]
+    several[1] |= {"um_per_px": None, "nucleus_um2": None, "cytoplasm_um2": None}
+    text = page.render(several, [b""] * 2, [], False)
+    assert '<td data-value="9.0">9.0<small> µm²</small></td>' in text
+    assert '<td data-value="">101<small> px</small></td>' in text
+    alone = page.render(several[1:], [b""], [], False)
+    assert '<td data-value="101">101<small> px</small></td>' in alone
+
+
 def test_without_types_or_masks():
     bare = [row | {"type": "", "mask": None, "overlay": None, "nc_ratio": None} for row in rows()]
     text = page.render(bare, [b""] * 31, [], False)

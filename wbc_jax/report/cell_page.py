@@ -75,6 +75,7 @@ def render(
     cells = [row for row in rows if row["cell"]]
     images = len({row["file"] for row in rows})
     groups = _ratios(cells)
+    um = any(row["um_per_px"] for row in cells)
     return environment.get_template("cells.html.j2").render(
         images=images,
         cells=len(cells),
@@ -84,11 +85,11 @@ def render(
         judged=judged,
         masks=any(row["mask"] for row in rows),
         scales=_scales(rows),
-        um=any(row["um_per_px"] for row in cells),
+        um=um,
         differential=[{**row, "share": row["percent"] or 0} for row in differential],
         histogram=html.both(figures.nc_histogram, groups) if groups else None,
         panels=len(groups),
-        rows=[_shown(row, picture) for row, picture in zip(rows, thumbnails)],
+        rows=[_shown(row, picture, um) for row, picture in zip(rows, thumbnails)],
         types=[name for name in (*vocabulary.CELL_TYPES, vocabulary.REVIEW) if differential],
         flags=sorted({f for row in rows for f in _flags(row)}),
         review_name=vocabulary.REVIEW,
@@ -130,7 +131,7 @@ def _flags(row: Mapping[str, Any]) -> list[str]:
     return [name for name in f"{row['flag'] or ''};{row['review'] or ''}".split(";") if name]
 
 
-def _shown(row: Mapping[str, Any], picture: bytes) -> dict[str, Any]:
+def _shown(row: Mapping[str, Any], picture: bytes, others_um: bool) -> dict[str, Any]:
     um = row["um_per_px"] is not None
     unit = "um2" if um else "px"
     return {
@@ -142,4 +143,5 @@ def _shown(row: Mapping[str, Any], picture: bytes) -> dict[str, Any]:
         "cytoplasm": row[f"cytoplasm_{unit}"],
         "digits": 1 if um else 0,
         "unit": "µm²" if um else "px",
+        "comparable": um or not others_um,
     }
