@@ -101,6 +101,25 @@ def test_platelets_are_no_cells():
     assert_same(boxes_of(cells), detect.find_cells(image), 0.85)
 
 
+def test_pale_nuclei_among_deep_red_cells(monkeypatch):
+    """Less violet than two such red cells on top of each other, which are none themselves."""
+    light = np.array([200, 225, 205])
+    densities = {"RED": (0.05, 0.4, 0.3), "NUCLEUS": (0.28, 0.42, 0.2), "CYTOPLASM": (0.15, 0.18, 0.04)}
+    colours = {name: light / 10 ** np.array(density) for name, density in densities.items()}
+    violet = {name: detect._violet(np.array(density)) for name, density in densities.items()}
+    assert violet["NUCLEUS"] < 0.1 + 2.2 * violet["RED"]
+    for name, colour in (colours | {"LIGHT": light}).items():
+        monkeypatch.setattr(f"{__name__}.{name}", tuple(colour.round().tolist()))
+    cells = [(180, 240, 26, 40)]
+    image = plain_field(cells)
+    pile = [cv2.circle(np.zeros(image.shape), (x, 282), 20, (1, 1, 1), -1) for x in (86, 110)]
+    both = (pile[0] * pile[1]) > 0
+    image = np.where(pile[0] + pile[1] > 0, colours["RED"], image)
+    image = np.where(both, light / 100 ** np.array(densities["RED"]), image)
+    image = cv2.GaussianBlur(image.round().astype(np.uint8), (0, 0), 0.8)
+    assert_same(boxes_of(cells), detect.find_cells(image), 0.75)
+
+
 def test_cut_cells_are_flagged():
     cells = [(10, 240, 26, 40), (200, 200, 26, 40)]
     found = detect.find_cells(plain_field(cells))
