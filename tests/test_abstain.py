@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from scipy.spatial import distance
 
 from wbc_jax import abstain, export, files, vocabulary
 
@@ -19,9 +20,9 @@ def drawn(number, scale=4.0, seed=0):
 
 def test_temperature_and_share():
     logits, labels = drawn(8000)
-    rule = abstain.fit(logits, labels, 0.1)
+    rule = abstain.fit(abstain.Outputs(logits), labels, 0.1)
     assert rule.temperature == pytest.approx(4, rel=0.05)
-    reasons = rule.reasons(logits)
+    reasons = rule.reasons(abstain.Outputs(logits))
     assert np.mean([bool(reason) for reason in reasons]) == pytest.approx(0.1, abs=0.005)
     # Both limits leave as many.
     low = np.mean([abstain.LOW in reason for reason in reasons])
@@ -34,9 +35,10 @@ def test_what_is_unlike_is_left_to_a_person():
     logits, labels = drawn(2000)
     sure = logits + 20 * np.eye(5)[labels]
     odd = np.random.default_rng(1).normal(size=(300, 5)) * 0.1
-    rule = abstain.fit(sure, labels)
+    rule = abstain.fit(abstain.Outputs(sure), labels)
     known, truth = drawn(500, seed=2)
-    found = abstain.measure(rule, known + 20 * np.eye(5)[truth], truth, odd)
+    known = abstain.Outputs(known + 20 * np.eye(5)[truth])
+    found = abstain.measure(rule, known, truth, abstain.Outputs(odd))
     assert found["auroc"]["energy"] > 0.99 and found["auroc"]["probability"] > 0.99
     assert found["odd"]["typed"]["value"] == 0 and found["known"]["typed"]["value"] > 0.9
     low, high = found["odd"]["typed"]["interval"]
@@ -63,9 +65,9 @@ def test_judge():
 def test_too_little_to_fit():
     logits, labels = drawn(30)
     with pytest.raises(abstain.AbstentionError, match="allowed is 0 to 1"):
-        abstain.fit(logits, labels, 1.0)
+        abstain.fit(abstain.Outputs(logits), labels, 1.0)
     with pytest.raises(abstain.AbstentionError, match="there are 19 validation images"):
-        abstain.fit(logits[:19], labels[:19])
+        abstain.fit(abstain.Outputs(logits[:19]), labels[:19])
 
 
 def test_the_file(tmp_path):
@@ -75,13 +77,83 @@ def test_the_file(tmp_path):
     assert abstain.read(run) is None
     rule = abstain.Rule(2.0, 0.9, -5.0, 0.05, 100)
     for name in (run, weights):
-        files.write_json(abstain.place(name), abstain.dataclasses.asdict(rule))
+        abstain.write(name, rule)
         assert abstain.read(name) == rule
     for text in ("{", "[]", '{"temperature": 1}', json.dumps({**json.loads(
         abstain.place(run).read_text()), "temperature": None})):  # fmt: skip
         abstain.place(run).write_text(text)
         with pytest.raises(abstain.AbstentionError, match=r"abstention\.json is damaged"):
             abstain.read(run)
+
+
+def embedded(number, seed, shift=0.0):
+    """Embeddings of five types with a covariance that is far from round, and their labels."""
+    rng = np.random.default_rng(seed)
+    labels = np.arange(number) % 5
+    means = 4 * np.eye(5, 8)
+    mixed = np.random.default_rng(9).normal(size=(8, 8)) * np.geomspace(0.05, 2, 8)
+    embeddings = means[labels] + rng.normal(size=(number, 8)) @ mixed.T + shift
+    return abstain.Outputs(10 * np.eye(5)[labels], embeddings.astype(np.float32)), labels
+
+
+def test_distance_is_that_of_mahalanobis():
+    outputs, labels = embedded(2000, 0)
+    seen = abstain.learn(outputs, labels, ["a"] * 2000)
+    own = outputs.embeddings.astype(float)
+    means = np.stack([own[labels == kind].mean(0) for kind in range(5)])
+    covariance = np.cov((own - means[labels]).T)
+    covariance = 0.99 * covariance + 0.01 * np.trace(covariance) / 8 * np.eye(8)
+    inverse = np.linalg.inv(covariance)
+    some, _ = embedded(50, 1, shift=0.5)
+    expected = [min(distance.mahalanobis(x, m, inverse) for m in means) for x in some.embeddings]
+    np.testing.assert_allclose(seen.distance(some.embeddings), expected, rtol=0.01)
+
+
+def test_a_large_source_counts_by_the_root_of_its_images():
+    outputs, labels = embedded(1000, 0)
+    moved = outputs.embeddings.copy()
+    moved[900:] += 1  # another source
+    sources = ["large"] * 900 + ["small"] * 100
+    seen = abstain.learn(abstain.Outputs(outputs.logits, moved), labels, sources)
+    first, second = np.split(np.arange(1000), [900])
+    large, small = (moved[part][labels[part] == 0].mean(0) for part in (first, second))
+    # Shares 900 / 30 and 100 / 10.
+    np.testing.assert_allclose(seen.means[0], 0.75 * large + 0.25 * small, atol=4e-3)
+    with pytest.raises(abstain.AbstentionError, match="no training image of the type neutrophil"):
+        abstain.learn(outputs.take(labels < 4), labels[labels < 4], ["a"] * 800)
+    assert abstain.learn(abstain.Outputs(outputs.logits), labels, sources) is None
+
+
+def test_what_lies_far_from_the_training_images_is_left_to_a_person(tmp_path):
+    train, labels = embedded(2000, 0)
+    seen = abstain.learn(train, labels, ["a"] * 2000)
+    validation, truth = embedded(2000, 1)
+    rule = abstain.fit(validation, truth, 0.1, seen)
+    known, right = embedded(1000, 2)
+    odd, _ = embedded(200, 3, shift=6.0)  # as sure of itself
+    found = abstain.measure(rule, known, right, odd)
+    assert found["auroc"]["unlike"] > 0.99 and found["auroc"]["energy"] == 0.5
+    assert found["odd"]["typed"]["value"] < 0.02
+    assert found["known"]["typed"]["value"] == pytest.approx(0.9, abs=0.03)
+    assert set(rule.reasons(odd)) <= {abstain.UNLIKE, ""}
+    one = abstain.judge(rule, odd.logits[0], odd.embeddings[0])
+    assert one["type"] == vocabulary.REVIEW and one["review"] == abstain.UNLIKE
+    # The file holds all of it.
+    abstain.write(tmp_path, rule)
+    again = abstain.read(tmp_path)
+    np.testing.assert_array_equal(
+        again.seen.distance(odd.embeddings), rule.seen.distance(odd.embeddings)
+    )
+    assert again.reasons(known) == rule.reasons(known)
+    # The rule of another network is no rule.
+    with pytest.raises(abstain.AbstentionError, match="is of another network"):
+        rule.reasons(abstain.Outputs(odd.logits))
+    stored = json.loads(abstain.place(tmp_path).read_text())
+    for packed in ({"shape": [8, 8], "float16": "AAAA"}, {"shape": [1, 1], "float16": "AAA="}, {}):
+        stored["seen"]["whitening"] = packed
+        files.write_json(abstain.place(tmp_path), stored)
+        with pytest.raises(abstain.AbstentionError, match=r"abstention\.json is damaged"):
+            abstain.read(tmp_path)
 
 
 def test_proportion():

@@ -104,7 +104,11 @@ def test_platelets_are_no_cells():
 def test_pale_nuclei_among_deep_red_cells(monkeypatch):
     """Less violet than two such red cells on top of each other, which are none themselves."""
     light = np.array([200, 225, 205])
-    densities = {"RED": (0.05, 0.4, 0.3), "NUCLEUS": (0.28, 0.42, 0.2), "CYTOPLASM": (0.15, 0.18, 0.04)}
+    densities = {
+        "RED": (0.05, 0.4, 0.3),
+        "NUCLEUS": (0.28, 0.42, 0.2),
+        "CYTOPLASM": (0.15, 0.18, 0.04),
+    }
     colours = {name: light / 10 ** np.array(density) for name, density in densities.items()}
     violet = {name: detect._violet(np.array(density)) for name, density in densities.items()}
     assert violet["NUCLEUS"] < 0.1 + 2.2 * violet["RED"]

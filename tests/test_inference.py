@@ -11,7 +11,7 @@ import pytest
 
 import tiny_runs
 import wbc_jax
-from wbc_jax import checkpoint, inference
+from wbc_jax import checkpoint, inference, models, steps
 from wbc_jax import config as config_lib
 from wbc_jax.data import pipeline
 
@@ -210,6 +210,25 @@ def test_a_config_that_does_not_fit_the_checkpoint(run, tmp_path):
     (tmp_path / "config.json").write_text(config_lib.to_json(other))
     with pytest.raises(checkpoint.CheckpointError, match="cannot be restored"):
         wbc_jax.load(tmp_path)
+
+
+def test_embedding_is_what_the_logits_are_linear_in(cells):
+    config = config_lib.Config(task="classification")
+    config.model = config_lib.Model(name="resnet", features=4, depth=1, norm="group", patch=2)
+    config.data.image_size, config.evaluate.flips = 16, True
+    built = models.build(config.model, 3)
+    network, weights = steps.split_network(built)
+    model = inference.Model(config, network, weights, 0)
+    found = model.predict(list(cells[:3]))
+    head = weights["params"]["head"]
+    images = steps.normalize(np.stack([model.fit(cell) for cell in cells[:3]]) / np.float32(255))
+    views = [built.with_embedding(np.flip(images, axes))[1] for axes in ((), 1, 2, (1, 2))]
+    for one, embedding in zip(found, np.mean(views, 0)):
+        np.testing.assert_allclose(one.embedding, embedding, rtol=1e-4, atol=1e-5)
+        logits = one.embedding @ head["kernel"] + head["bias"]
+        np.testing.assert_allclose(one.logits, logits, rtol=1e-4, atol=1e-5)
+    # U-Net has none.
+    assert not models.embeds("unet")
 
 
 def test_with_flips(run, model, cells):

@@ -1,21 +1,26 @@
 """When a cell's type is left to a person: `python -m wbc_jax.abstain CLASSIFIER [--score]`.
 
 A classifier names one of five types whatever it is shown. Two things speak against believing it:
-its calibrated probability is low, or the image is unlike those it was made for, which shows as a
-high energy, −log Σ exp(logits) (Liu et al., "Energy-based Out-of-distribution Detection", 2020).
-Temperature (Guo et al. 2017) and both limits come from the validation images alone, and lie in a
-small JSON file beside the weights. `--score` measures them on images of other things than the five
-types (pbc's erythroblasts, immature granulocytes and platelets) beside pbc's test split.
+its calibrated probability is low, or the image is unlike those it was made for. The latter shows as
+a large Mahalanobis distance of the image's embedding from the nearest type's mean (Lee et al., "A
+Simple Unified Framework for Detecting Out-of-Distribution Samples", 2018); of a network without an
+embedding, as a high energy, −log Σ exp(logits) (Liu et al., "Energy-based Out-of-distribution
+Detection", 2020). Means and covariance come from the training images, temperature (Guo et al. 2017)
+and limits from the validation images, and from nothing else; they lie in a JSON file beside the
+weights. `--score` measures them on images of other things than the five types (pbc's erythroblasts,
+immature granulocytes and platelets) beside pbc's test split.
 """
 
 from __future__ import annotations
 
 import argparse
+import base64
 import dataclasses
+import itertools
 import json
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,6 +30,7 @@ import scipy.stats
 from etils import epath
 
 from wbc_jax import checkpoint, files, vocabulary
+from wbc_jax import progress as progress_lib
 
 if TYPE_CHECKING:
     from wbc_jax import inference
@@ -33,6 +39,10 @@ if TYPE_CHECKING:
 LOW, UNLIKE = "low_probability", "unlike_training"
 SHARE = 0.05
 FILE = "abstention.json"
+FORMAT = "wbc_jax abstention 2"
+NUMBERS = ("temperature", "least_probability", "most_unlike", "share", "images")
+SHRINKAGE = 0.01
+"""Part of the covariance that is taken for alike in all directions, so that it has an inverse."""
 LEVEL = 0.95
 LEAST_IMAGES = 20
 """Fewer validation images make no rule."""
@@ -43,33 +53,76 @@ class AbstentionError(checkpoint.CheckpointError):
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class Seen:
+    """What the embeddings of the training images look like.
+
+    Attributes:
+        means: float32 `[K, D]`, of each type.
+        whitening: float32 `[D, D]`; embeddings times it have the unit matrix as their covariance
+            within the types.
+    """
+
+    means: np.ndarray
+    whitening: np.ndarray
+
+    def distance(self, embeddings: np.ndarray) -> np.ndarray:
+        """Returns the Mahalanobis distances `[N]` of `[N, D]` from the nearest type's mean."""
+        white = np.asarray(embeddings, np.float32) @ self.whitening
+        between = white[:, None] - (self.means @ self.whitening)
+        return np.sqrt((between**2).sum(-1)).min(-1).astype(np.float64)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Outputs:
+    """What a classifier says of N images.
+
+    Attributes:
+        logits: float32 `[N, K]`.
+        embeddings: float32 `[N, D]`, which the logits are linear in; None of a network without.
+    """
+
+    logits: np.ndarray
+    embeddings: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.logits)
+
+    def take(self, which: Any) -> Outputs:
+        """Returns those of some images."""
+        embeddings = self.embeddings
+        return Outputs(self.logits[which], None if embeddings is None else embeddings[which])
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Rule:
     """When to leave a type to a person.
 
     Attributes:
         temperature: by which logits are divided before the softmax.
         least_probability: a lower one, of the most probable type, is not believed.
-        most_energy: a higher one is not believed; of the logits as they are.
+        most_unlike: what is more unlike the training images is not believed (`unlike`).
         share: part of the validation images that the two limits leave to a person.
         images: how many these were.
+        seen: None where the network has no embedding.
     """
 
     temperature: float
     least_probability: float
-    most_energy: float
+    most_unlike: float
     share: float
     images: int
+    seen: Seen | None = None
 
     def probabilities(self, logits: np.ndarray) -> np.ndarray:
         """Returns calibrated probabilities `[..., K]` of logits `[..., K]`."""
         return scipy.special.softmax(np.asarray(logits, np.float64) / self.temperature, axis=-1)
 
-    def reasons(self, logits: np.ndarray) -> list[str]:
-        """Returns why a person is to look at each of `[N, K]`: `LOW`, `UNLIKE`, both joined by
-        `;`, or nothing."""
-        low = self.probabilities(logits).max(-1) < self.least_probability
-        unlike = energy(logits) > self.most_energy
-        return [";".join([LOW] * bool(a) + [UNLIKE] * bool(b)) for a, b in zip(low, unlike)]
+    def reasons(self, outputs: Outputs) -> list[str]:
+        """Returns why a person is to look at each image: `LOW`, `UNLIKE`, both joined by `;`, or
+        nothing."""
+        low = self.probabilities(outputs.logits).max(-1) < self.least_probability
+        odd = unlike(self.seen, outputs) > self.most_unlike
+        return [";".join([LOW] * bool(a) + [UNLIKE] * bool(b)) for a, b in zip(low, odd)]
 
 
 def energy(logits: np.ndarray) -> np.ndarray:
@@ -77,16 +130,71 @@ def energy(logits: np.ndarray) -> np.ndarray:
     return -scipy.special.logsumexp(np.asarray(logits, np.float64), axis=-1)
 
 
-def judge(rule: Rule | None, logits: np.ndarray) -> dict[str, Any]:
+def unlike(seen: Seen | None, outputs: Outputs) -> np.ndarray:
+    """Returns `[N]`, how unlike the training images each is: distance, or, where nothing is known
+    of these, energy.
+
+    Raises:
+        AbstentionError: the rule is of another network, whose embeddings are of another size.
+    """
+    if seen is None:
+        return energy(outputs.logits)
+    if outputs.embeddings is None or outputs.embeddings.shape[-1] != len(seen.whitening):
+        raise AbstentionError(
+            "the rule when to leave a type to a person is of another network; make it again by "
+            "`python -m wbc_jax.abstain MODEL`."
+        )
+    return seen.distance(outputs.embeddings)
+
+
+def learn(outputs: Outputs, labels: np.ndarray, sources: Sequence[str]) -> Seen | None:
+    """Returns what training images look like; None of a network without an embedding.
+
+    A source counts by the root of its number of images, so that a large one does not set alone
+    what is usual.
+
+    Args:
+        outputs: of training images.
+        labels: int `[N]`, of the true types.
+        sources: `[N]`, the data set of each.
+
+    Raises:
+        AbstentionError: there is no image of a type.
+    """
+    if outputs.embeddings is None:
+        return None
+    _, which, counts = np.unique(np.asarray(sources), return_inverse=True, return_counts=True)
+    weights = 1 / np.sqrt(counts[which])
+    found = np.asarray(outputs.embeddings, np.float64)
+    types = range(outputs.logits.shape[-1])
+    for kind in types:
+        if not (labels == kind).any():
+            raise AbstentionError(
+                f"there is no training image of the type {vocabulary.CELL_TYPES[kind]}, of whose "
+                "look a rule needs to know."
+            )
+    means = np.stack([np.average(found[labels == k], 0, weights[labels == k]) for k in types])
+    covariance = np.cov((found - means[labels]).T, aweights=weights)
+    size = len(covariance)
+    shrunk = (1 - SHRINKAGE) * covariance + SHRINKAGE * np.trace(covariance) / size * np.eye(size)
+    whitening = np.linalg.cholesky(np.linalg.inv(shrunk))
+    return Seen(*(_unpack(_pack(array)) for array in (means, whitening)))  # as it is stored
+
+
+def judge(
+    rule: Rule | None, logits: np.ndarray, embedding: np.ndarray | None = None
+) -> dict[str, Any]:
     """Returns `type`, `best_guess`, `probability` and `review` of one cell (see `fields.Cell`).
 
     Args:
         rule: None: every type is believed.
         logits: float `[K]`.
+        embedding: float `[D]`, where the network has one.
     """
     probabilities = scipy.special.softmax(logits) if rule is None else rule.probabilities(logits)
     guess = vocabulary.CELL_TYPES[int(np.argmax(probabilities))]
-    (review,) = rule.reasons(logits[None]) if rule else ("",)
+    one = Outputs(logits[None], None if embedding is None else embedding[None])
+    (review,) = rule.reasons(one) if rule else ("",)
     return {
         "type": vocabulary.REVIEW if review else guess,
         "best_guess": guess,
@@ -95,16 +203,19 @@ def judge(rule: Rule | None, logits: np.ndarray) -> dict[str, Any]:
     }
 
 
-def fit(logits: np.ndarray, labels: np.ndarray, share: float = SHARE) -> Rule:
+def fit(
+    outputs: Outputs, labels: np.ndarray, share: float = SHARE, seen: Seen | None = None
+) -> Rule:
     """Chooses a rule by validation images.
 
     The temperature has the least negative log-likelihood. Each of the two limits leaves as many
     images to a person, so many that together they leave `share` of them.
 
     Args:
-        logits: float `[N, K]`.
+        outputs: of validation images.
         labels: int `[N]`, of the true types.
         share: part of the images to be left to a person.
+        seen: what the training images look like.
 
     Raises:
         AbstentionError: fewer than `LEAST_IMAGES` images, or a share not in (0, 1).
@@ -115,7 +226,7 @@ def fit(logits: np.ndarray, labels: np.ndarray, share: float = SHARE) -> Rule:
         raise AbstentionError(
             f"there are {len(labels)} validation images; {LEAST_IMAGES} are needed."
         )
-    logits = np.asarray(logits, np.float64)
+    logits = np.asarray(outputs.logits, np.float64)
 
     def loss(log_temperature: float) -> float:
         scaled = scipy.special.log_softmax(logits / math.exp(log_temperature), axis=-1)
@@ -124,21 +235,21 @@ def fit(logits: np.ndarray, labels: np.ndarray, share: float = SHARE) -> Rule:
     best = scipy.optimize.minimize_scalar(loss, bounds=(-3, 3), method="bounded")
     temperature = math.exp(best.x)
     confidence = scipy.special.softmax(logits / temperature, axis=-1).max(-1)
-    energies = energy(logits)
+    odd = unlike(seen, outputs)
 
     def limits(each: float) -> tuple[float, float]:
-        return float(np.quantile(confidence, each)), float(np.quantile(energies, 1 - each))
+        return float(np.quantile(confidence, each)), float(np.quantile(odd, 1 - each))
 
     def left(each: float) -> float:
         probability, highest = limits(each)
-        return float(((confidence < probability) | (energies > highest)).mean()) - share
+        return float(((confidence < probability) | (odd > highest)).mean()) - share
 
     # Both at once leave between `share` / 2 and `share`, as some images fail both.
     least, most = share / 2, share
     for _ in range(30):
         middle = (least + most) / 2
         least, most = (middle, most) if left(middle) < 0 else (least, middle)
-    return Rule(temperature, *limits(most), share, len(labels))
+    return Rule(temperature, *limits(most), share, len(labels), seen)
 
 
 def place(name: epath.PathLike) -> epath.Path:
@@ -164,60 +275,112 @@ def read(name: epath.PathLike) -> Rule | None:
     if not path.exists():
         return None
     try:
-        rule = Rule(**json.loads(path.read_text()))
-        if not all(math.isfinite(value) for value in dataclasses.astuple(rule)):
+        stored = json.loads(path.read_text())
+        if stored.pop("format", None) != FORMAT:
+            raise ValueError(f"its format is not {FORMAT!r}")
+        packed = stored.pop("seen")
+        seen = packed and Seen(*(_unpack(packed[key]) for key in ("means", "whitening")))
+        rule = Rule(**stored, seen=seen)
+        numbers = (getattr(rule, field) for field in NUMBERS)
+        if not all(math.isfinite(value) for value in numbers):
             raise ValueError("a number is missing")
+        if seen and seen.means.shape != (len(vocabulary.CELL_TYPES), len(seen.whitening)):
+            raise ValueError("its arrays do not fit each other")
         if rule.temperature <= 0:
             raise ValueError(f"the temperature is {rule.temperature}")
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise AbstentionError(
             f"{path} is damaged ({error}); delete it, or run `python -m wbc_jax.abstain {name}`."
         ) from error
     return rule
 
 
-def logits_of(model: inference.Model, examples: pipeline.Examples, batch: int = 32) -> np.ndarray:
-    """Returns a classifier's logits of examples, float32 `[N, K]`."""
-    return _logits(model, (source.image(i) for source, i in examples.entries), batch)
+def write(name: epath.PathLike, rule: Rule) -> None:
+    """Writes the rule of a model to its place, whole or not at all.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    stored = {"format": FORMAT} | {field: getattr(rule, field) for field in NUMBERS}
+    seen = rule.seen and {key: _pack(getattr(rule.seen, key)) for key in ("means", "whitening")}
+    files.write_json(place(name), stored | {"seen": seen})
 
 
-def _logits(model: inference.Model, images: Any, batch: int = 32) -> np.ndarray:
-    found, waiting = [], []
-    for image in images:
-        waiting.append(image)
-        if len(waiting) == batch:
-            found += model.predict(waiting, batch)
-            waiting = []
-    found += model.predict(waiting, batch)
-    return np.stack([one.logits for one in found])
+def _pack(array: np.ndarray) -> dict[str, Any]:
+    """An array as JSON: float16, little endian, base64; half of its text and digits enough."""
+    text = base64.b64encode(np.ascontiguousarray(array, "<f2").tobytes()).decode()
+    return {"shape": array.shape, "float16": text}
 
 
-def measure(rule: Rule, known: np.ndarray, labels: np.ndarray, odd: np.ndarray) -> dict[str, Any]:
+def _unpack(packed: dict[str, Any]) -> np.ndarray:
+    data = base64.b64decode(packed["float16"], validate=True)
+    array = np.frombuffer(data, "<f2").reshape(packed["shape"]).astype(np.float32)
+    if array.ndim != 2 or not np.isfinite(array).all():
+        raise ValueError("a number is missing")
+    return array
+
+
+def outputs_of(
+    model: inference.Model, images: Iterable[np.ndarray], total: int = 0, batch: int = 32
+) -> Outputs:
+    """Returns what a classifier says of images.
+
+    Args:
+        model: a classifier.
+        images: as of `Model.predict`.
+        total: how many they are, to show progress; 0: show none.
+        batch: images a pass.
+    """
+    progress = progress_lib.Progress("image", total) if total else None
+    found: list[inference.Prediction] = []
+    images = iter(images)
+    while part := list(itertools.islice(images, batch)):
+        found += model.predict(part, batch)
+        if progress:
+            progress.update(len(found), len(part))
+    if progress:
+        progress.close()
+    embeds = found[0].embedding is not None
+    return Outputs(
+        np.stack([one.logits for one in found]),
+        np.stack([one.embedding for one in found]) if embeds else None,
+    )
+
+
+def _outputs(model: inference.Model, examples: pipeline.Examples) -> Outputs:
+    entries = examples.entries
+    return outputs_of(model, (source.image(i) for source, i in entries), len(entries))
+
+
+def measure(rule: Rule, known: Outputs, labels: np.ndarray, odd: Outputs) -> dict[str, Any]:
     """Scores a rule on cells of the known types and on other things.
 
     Args:
         rule: fitted on neither.
-        known: float `[N, K]`, logits of cells of the types.
+        known: of N cells of the types.
         labels: int `[N]`, their true types.
-        odd: float `[M, K]`, logits of things that are none of them.
+        odd: of things that are none of them.
 
     Returns:
-        `auroc` of telling the two apart (`probability`: by 1 − the calibrated probability,
-        `energy`), `known` and `odd` (`images`; `typed` anyway: a share with its 95 % Wilson
-        interval), and `accuracy` of the known ones: of `typed`, and of `all` of them.
+        `auroc` of telling the two apart (`probability`: by 1 − the calibrated probability;
+        `energy`; `unlike`: by what the rule goes by), `known` and `odd` (`images`; `typed` anyway:
+        a share with its 95 % Wilson interval), and `accuracy` of the known ones: of `typed`, and of
+        `all` of them.
     """
     from wbc_jax import metrics
 
     typed = {
-        name: np.array([not reason for reason in rule.reasons(logits)])
-        for name, logits in (("known", known), ("odd", odd))
+        name: np.array([not reason for reason in rule.reasons(outputs)])
+        for name, outputs in (("known", known), ("odd", odd))
     }
     is_odd = np.repeat([0, 1], [len(known), len(odd)])
+    logits = np.concatenate([known.logits, odd.logits])
     scores = {
-        "probability": 1 - rule.probabilities(np.concatenate([known, odd])).max(-1),
-        "energy": energy(np.concatenate([known, odd])),
+        "probability": 1 - rule.probabilities(logits).max(-1),
+        "energy": energy(logits),
+        "unlike": np.concatenate([unlike(rule.seen, outputs) for outputs in (known, odd)]),
     }
-    right = known.argmax(-1) == labels
+    right = known.logits.argmax(-1) == labels
     return {
         "auroc": {
             name: float(metrics.auroc(is_odd, np.stack([-score, score], -1))[1])
@@ -254,7 +417,7 @@ def _score(name: str, rule: Rule, options: argparse.Namespace) -> dict[str, Any]
         raise AbstentionError(f"{name} was not trained on pbc, whose test split is needed.")
     test = pipeline.load_splits(data, model.config.evaluate.size, "classification")["test"]
     chosen = [i for i, (source, _) in enumerate(test.entries) if source.name == "pbc"]
-    known = _logits(model, (test.entries[i][0].image(test.entries[i][1]) for i in chosen))
+    known = outputs_of(model, (test.entries[i][0].image(test.entries[i][1]) for i in chosen))
     manual = epath.Path(data.manual_dir).expanduser()
     folder = next((manual / f for f in pbc.FOLDERS if (manual / f / "platelet").is_dir()), None)
     if folder is None:
@@ -263,11 +426,11 @@ def _score(name: str, rule: Rule, options: argparse.Namespace) -> dict[str, Any]
     for kind, path in pbc.find_images(folder, pbc.OTHER_CLASSES):
         odd.append(inference.read_image(path))
         kinds.append(kind)
-    strange = _logits(model, odd)
+    strange = outputs_of(model, odd)
     labels = test.labels[chosen]
     result = measure(rule, known, labels, strange)
     result["by_class"] = {
-        kind: measure(rule, known, labels, strange[np.array(kinds) == kind])
+        kind: measure(rule, known, labels, strange.take(np.array(kinds) == kind))
         for kind in pbc.OTHER_CLASSES
     }
     return result
@@ -278,10 +441,13 @@ def _table(result: dict[str, Any]) -> str:
         share = found["odd"]["typed"]
         return (
             f"{name:24}{found['odd']['images']:>7}{found['auroc']['probability']:>13.3f}"
-            f"{found['auroc']['energy']:>9.3f}   {_percent(share)}"
+            f"{found['auroc']['energy']:>9.3f}{found['auroc']['unlike']:>9.3f}   {_percent(share)}"
         )
 
-    lines = [f"{'pbc, not of the types':24}{'images':>7}{'probability':>13}{'energy':>9}   typed"]
+    lines = [
+        f"{'pbc, not of the types':24}{'images':>7}{'probability':>13}{'energy':>9}{'unlike':>9}"
+        "   typed"
+    ]
     lines += [line(kind, found) for kind, found in result["by_class"].items()]
     lines.append(line("all", result))
     known, right = result["known"], result["accuracy"]
@@ -317,7 +483,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", help="with --score: JSON file for the figures")
     options = parser.parse_args(arguments)
     from wbc_jax import config as config_lib
-    from wbc_jax import inference
+    from wbc_jax import inference, models
     from wbc_jax.data import pipeline, records
 
     try:
@@ -330,23 +496,28 @@ def main(arguments: Sequence[str] | None = None) -> None:
             result = _score(options.model, rule, options)
             print(_table(result), flush=True)
             if options.out:
-                files.write_json(options.out, {"rule": dataclasses.asdict(rule), **result})
+                used = {field: getattr(rule, field) for field in NUMBERS}
+                files.write_json(options.out, {"rule": used, **result})
             return
         model = inference.load(options.model)
         if model.config.task != "classification":
             raise AbstentionError(f"{options.model} gives masks; a classifier is needed.")
         data = _data(model, options)
         splits = pipeline.load_splits(data, model.config.evaluate.size, "classification")
-        validation = splits["validation"]
-        rule = fit(logits_of(model, validation), validation.labels, options.share)
-        files.write_json(place(options.model), dataclasses.asdict(rule))
+        train, validation = splits["train"], splits["validation"]
+        seen = None
+        if models.embeds(model.config.model.name):
+            seen = learn(_outputs(model, train), train.labels, train.datasets)
+        rule = fit(_outputs(model, validation), validation.labels, options.share, seen)
+        write(options.model, rule)
     except (
         checkpoint.CheckpointError, config_lib.ConfigError, records.DataError, OSError,
     ) as error:  # fmt: skip
         sys.exit(f"error: {error}")
     print(
         f"{place(options.model)}: temperature {rule.temperature:.3f}, least probability "
-        f"{rule.least_probability:.3f}, most energy {rule.most_energy:.2f} "
+        f"{rule.least_probability:.3f}, most {'distance' if rule.seen else 'energy'} "
+        f"{rule.most_unlike:.2f} "
         f"({rule.images} validation images)",
         flush=True,
     )

@@ -329,7 +329,7 @@ def _assemble(
         cell = plan.cells[i] if plan.cells else None
         found = _measured(i + 1, cell, window, mask, labels, plan.um_per_px)
         if prediction is not None and prediction.logits is not None:
-            found |= abstain.judge(rule, prediction.logits)
+            found |= abstain.judge(rule, prediction.logits, prediction.embedding)
         cells.append(Cell(**found))
     return Field(cells, mask, labels, plan.um_per_px, plan.source, plan.one_cell)
 

@@ -2,8 +2,9 @@
 
 import dataclasses
 import functools
+import itertools
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import cv2
@@ -35,6 +36,7 @@ class Prediction:
         label: the cell's type, an index of `vocabulary.CELL_TYPES`.
         probabilities: float32 `[K]` of the cell types.
         logits: float32 `[K]`, of which they are the softmax.
+        embedding: float32 `[D]`, what the logits are linear in, of a network that tells it.
     """
 
     mask: np.ndarray | None = None
@@ -46,6 +48,7 @@ class Prediction:
     label: int | None = None
     probabilities: np.ndarray | None = None
     logits: np.ndarray | None = None
+    embedding: np.ndarray | None = None
 
     @property
     def type(self) -> str | None:
@@ -93,6 +96,16 @@ class Model:
     def segmenter(self) -> "Model | None":
         """The model by which images are cut to their cell; None where `data.isolate` is empty."""
         return isolation.segmenter(self.config.data) if self.config.data.isolate else None
+
+    @functools.cached_property
+    def _embed(self) -> Callable[[Any, np.ndarray], tuple[jax.Array, jax.Array]] | None:
+        """(weights, images) → logits and embeddings; None of a network that has none."""
+        if not models.embeds(self.config.model.name):
+            return None
+        return jax.jit(
+            steps.make_logits(self.network, self.config.evaluate.flips, embedding=True),
+            compiler_options=fast.compiler_options(),
+        )
 
     @property
     def parameters(self) -> int:
@@ -192,9 +205,16 @@ class Model:
         batch = np.zeros((padded, side, side, 3), np.uint8)
         for i, image in enumerate(images):
             batch[i] = self._resize(image)
+        embeddings: Any = itertools.repeat(None)
         with self._lock:  # one compilation, not one a thread
-            logits = np.asarray(self.logits(batch))
-        return [self.read(one, image.shape[:2]) for one, image in zip(logits, images)]
+            if self._embed is None:
+                logits = np.asarray(self.logits(batch))
+            else:
+                logits, embeddings = map(np.asarray, self._embed(self.weights, batch))
+        return [
+            dataclasses.replace(self.read(one, image.shape[:2]), embedding=embedding)
+            for one, embedding, image in zip(logits, embeddings, images)
+        ]
 
 
 def check_image(image: np.ndarray) -> None:

@@ -204,7 +204,9 @@ def make_train_step(
     )
 
 
-def make_logits(network: Network, flips: bool = False) -> Callable[[Any, jax.Array], jax.Array]:
+def make_logits(
+    network: Network, flips: bool = False, embedding: bool = False
+) -> Callable[[Any, jax.Array], Any]:
     """Returns (weights, uint8 images `[B, S, S, 3]`) → float32 logits, unjitted.
 
     The logits are `[B, S, S, C]` of a segmentation network, `[B, K]` of a classifier.
@@ -212,21 +214,26 @@ def make_logits(network: Network, flips: bool = False) -> Callable[[Any, jax.Arr
     Args:
         network: from `split_network`.
         flips: average the logits over the four reflections.
+        embedding: return (logits, what they are linear in: `[B, D]`), of a classifier that has it
+            (`models.embeds`).
     """
 
     def logits_fn(weights, images):
         model = network.merge(weights["params"], weights["stats"])
         _set_mode(model, training=False)
         x = normalize(images.astype(jnp.float32) / 255)
+        call = model.with_embedding if embedding else model
         if not flips:
-            return model(x)
-        total = 0
-        for axes in ((), (1,), (2,), (1, 2)):
-            logits = model(jnp.flip(x, axes))
-            total += jnp.flip(logits, axes) if logits.ndim == x.ndim else logits
-        return total / 4
+            return call(x)
+        views = [_turned_back(call(jnp.flip(x, axes)), axes) for axes in ((), (1,), (2,), (1, 2))]
+        return jax.tree.map(lambda *found: sum(found) / len(found), *views)
 
     return logits_fn
+
+
+def _turned_back(found: Any, axes: tuple[int, ...]) -> Any:
+    """Flips masks' logits; what has no places stays."""
+    return jax.tree.map(lambda one: jnp.flip(one, axes) if one.ndim == 4 else one, found)
 
 
 def make_scored_logits(

@@ -38,11 +38,20 @@ def build(
         if image_size is None:
             raise ValueError(f"models.build: {model.name} is built for one size; give image_size")
         fields["image_size"] = image_size
-    module, _, name = entry.place.partition(":")
-    return getattr(importlib.import_module(module), name)(
+    return _class(model.name)(
         classes,
         **fields,
         in_channels=model.channels,
         dtype=model.dtype,
         rngs=nnx.Rngs(params=seed, dropout=seed + 1),
     )
+
+
+def embeds(name: str) -> bool:
+    """Whether a network tells what its logits are linear in (its method `with_embedding`)."""
+    return hasattr(_class(name), "with_embedding")
+
+
+def _class(name: str) -> type[nnx.Module]:
+    module, _, attribute = networks.NETWORKS[name].place.partition(":")
+    return getattr(importlib.import_module(module), attribute)

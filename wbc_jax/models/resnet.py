@@ -69,9 +69,15 @@ class ResNet(nnx.Module):
 
     def __call__(self, images: jax.Array) -> jax.Array:
         """Returns logits, float32 `[B, num_classes]`, for `[B, H, W, C]` of any H and W."""
+        return self.with_embedding(images)[0]
+
+    def with_embedding(self, images: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Returns the logits, and the last level's means, float32 `[B, D]`, that they are linear
+        in."""
         x = layers.enter(images, self.in_channels, self.dtype)
         x = layers.space_to_depth(layers.pad_to_multiple(x, self.patch), self.patch)
         x = self.stem(x)
         for level, block in enumerate(self.blocks):
             x = block(layers.avg_pool(x) if level else x)
-        return self.head(x.astype(jnp.float32).mean((1, 2)))
+        embedding = x.astype(jnp.float32).mean((1, 2))
+        return self.head(embedding), embedding
