@@ -40,7 +40,7 @@ def get_config() -> config_lib.Config:
     config.loss = config_lib.Loss(cross_entropy=1.0, dice=0.0, label_smoothing=0.05)
     config.optimizer = config_lib.Optimizer(learning_rate=2e-3, warmup_steps=100, ema_decay=0.995)
     config.train.batch_size = 32
-    config.train.steps = 1500
+    config.train.steps = 2000
     config.train.evaluate_every = 200
     config.evaluate.flips = True
     return config
