@@ -39,4 +39,5 @@ def get_config() -> config_lib.Config:
     config.train.steps = 2400
     config.train.evaluate_every = 200
     config.evaluate.flips = True
+    config.evaluate.middle_cell = True
     return config

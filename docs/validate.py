@@ -3,8 +3,9 @@
     python docs/validate.py MODEL... --manual_dir=../shared/data [--zoom=0.7]
 
 MODEL is a run, a file of weights or a name. The split is that of configs/release_segmenter.py;
-pixels of all images are pooled. Each model is scored as it is, with test-time flips and, with
---zoom, after a second look at the cell alone, enlarged so that it spans that share of the image.
+pixels of all images are pooled. Each model is scored as it is, with test-time flips, with
+--zoom after a second look at the cell alone, enlarged so that it spans that share of the image, and
+at last with the middle cell alone.
 """
 
 import argparse
@@ -15,7 +16,7 @@ import numpy as np
 
 from wbc_jax import inference, metrics
 from wbc_jax.configs import release_segmenter
-from wbc_jax.data import crops, pipeline
+from wbc_jax.data import crops, isolation, pipeline
 
 SIDE, BATCH, CLASSES = 256, 16, 3
 
@@ -77,10 +78,11 @@ def main() -> None:
         if options.zoom:
             near = second_look(flipped, images, ways[" flips"], options.zoom)
             ways[f" flips, zoom {options.zoom:g}"] = near
-        for way, scored in ways.items():
-            confusions = np.asarray(
-                metrics.confusion_matrices(truth, scored.argmax(-1).astype(np.uint8), CLASSES)
-            )
+        masks = {way: scored.argmax(-1).astype(np.uint8) for way, scored in ways.items()}
+        alone = [isolation.keep_middle_cell(mask) for mask in masks[" flips"]]
+        masks[" flips, middle cell"] = np.stack(alone)
+        for way, scored in masks.items():
+            confusions = np.asarray(metrics.confusion_matrices(truth, scored, CLASSES))
             values = [float(metrics.mean_iou(confusions[datasets == n].sum(0))) for n in names]
             shown = f"{name.rstrip('/').split('/')[-1]}{way}"
             print(f"{shown:40}" + "".join(f"{value:>14.4f}" for value in values), flush=True)

@@ -8,6 +8,7 @@ import types
 import jax
 import numpy as np
 import pytest
+import sklearn.metrics
 import tensorflow_datasets as tfds
 from etils import epath
 
@@ -15,7 +16,7 @@ import tiny_runs
 import wbc_jax
 from wbc_jax import baselines, checkpoint, experiment, export, files, metric_writer, weights
 from wbc_jax import config as config_lib
-from wbc_jax.data import pipeline, records
+from wbc_jax.data import isolation, pipeline, records
 from wbc_jax.evaluate import masks
 
 
@@ -259,6 +260,28 @@ def test_weights_score_as_their_run(run, weights_file, tmp_path):
     assert found["weights"] == str(weights_file)
     assert (tmp_path / "report" / "index.html").exists()
     assert not (tmp_path / "config.json").exists()
+
+
+def test_the_middle_cell_alone_is_scored(run, weights_file, tmp_path, monkeypatch):
+    config = tiny_runs.config(run.config.data.data_dir, evaluate__middle_cell=True)
+
+    def left_half(mask):
+        return np.where(np.arange(mask.shape[1]) < mask.shape[1] // 2, mask, np.uint8(0))
+
+    monkeypatch.setattr(isolation, "keep_middle_cell", left_half)
+    found = experiment.evaluate_weights(config, epath.Path(tmp_path), str(weights_file))
+    model = wbc_jax.load(weights_file)
+    size = config.evaluate.size
+    test = pipeline.load_splits(config.data, size)["test"]
+    confusion = 0
+    for (source, i), truth in zip(test.entries, (test[i]["mask"] for i in range(len(test)))):
+        logits = np.asarray(model.logits(model.fit(source.image(i))[None]))
+        resized = np.asarray(jax.image.resize(logits[0], (size, size, 3), "bilinear"))
+        mask = left_half(resized.argmax(-1).astype(np.uint8))
+        confusion = confusion + sklearn.metrics.confusion_matrix(
+            truth.ravel(), mask.ravel(), labels=range(3)
+        )
+    np.testing.assert_array_equal(found["results"][tiny_runs.DATASET]["confusion"], confusion)
 
 
 def test_weights_are_not_scored_on_what_they_have_seen(run, weights_file, tmp_path):

@@ -212,6 +212,18 @@ def test_a_config_that_does_not_fit_the_checkpoint(run, tmp_path):
         wbc_jax.load(tmp_path)
 
 
+def test_with_middle_cell(model):
+    logits = np.zeros((40, 40, 3), np.float32)
+    logits[..., 0] = 1
+    logits[15:25, 12:28, 2] = 2  # in the middle
+    logits[:6, :9, 1:] = (2, 3)  # in a corner
+    both = model.read(logits, (40, 40))
+    alone = model.with_middle_cell(True).read(logits, (40, 40))
+    assert (both.nucleus_px, alone.nucleus_px) == (160 + 54, 160)
+    assert alone.mask[20, 20] == 2 and not alone.mask[:6, :9].any()
+    assert model.with_middle_cell(False) is model
+
+
 def test_embedding_is_what_the_logits_are_linear_in(cells):
     config = config_lib.Config(task="classification")
     config.model = config_lib.Model(name="resnet", features=4, depth=1, norm="group", patch=2)

@@ -282,6 +282,9 @@ class Evaluate:
     batch_size: int = 16
     flips: bool = False
     """Average the logits over the four reflections of each image."""
+    middle_cell: bool = False
+    """Segmentation: of several cells in an image only that in its middle is one; what else the
+    network marks is background, as in truth that shows one cell an image. Not for fields."""
     bootstrap: int = 1000
     """Resamples of images behind each 95 % interval."""
     worst: int = 0

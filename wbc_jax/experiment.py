@@ -29,7 +29,7 @@ from wbc_jax import (
 )
 from wbc_jax import config as config_lib
 from wbc_jax import weights as weights_lib
-from wbc_jax.data import pipeline, records, sources, splits
+from wbc_jax.data import isolation, pipeline, records, sources, splits
 from wbc_jax.models import describe as describe_lib
 from wbc_jax.models import fast
 from wbc_jax.papers import counts as paper_counts
@@ -62,7 +62,7 @@ SHOWN_MISTAKES, SHOWN_UNSURE = 40, 10
 CALIBRATION_IMAGES = 64
 SPLITS = "splits.json"
 
-Predict = Callable[[np.ndarray], jax.Array]
+Predict = Callable[[np.ndarray], jax.Array | np.ndarray]
 """uint8 images `[B, S, S, 3]` → what `steps.make_predict_step` says of them."""
 
 
@@ -412,8 +412,11 @@ def _score(
     step_fn = steps.make_predict_step(config, model.network, config.evaluate.flips, mesh)
     weights = jax.device_put(model.weights, sharding.replicated(mesh))
 
-    def predict(images: np.ndarray) -> jax.Array:
-        return step_fn(weights, images)
+    def predict(images: np.ndarray) -> jax.Array | np.ndarray:
+        found = step_fn(weights, images)
+        if config.task == "segmentation" and config.evaluate.middle_cell:
+            return np.stack([isolation.keep_middle_cell(mask) for mask in np.asarray(found)])
+        return found
 
     batch, bootstrap = config.evaluate.batch_size, config.evaluate.bootstrap
     test = examples["test"]

@@ -25,7 +25,7 @@ from skimage import segmentation
 
 from wbc_jax import abstain, detect, inference, metrics, vocabulary
 from wbc_jax import weights as weights_lib
-from wbc_jax.data import crops, records
+from wbc_jax.data import crops, isolation, records
 
 if TYPE_CHECKING:
     from wbc_jax.detect import Scale
@@ -155,8 +155,10 @@ def load_models(names: Sequence[epath.PathLike] = (), flips: bool = False) -> Mo
     for name in names:
         model = inference.load(name)
         task = model.config.task
-        if task == "segmentation" and not flips:
-            model = model.with_flips(False)
+        if task == "segmentation":
+            # Which cell of a window is meant, the finder knows better than the window's middle.
+            model = model.with_middle_cell(False)
+            model = model if flips else model.with_flips(False)
         if task in loaded:
             raise inference.checkpoint.CheckpointError(
                 f"{loaded[task][0]} and {name} are both models of {task}; give one of each task."
@@ -302,7 +304,8 @@ def _join(size: tuple[int, int], plan: _Plan, masks: Sequence[np.ndarray] | None
     if masks is None:
         return None, None
     if plan.one_cell:
-        return masks[0], (masks[0] > 0).astype(np.uint16)
+        mask = isolation.keep_middle_cell(masks[0])
+        return mask, (mask > 0).astype(np.uint16)
     return join(size, plan.windows, masks, plan.cells)
 
 

@@ -88,7 +88,16 @@ class Model:
 
     def with_flips(self, flips: bool) -> "Model":
         """Returns the same model with or without averaging logits over the four reflections."""
-        evaluate = dataclasses.replace(self.config.evaluate, flips=flips)
+        return self._evaluated(flips=flips)
+
+    def with_middle_cell(self, middle_cell: bool) -> "Model":
+        """Returns the same model with or without leaving out all cells but the middle one."""
+        return self._evaluated(middle_cell=middle_cell)
+
+    def _evaluated(self, **changes: Any) -> "Model":
+        evaluate = dataclasses.replace(self.config.evaluate, **changes)
+        if evaluate == self.config.evaluate:
+            return self
         config = dataclasses.replace(self.config, evaluate=evaluate)
         return Model(config, self.network, self.weights, self.step, self.seen)
 
@@ -197,7 +206,7 @@ class Model:
         """
         if self.config.task == "classification":
             return _typed(logits)
-        return _segmented(logits, size)
+        return _segmented(logits, size, self.config.evaluate.middle_cell)
 
     def _predict_batch(self, images: Sequence[np.ndarray], most: int) -> list[Prediction]:
         side = self.config.data.image_size
@@ -306,11 +315,13 @@ def _typed(logits: np.ndarray) -> Prediction:
     return Prediction(label=int(logits.argmax()), probabilities=probabilities, logits=logits)
 
 
-def _segmented(logits: np.ndarray, size: tuple[int, int]) -> Prediction:
+def _segmented(logits: np.ndarray, size: tuple[int, int], middle_cell: bool) -> Prediction:
     height, width = size
     if logits.shape[:2] != size:
         logits = cv2.resize(logits, (width, height), interpolation=cv2.INTER_LINEAR)
     mask = logits.argmax(-1).astype(np.uint8)
+    if middle_cell:
+        mask = isolation.keep_middle_cell(mask)
     nc = metrics.nc_ratio(mask[None])
     return Prediction(
         mask=mask,

@@ -61,6 +61,18 @@ def test_the_neighbour_is_left_out(slide):
     np.testing.assert_array_equal(isolation.isolate(image, mask), alone)
 
 
+def test_a_mask_keeps_its_middle_cell(slide):
+    _, mask = slide
+    disc(mask, (45, 66), 2, 0)  # a hole stays
+    alone = mask.copy()
+    disc(mask, (90, 10), 9, 2)
+    kept = isolation.keep_middle_cell(mask)
+    np.testing.assert_array_equal(kept, alone)
+    assert kept.dtype == np.uint8
+    empty = np.zeros((5, 6), np.uint8)
+    np.testing.assert_array_equal(isolation.keep_middle_cell(empty), empty)
+
+
 def test_without_a_cell_the_image_stays_whole(slide):
     image, mask = slide
     cut = isolation.isolate(image, np.zeros_like(mask))

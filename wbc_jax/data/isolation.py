@@ -64,6 +64,19 @@ def isolate(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
     return crops.cut(image, box, MARGIN)
 
 
+def keep_middle_cell(mask: np.ndarray) -> np.ndarray:
+    """Returns a mask of one cell: that with the most nucleus, less what lies off the middle.
+
+    Args:
+        mask: uint8 `[H, W]`: 0 background, 1 cytoplasm, 2 nucleus.
+
+    Returns:
+        Its like, with background where another cell was.
+    """
+    cell = _middle_cell(mask)
+    return mask if cell is None else np.where(cell, mask, np.uint8(vocabulary.BACKGROUND))
+
+
 def _white(image: np.ndarray) -> np.ndarray:
     """Scales each colour so that its brightest pixels, the unstained light, are `WHITE`."""
     light = np.percentile(image[::2, ::2].reshape(-1, 3), 97, axis=0)
@@ -143,6 +156,7 @@ def weights_file(data: config_lib.Data) -> epath.Path:
 
 def segmenter(data: config_lib.Data) -> "inference.Model":
     """Returns the model that `data.isolate` names, without test-time flips: a box needs none.
+    Which cell is the middle one, `isolate` says.
 
     Raises:
         WeightsError: as `weights_file`.
@@ -150,7 +164,7 @@ def segmenter(data: config_lib.Data) -> "inference.Model":
     """
     from wbc_jax import inference
 
-    model = inference.load(weights_file(data)).with_flips(False)
+    model = inference.load(weights_file(data)).with_flips(False).with_middle_cell(False)
     if model.config.task != "segmentation":
         raise config_lib.ConfigError(
             f"config.data.isolate is {data.isolate!r}, weights for {model.config.task}; it must "
