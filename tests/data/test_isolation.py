@@ -73,6 +73,24 @@ def test_a_mask_keeps_its_middle_cell(slide):
     np.testing.assert_array_equal(isolation.keep_middle_cell(empty), empty)
 
 
+def test_a_neighbour_that_touches_is_parted():
+    mask = np.zeros((120, 120), np.uint8)
+    disc(mask, (60, 55), 30, 1)
+    disc(mask, (60, 50), 14, 2)
+    disc(mask, (60, 95), 18, 1)  # overlaps by 8 pixels
+    arm = isolation.keep_middle_cell(mask)
+    np.testing.assert_array_equal(arm, mask)  # without a nucleus it is the cell's own
+    disc(mask, (60, 100), 10, 2)
+    kept = isolation.keep_middle_cell(mask)
+    assert (kept == 2).sum() == (disc(np.zeros_like(mask), (60, 50), 14, 2) == 2).sum()
+    own = disc(np.zeros_like(mask), (60, 55), 30, 1) > 0
+    assert ((kept > 0) & ~own).sum() < 60 and (own & (kept == 0)).sum() < 60
+    # Two lobes of one cell are one.
+    disc(mask := disc(np.zeros((120, 120), np.uint8), (60, 60), 35, 1), (60, 42), 12, 2)
+    disc(mask, (60, 78), 12, 2)
+    np.testing.assert_array_equal(isolation.keep_middle_cell(mask), mask)
+
+
 def test_without_a_cell_the_image_stays_whole(slide):
     image, mask = slide
     cut = isolation.isolate(image, np.zeros_like(mask))
