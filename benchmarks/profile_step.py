@@ -1,33 +1,40 @@
-"""Where our training step's time goes on a CPU, by kind of operation.
+"""Where our training step's time goes on a CPU.
 
 python benchmarks/profile_step.py [--only=TEXT] [--steps=5] [--out=FILE.json]
 
-The cases of `train_step.py`, ours alone, by JAX's profiler: what each operation of the compiled
-program kept the threads busy for, all threads together, a step. An operation's kind is read off its
-name, which XLA makes of what is fused into it.
+The cases of `train_step.py`, ours alone. `step` is the median time of a step by the clock;
+`kernels` is what of it the kernels' gradients take: the difference to a step in which they are
+zero. JAX's profiler does not tell that, as XLA's convolutions run beside the call that starts them;
+of the other operations it says how long each took, and their kinds' shares of that are given. A
+kind is read off an operation's name, which XLA makes of what is fused into it.
 """
 
 import argparse
 import collections
 import pathlib
+import statistics
 import tempfile
+import time
+from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 import ours
 import sidebyside
 
 from wbc_jax import files, memory
+from wbc_jax.models import fast
 
 KINDS = (
-    ("oneDNN: outputs and input gradients", ("onednn",)),
-    ("XLA convolutions: kernel gradients", ("convolution",)),
-    ("matrix products", ("dot",)),
-    ("sums: statistics, bias gradients, losses", ("reduce",)),
-    ("copies and transpositions, with what is fused into them", ("copy", "transpose")),
-    ("element by element", ("",)),
+    ("oneDNN", ("onednn",)),
+    ("sums", ("reduce",)),
+    ("copies", ("copy", "transpose")),
+    ("elements", ("",)),
 )
+"""oneDNN: outputs and input gradients; sums: statistics, bias gradients, losses; copies: copies and
+transpositions, with what is fused into them; elements: the rest, element by element."""
 _THREADS = "XLAEigen"
-_NOT_OPERATIONS = ("ThunkExecutor", "end: ", "call")
+_NOT_OPERATIONS = ("ThunkExecutor", "end: ", "call", "convolution")
 
 
 def kind_of(name: str) -> str:
@@ -35,15 +42,37 @@ def kind_of(name: str) -> str:
     return next(kind for kind, words in KINDS if any(word in name for word in words))
 
 
-def measure(case: sidebyside.Case, count: int) -> dict[str, float]:
-    """Returns milliseconds of processor time a step, by kind, the largest first."""
-    side = ours.make(case, "train")
-    for _ in range(2):
-        side.run()
+def seconds(run: Callable[[], object], count: int) -> float:
+    """Returns the median time of a call, after two that compile and warm up."""
+    times = []
+    for _ in range(count + 2):
+        start = time.perf_counter()
+        run()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times[2:])
+
+
+def without_kernel_gradients(case: sidebyside.Case, count: int) -> float:
+    """Returns the seconds of a step in which the kernels' gradients are zero."""
+    real = fast._kernel_gradient
+
+    def zero(x, gradient, padding, rest):
+        shapes = jax.eval_shape(lambda x, g: real(x, g, padding, rest), x, gradient)
+        return jnp.zeros(shapes.shape, shapes.dtype)
+
+    fast._kernel_gradient = zero
+    try:
+        return seconds(ours.make(case, "train").run, count)
+    finally:
+        fast._kernel_gradient = real
+
+
+def shares(run: Callable[[], object], count: int) -> dict[str, float]:
+    """Returns each kind's share of what the profiler sees."""
     with tempfile.TemporaryDirectory() as folder:
         with jax.profiler.trace(folder):
             for _ in range(count):
-                side.run()
+                run()
         (path,) = pathlib.Path(folder).rglob("*.xplane.pb")
         data = jax.profiler.ProfileData.from_file(str(path))
         found: collections.Counter[str] = collections.Counter()
@@ -52,7 +81,7 @@ def measure(case: sidebyside.Case, count: int) -> dict[str, float]:
                 for event in line.events if _THREADS in line.name else ():
                     if not event.name.startswith(_NOT_OPERATIONS):
                         found[kind_of(event.name)] += event.duration_ns
-    return {kind: spent / 1e6 / count for kind, spent in found.most_common()}
+    return {kind: found[kind] / sum(found.values()) for kind, _ in KINDS}
 
 
 def main() -> None:
@@ -61,15 +90,21 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--out", help="JSON file for the figures")
     options = parser.parse_args()
+    if not fast.usable():
+        parser.error("convolutions are XLA's own here (wbc_jax/models/fast.py): nothing to compare")
+    kinds = [kind for kind, _ in KINDS]
+    print(f"{'':26}{'step':>9}{'kernels':>9}" + "".join(f"{kind:>10}" for kind in kinds))
     result = {}
     for case in sidebyside.CASES:
         if options.only not in str(case):
             continue
-        result[str(case)] = found = measure(case, options.steps)
-        total = sum(found.values())
-        print(f"{case}: {total:.1f} ms of all threads a step")
-        for kind, spent in found.items():
-            print(f"  {spent:9.1f} ms  {spent / total:6.1%}  {kind}", flush=True)
+        run = ours.make(case, "train").run
+        step = seconds(run, options.steps)
+        spent = shares(run, options.steps)
+        kernels = step - without_kernel_gradients(case, options.steps)
+        result[str(case)] = {"seconds": step, "kernel_gradient_seconds": kernels, "shares": spent}
+        line = "".join(f"{spent[kind]:>10.0%}" for kind in kinds)
+        print(f"{case!s:26}{step * 1e3:>7.0f}ms{kernels / step:>9.0%}{line}", flush=True)
     if options.out:
         files.write_json(options.out, result)
 
