@@ -106,7 +106,7 @@ def main() -> None:
         line = "".join(f"{spent[kind]:>10.0%}" for kind in kinds)
         print(f"{case!s:26}{step * 1e3:>7.0f}ms{kernels / step:>9.0%}{line}", flush=True)
     if options.out:
-        files.write_json(options.out, result)
+        files.write_json(options.out, {"hardware": sidebyside.hardware(), "cases": result})
 
 
 if __name__ == "__main__":

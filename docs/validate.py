@@ -1,6 +1,6 @@
 """Mean IoU of segmenters on the validation split of the real cells, as docs/experiments.md has it.
 
-    python docs/validate.py MODEL... --manual_dir=../shared/data [--zoom=0.7]
+    python docs/validate.py MODEL... --manual_dir=../shared/data [--zoom=0.7] [--split=train]
 
 MODEL is a run, a file of weights or a name. The split is that of configs/release_segmenter.py;
 pixels of all images are pooled. Each model is scored as it is, with test-time flips, with
@@ -58,6 +58,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("models", nargs="+")
     parser.add_argument("--manual_dir", default="../shared/data")
+    parser.add_argument("--split", default="validation", choices=("train", "validation"))
     parser.add_argument("--zoom", type=float, default=0.0)
     options = parser.parse_args()
     data = release_segmenter.get_config().data
@@ -65,7 +66,7 @@ def main() -> None:
     data = dataclasses.replace(
         data, manual_dir=options.manual_dir, datasets=names, mixture="natural", weights=()
     )
-    found = pipeline.load_splits(data, SIDE)["validation"]
+    found = pipeline.load_splits(data, SIDE)[options.split]
     images = [source.image(i) for source, i in found.entries]
     truth = np.stack([found[i]["mask"] for i in range(len(found))])
     datasets = np.array(found.datasets)

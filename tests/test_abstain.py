@@ -1,6 +1,7 @@
 """The rule by which a type is left to a person, on logits whose answer is known."""
 
 import json
+import types
 
 import numpy as np
 import pytest
@@ -154,6 +155,19 @@ def test_what_lies_far_from_the_training_images_is_left_to_a_person(tmp_path):
         files.write_json(abstain.place(tmp_path), stored)
         with pytest.raises(abstain.AbstentionError, match=r"abstention\.json is damaged"):
             abstain.read(tmp_path)
+
+
+def test_the_rule_of_another_network_is_named_before_any_image_is_read(tmp_path):
+    seen = abstain.Seen(np.zeros((5, 8), np.float32), np.eye(8, dtype=np.float32))
+    abstain.write(tmp_path, abstain.Rule(1.0, 0.5, 9.0, 0.05, 99, seen))
+    fits = types.SimpleNamespace(embedding_size=8)
+    assert abstain.read_for(tmp_path, fits).images == 99
+    for size, text in ((256, "have 256"), (None, "have none")):
+        model = types.SimpleNamespace(embedding_size=size)
+        with pytest.raises(abstain.AbstentionError, match=rf"abstention\.json is .* {text}\); del"):
+            abstain.read_for(tmp_path, model)
+    abstain.place(tmp_path).unlink()
+    assert abstain.read_for(tmp_path, fits) is None
 
 
 def test_proportion():

@@ -222,6 +222,7 @@ def test_with_middle_cell(model):
     assert (both.nucleus_px, alone.nucleus_px) == (160 + 54, 160)
     assert alone.mask[20, 20] == 2 and not alone.mask[:6, :9].any()
     assert model.with_middle_cell(False) is model
+    assert model.embedding_size is None
 
 
 def test_embedding_is_what_the_logits_are_linear_in(cells):
@@ -239,6 +240,7 @@ def test_embedding_is_what_the_logits_are_linear_in(cells):
         np.testing.assert_allclose(one.embedding, embedding, rtol=1e-4, atol=1e-5)
         logits = one.embedding @ head["kernel"] + head["bias"]
         np.testing.assert_allclose(one.logits, logits, rtol=1e-4, atol=1e-5)
+        assert model.embedding_size == len(one.embedding)
     # U-Net has none.
     assert not models.embeds("unet")
 

@@ -34,7 +34,7 @@ from wbc_jax import progress as progress_lib
 
 if TYPE_CHECKING:
     from wbc_jax import inference
-    from wbc_jax.data import pipeline
+    from wbc_jax.data import sources
 
 LOW, UNLIKE = "low_probability", "unlike_training"
 SHARE = 0.05
@@ -295,6 +295,27 @@ def read(name: epath.PathLike) -> Rule | None:
     return rule
 
 
+def read_for(name: epath.PathLike, model: inference.Model) -> Rule | None:
+    """Returns the rule of a model; None where it has none.
+
+    Args:
+        name: of the model, as of `wbc_jax.load`.
+        model: what that loads.
+
+    Raises:
+        AbstentionError: its file is damaged, or of another network.
+    """
+    rule = read(name)
+    if rule and rule.seen and len(rule.seen.whitening) != model.embedding_size:
+        has = model.embedding_size or "none"
+        raise AbstentionError(
+            f"{place(name)} is of another network (embeddings of {len(rule.seen.whitening)} "
+            f"numbers, this one's have {has}); delete it, or run "
+            f"`python -m wbc_jax.abstain {name}`."
+        )
+    return rule
+
+
 def write(name: epath.PathLike, rule: Rule) -> None:
     """Writes the rule of a model to its place, whole or not at all.
 
@@ -347,8 +368,8 @@ def outputs_of(
     )
 
 
-def _outputs(model: inference.Model, examples: pipeline.Examples) -> Outputs:
-    entries = examples.entries
+def _outputs(model: inference.Model, entries: Sequence[tuple[sources.Source, int]]) -> Outputs:
+    """`outputs_of` records."""
     return outputs_of(model, (source.image(i) for source, i in entries), len(entries))
 
 
@@ -417,7 +438,7 @@ def _score(name: str, rule: Rule, options: argparse.Namespace) -> dict[str, Any]
         raise AbstentionError(f"{name} was not trained on pbc, whose test split is needed.")
     test = pipeline.load_splits(data, model.config.evaluate.size, "classification")["test"]
     chosen = [i for i, (source, _) in enumerate(test.entries) if source.name == "pbc"]
-    known = outputs_of(model, (test.entries[i][0].image(test.entries[i][1]) for i in chosen))
+    known = _outputs(model, [test.entries[i] for i in chosen])
     manual = epath.Path(data.manual_dir).expanduser()
     folder = next((manual / f for f in pbc.FOLDERS if (manual / f / "platelet").is_dir()), None)
     if folder is None:
@@ -483,7 +504,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", help="with --score: JSON file for the figures")
     options = parser.parse_args(arguments)
     from wbc_jax import config as config_lib
-    from wbc_jax import inference, models
+    from wbc_jax import inference
     from wbc_jax.data import pipeline, records
 
     try:
@@ -506,9 +527,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         splits = pipeline.load_splits(data, model.config.evaluate.size, "classification")
         train, validation = splits["train"], splits["validation"]
         seen = None
-        if models.embeds(model.config.model.name):
-            seen = learn(_outputs(model, train), train.labels, train.datasets)
-        rule = fit(_outputs(model, validation), validation.labels, options.share, seen)
+        if model.embedding_size:
+            seen = learn(_outputs(model, train.entries), train.labels, train.datasets)
+        rule = fit(_outputs(model, validation.entries), validation.labels, options.share, seen)
         write(options.model, rule)
     except (
         checkpoint.CheckpointError, config_lib.ConfigError, records.DataError, OSError,

@@ -29,7 +29,7 @@ from wbc_jax import (
 )
 from wbc_jax import config as config_lib
 from wbc_jax import weights as weights_lib
-from wbc_jax.data import isolation, pipeline, records, sources, splits
+from wbc_jax.data import pipeline, records, sources, splits
 from wbc_jax.models import describe as describe_lib
 from wbc_jax.models import fast
 from wbc_jax.papers import counts as paper_counts
@@ -63,7 +63,7 @@ CALIBRATION_IMAGES = 64
 SPLITS = "splits.json"
 
 Predict = Callable[[np.ndarray], jax.Array | np.ndarray]
-"""uint8 images `[B, S, S, 3]` → what `steps.make_predict_step` says of them."""
+"""From `inference.scored`."""
 
 
 def prepare(config: config_lib.Config, workdir: epath.Path | None = None) -> None:
@@ -409,15 +409,7 @@ def _score(
     """
     task = evaluate.TASKS[config.task]
     mesh = sharding.local_mesh(config.evaluate.batch_size)
-    step_fn = steps.make_predict_step(config, model.network, config.evaluate.flips, mesh)
-    weights = jax.device_put(model.weights, sharding.replicated(mesh))
-
-    def predict(images: np.ndarray) -> jax.Array | np.ndarray:
-        found = step_fn(weights, images)
-        if config.task == "segmentation" and config.evaluate.middle_cell:
-            return np.stack([isolation.keep_middle_cell(mask) for mask in np.asarray(found)])
-        return found
-
+    predict = inference.scored(config, model, mesh)
     batch, bootstrap = config.evaluate.batch_size, config.evaluate.bootstrap
     test = examples["test"]
     if distributed.is_first():

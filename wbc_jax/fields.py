@@ -166,7 +166,7 @@ def load_models(names: Sequence[epath.PathLike] = (), flips: bool = False) -> Mo
         loaded[task] = name, model
     _, segmenter = loaded.get("segmentation", (None, None))
     name, classifier = loaded.get("classification", (None, None))
-    return Models(segmenter, classifier, abstain.read(name) if name else None)
+    return Models(segmenter, classifier, abstain.read_for(name, classifier) if name else None)
 
 
 def analyze(

@@ -109,12 +109,19 @@ class Model:
     @functools.cached_property
     def _embed(self) -> Callable[[Any, np.ndarray], tuple[jax.Array, jax.Array]] | None:
         """(weights, images) → logits and embeddings; None of a network that has none."""
-        if not models.embeds(self.config.model.name):
+        if self.embedding_size is None:
             return None
         return jax.jit(
             steps.make_logits(self.network, self.config.evaluate.flips, embedding=True),
             compiler_options=fast.compiler_options(),
         )
+
+    @property
+    def embedding_size(self) -> int | None:
+        """Numbers of an embedding; None of a network that has none."""
+        if not models.embeds(self.config.model.name):
+            return None
+        return self.weights["params"]["head"]["kernel"].shape[0]
 
     @property
     def parameters(self) -> int:
@@ -191,11 +198,15 @@ class Model:
         Returns:
             Float32 logits, `[B, S, S, 3]` or `[B, K]`; the device may still be at work on them.
         """
-        if self._mesh is not None:
-            divides = len(images) % self._mesh.size == 0
-            place = sharding.batched if divides else sharding.replicated
-            images = jax.device_put(images, place(self._mesh))
-        return self._logits(self.weights, images)
+        return self._logits(self.weights, self._placed(images))
+
+    def _placed(self, images: np.ndarray) -> jax.Array | np.ndarray:
+        """Images on the devices that share them (`spread`)."""
+        if self._mesh is None:
+            return images
+        divides = len(images) % self._mesh.size == 0
+        place = sharding.batched if divides else sharding.replicated
+        return jax.device_put(images, place(self._mesh))
 
     def read(self, logits: np.ndarray, size: tuple[int, int]) -> Prediction:
         """Returns what one image's logits say of it.
@@ -219,11 +230,38 @@ class Model:
             if self._embed is None:
                 logits = np.asarray(self.logits(batch))
             else:
-                logits, embeddings = map(np.asarray, self._embed(self.weights, batch))
+                logits, embeddings = map(np.asarray, self._embed(self.weights, self._placed(batch)))
         return [
             dataclasses.replace(self.read(one, image.shape[:2]), embedding=embedding)
             for one, embedding, image in zip(logits, embeddings, images)
         ]
+
+
+def scored(
+    config: config_lib.Config, model: Model, mesh: jax.sharding.Mesh | None = None
+) -> Callable[[np.ndarray], jax.Array | np.ndarray]:
+    """Returns uint8 images `[B, S, S, 3]` → what evaluation scores, by one function for all.
+
+    That is what `steps.make_predict_step` returns; of masks the middle cell alone, where
+    `config.evaluate.middle_cell` says so.
+
+    Args:
+        config: of the scoring; the network is the model's.
+        model: what is scored.
+        mesh: devices that share a batch; None: where the weights are.
+    """
+    step = steps.make_predict_step(config, model.network, config.evaluate.flips, mesh)
+    weights = model.weights
+    if mesh is not None:
+        weights = jax.device_put(weights, sharding.replicated(mesh))
+    if config.task != "segmentation" or not config.evaluate.middle_cell:
+        return lambda images: step(weights, images)
+
+    def middle_cells(images: np.ndarray) -> np.ndarray:
+        masks = np.asarray(step(weights, images))
+        return np.stack([isolation.keep_middle_cell(mask) for mask in masks])
+
+    return middle_cells
 
 
 def check_image(image: np.ndarray) -> None:

@@ -371,7 +371,7 @@ class Cells:
 
     large: pipeline.Examples
     small: pipeline.Examples
-    predict: Callable[[np.ndarray], np.ndarray]
+    predict: Callable[[np.ndarray], jax.Array | np.ndarray]
 
     def __getitem__(self, place: int) -> Shown:
         source, index = self.large.entries[place]
@@ -398,9 +398,8 @@ def scored_cells(run: Run) -> Cells:
         reason = str(error).splitlines()[0]
         raise Unreadable(f"The test images cannot be read: {reason}") from error
     size, side = run.config.evaluate.size, run.config.data.image_size
-    step = steps.make_predict_step(run.config, model.network, run.config.evaluate.flips)
     return Cells(
-        test.resized(size, size), test.resized(side, 0), lambda images: step(model.weights, images)
+        test.resized(size, size), test.resized(side, 0), inference.scored(run.config, model)
     )
 
 
