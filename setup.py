@@ -48,6 +48,7 @@ setuptools.setup(
         "absl-py>=2.1",
         "etils[epath]>=1.12",
         "numpy>=2.0",
+        "llvmlite>=0.46",
         "scipy>=1.13",
         "scikit-image>=0.24",
         "pillow>=10.3",

@@ -4,9 +4,9 @@ python benchmarks/profile_step.py [--only=TEXT] [--steps=5] [--out=FILE.json]
 
 The cases of `train_step.py`, ours alone. `step` is the median time of a step by the clock;
 `kernels` is what of it the kernels' gradients take: the difference to a step in which they are
-zero. JAX's profiler does not tell that, as XLA's convolutions run beside the call that starts them;
-of the other operations it says how long each took, and their kinds' shares of that are given. A
-kind is read off an operation's name, which XLA makes of what is fused into it.
+zero. Of the operations, JAX's profiler says how long each took, and their kinds' shares of that are
+given; it does not see XLA's own convolutions, which run beside the call that starts them. A kind is
+read off an operation's name, which XLA makes of what is fused into it.
 """
 
 import argparse
@@ -23,16 +23,18 @@ import ours
 import sidebyside
 
 from wbc_jax import files, memory
-from wbc_jax.models import fast
+from wbc_jax.models import fast, kernel_gradient
 
 KINDS = (
     ("oneDNN", ("onednn",)),
+    ("ours", ("ffi_call",)),
     ("sums", ("reduce",)),
     ("copies", ("copy", "transpose")),
     ("elements", ("",)),
 )
-"""oneDNN: outputs and input gradients; sums: statistics, bias gradients, losses; copies: copies and
-transpositions, with what is fused into them; elements: the rest, element by element."""
+"""oneDNN: outputs and input gradients; ours: kernels' gradients by `models/kernel_gradient.py`; sums:
+statistics, bias gradients, losses; copies: copies and transpositions, with what is fused into them;
+elements: the rest, element by element."""
 _THREADS = "XLAEigen"
 _NOT_OPERATIONS = ("ThunkExecutor", "end: ", "call", "convolution")
 
@@ -54,17 +56,17 @@ def seconds(run: Callable[[], object], count: int) -> float:
 
 def without_kernel_gradients(case: sidebyside.Case, count: int) -> float:
     """Returns the seconds of a step in which the kernels' gradients are zero."""
-    real = fast._kernel_gradient
+    real, usable = fast._kernel_gradient, kernel_gradient.usable
 
     def zero(x, gradient, padding, rest):
         shapes = jax.eval_shape(lambda x, g: real(x, g, padding, rest), x, gradient)
         return jnp.zeros(shapes.shape, shapes.dtype)
 
-    fast._kernel_gradient = zero
+    fast._kernel_gradient, kernel_gradient.usable = zero, lambda *_: False
     try:
         return seconds(ours.make(case, "train").run, count)
     finally:
-        fast._kernel_gradient = real
+        fast._kernel_gradient, kernel_gradient.usable = real, usable
 
 
 def shares(run: Callable[[], object], count: int) -> dict[str, float]:

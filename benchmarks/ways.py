@@ -80,6 +80,11 @@ def _kernel_gradient_products(x: jax.Array, gradient: jax.Array) -> jax.Array:
     return jnp.stack(found).reshape(3, 3, x.shape[-1], gradient.shape[-1])
 
 
+def _kernel_gradient_convolution(x: jax.Array, gradient: jax.Array) -> jax.Array:
+    """The kernel's gradient by XLA's convolution whose channels are the images."""
+    return fast._kernel_gradient(x, gradient, SAME, SAME)
+
+
 def _kernel_gradient(way: Way, x: jax.Array, gradient: jax.Array) -> jax.Array:
     shape = (3, 3, x.shape[-1], gradient.shape[-1])
     _, pull = jax.vjp(lambda kernel: way(x, kernel), jnp.zeros(shape))
@@ -151,7 +156,10 @@ def comparisons() -> list[tuple[str, dict[str, Way], tuple[np.ndarray, ...]]]:
         by_input = {k: functools.partial(_input_gradient, way) for k, way in gradients.items()}
         found.append((f"its input's gradient, {name}", by_input, (gradient, kernel)))
         by_kernel = {k: functools.partial(_kernel_gradient, way) for k, way in gradients.items()}
-        by_kernel = {"nine products": _kernel_gradient_products} | by_kernel
+        by_kernel = {
+            "nine products": _kernel_gradient_products,
+            "XLA, with our options, channels as images": _kernel_gradient_convolution,
+        } | by_kernel
         found.append((f"its kernel's gradient, {name}", by_kernel, (x, gradient)))
     large, small = normal(16, 128, 128, 16), normal(16, 64, 64, 32)
     others = {
@@ -183,7 +191,7 @@ def measure(ways: dict[str, Way], arguments: tuple, rounds: int) -> dict[str, fl
     placed = [jnp.asarray(a) for a in arguments]
     # The convolutions of XLA are timed as XLA does them by default, without our options.
     compiled = {
-        name: jax.jit(way, compiler_options=fast.compiler_options() if "ours" in name else None)
+        name: jax.jit(way, compiler_options=fast.compiler_options() if "our" in name else None)
         for name, way in ways.items()
     }
     results = {name: jax.tree.leaves(call(*placed)) for name, call in compiled.items()}

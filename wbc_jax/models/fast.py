@@ -2,7 +2,8 @@
 
 On accelerators XLA's own convolution and its own gradient are used. On CPU, XLA's convolution takes
 two to four times as long as oneDNN's, which jaxlib carries but does not call by itself. So there,
-where `usable` allows it, output and input gradient are calls of oneDNN. docs/performance.md has the
+where `usable` allows it, output and input gradient are calls of oneDNN, and the kernel's gradient,
+which jaxlib's oneDNN does not offer, is one of `kernel_gradient`. docs/performance.md has the
 measurements behind each rule.
 """
 
@@ -16,6 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.custom_derivatives import SymbolicZero
+
+from wbc_jax.models import kernel_gradient
 
 Padding = tuple[tuple[int, int], tuple[int, int]]
 
@@ -116,7 +119,10 @@ def _backward(padding, saved, gradient):
         # The input's gradient is the convolution of the output's with the kernel turned round.
         turned = kernel[::-1, ::-1]
         for_x, gradient = _onednn(gradient, turned, None, rest, keep=True, inputs_last=True)
-    for_kernel = _kernel_gradient(x, gradient, padding, rest)
+    if kernel_gradient.usable(x, gradient, kernel.shape[:2]):
+        for_kernel = kernel_gradient.kernel_gradient(x, gradient, kernel.shape[:2], padding)
+    else:
+        for_kernel = _kernel_gradient(x, gradient, padding, rest)
     return for_x, for_kernel, gradient.sum((0, 1, 2))
 
 
