@@ -32,9 +32,9 @@ KINDS = (
     ("copies", ("copy", "transpose")),
     ("elements", ("",)),
 )
-"""oneDNN: outputs and input gradients; ours: kernels' gradients by `models/kernel_gradient.py`; sums:
-statistics, bias gradients, losses; copies: copies and transpositions, with what is fused into them;
-elements: the rest, element by element."""
+"""oneDNN: outputs and input gradients; ours: kernels' gradients by `models/kernel_gradient.py`;
+sums: statistics, bias gradients, losses; copies: copies and transpositions, with what is fused into
+them; elements: the rest, element by element."""
 _THREADS = "XLAEigen"
 _NOT_OPERATIONS = ("ThunkExecutor", "end: ", "call", "convolution")
 

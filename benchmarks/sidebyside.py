@@ -91,7 +91,8 @@ def _child(pipe: Any, make: Callable[..., Side], arguments: tuple) -> None:
     side.run()
     start = time.perf_counter()
     side.run()
-    runs = max(1, int(0.3 / (time.perf_counter() - start)))
+    # Long enough that the first steps of a turn, for which threads must wake, weigh little.
+    runs = max(1, int(1.5 / (time.perf_counter() - start)))
     pipe.send(side.flops)
     while pipe.recv():
         clock, processor = time.perf_counter(), time.process_time()
