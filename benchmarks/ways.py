@@ -82,7 +82,7 @@ def _kernel_gradient_products(x: jax.Array, gradient: jax.Array) -> jax.Array:
 
 def _kernel_gradient_convolution(x: jax.Array, gradient: jax.Array) -> jax.Array:
     """The kernel's gradient by XLA's convolution whose channels are the images."""
-    return fast._kernel_gradient(x, gradient, SAME, SAME)
+    return fast._xla_kernel_gradient(x, gradient, (3, 3), SAME)
 
 
 def _kernel_gradient(way: Way, x: jax.Array, gradient: jax.Array) -> jax.Array:

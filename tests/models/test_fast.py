@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from wbc_jax.models import describe, fast, layers, unet
+from wbc_jax.models import describe, fast, kernel_gradient, layers, unet
 
 KNOWN = jax.lib.__version__ in fast._KNOWN_JAXLIB and sys.platform == "linux"
 KNOWN = KNOWN and platform.machine() == "x86_64"
@@ -76,6 +76,40 @@ def test_value_and_gradients_equal_xlas(onednn, image, kernel, padding):
     for mine, other in zip(*map(jax.tree.leaves, found), strict=True):
         check_close(mine, other)
     assert "onednn" in jax.jit(ours).lower(x, weights, bias).as_text()
+
+
+@pytest.fixture
+def asked_anew():
+    """That the code for kernels' gradients works is asked once a process."""
+    fast._has_kernel_gradient.cache_clear()
+    yield
+    fast._has_kernel_gradient.cache_clear()
+
+
+def lowered_gradient():
+    x, weights, bias, score = arrays((2, 5, 6, 3), (3, 3, 3, 8), ((1, 1), (1, 1)))
+    gradient = jax.grad(lambda w: (fast.conv(x, w, bias, ((1, 1), (1, 1))) * score).sum())
+    return jax.jit(gradient).lower(weights).as_text()
+
+
+def test_kernels_gradients_are_our_code(onednn, asked_anew):
+    assert "wbc_jax_kernel_gradient" in lowered_gradient()
+
+
+@pytest.mark.parametrize("failure", ["not made", "wrong"])
+def test_without_code_that_works_kernels_gradients_are_xlas(
+    onednn, asked_anew, monkeypatch, failure
+):
+    def broken(*arguments):
+        raise RuntimeError("no such processor")
+
+    if failure == "not made":
+        monkeypatch.setattr(kernel_gradient, "_register", broken)
+    else:
+        zeros = jnp.zeros((3, 3, 3, 4))
+        monkeypatch.setattr(kernel_gradient, "kernel_gradient", lambda *_: zeros)
+    text = lowered_gradient()
+    assert "wbc_jax_kernel_gradient" not in text and "convolution" in text
 
 
 def test_layer_is_flaxs(onednn):

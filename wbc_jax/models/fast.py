@@ -18,8 +18,6 @@ import numpy as np
 from jax import lax
 from jax.custom_derivatives import SymbolicZero
 
-from wbc_jax.models import kernel_gradient
-
 Padding = tuple[tuple[int, int], tuple[int, int]]
 
 _KNOWN_JAXLIB = ("0.10.0", "0.10.1", "0.10.2", "0.11.0", "0.11.1", "0.11.2")
@@ -110,23 +108,27 @@ def _backward(padding, saved, gradient):
     x, kernel, wanted = saved
     if isinstance(gradient, SymbolicZero):
         gradient = jnp.zeros(gradient.shape, gradient.dtype)
-    rest = tuple(
-        (size - 1 - before, size - 1 - after)
-        for size, (before, after) in zip(kernel.shape, padding)
-    )
     for_x = None
     if wanted is not None:
         # The input's gradient is the convolution of the output's with the kernel turned round.
         turned = kernel[::-1, ::-1]
-        for_x, gradient = _onednn(gradient, turned, None, rest, keep=True, inputs_last=True)
-    if kernel_gradient.usable(x, gradient, kernel.shape[:2]):
-        for_kernel = kernel_gradient.kernel_gradient(x, gradient, kernel.shape[:2], padding)
-    else:
-        for_kernel = _kernel_gradient(x, gradient, padding, rest)
+        around = _rest(kernel.shape[:2], padding)
+        for_x, gradient = _onednn(gradient, turned, None, around, keep=True, inputs_last=True)
+    for_kernel = _kernel_gradient(x, gradient, kernel.shape[:2], padding)
     return for_x, for_kernel, gradient.sum((0, 1, 2))
 
 
-def _kernel_gradient(x: jax.Array, gradient: jax.Array, padding: Padding, rest: Padding):
+def _kernel_gradient(x: jax.Array, gradient: jax.Array, size: tuple[int, int], padding: Padding):
+    from wbc_jax.models import kernel_gradient  # here, as prediction does without llvmlite
+
+    if kernel_gradient.usable(x, gradient, size) and _has_kernel_gradient():
+        return kernel_gradient.kernel_gradient(x, gradient, size, padding)
+    return _xla_kernel_gradient(x, gradient, size, padding)
+
+
+def _xla_kernel_gradient(
+    x: jax.Array, gradient: jax.Array, size: tuple[int, int], padding: Padding
+) -> jax.Array:
     """The kernel's gradient by XLA: a convolution whose channels are the images.
 
     One of the two arrays is the image of it, the other the kernel. XLA copies each pixel of the
@@ -137,7 +139,13 @@ def _kernel_gradient(x: jax.Array, gradient: jax.Array, padding: Padding, rest: 
     )
     if x.shape[-1] <= gradient.shape[-1] or gradient.shape[-1] > _FEW_CHANNELS:
         return images(x, gradient, padding=padding).transpose(1, 2, 0, 3)
+    rest = _rest(size, padding)
     return images(gradient, x, padding=rest)[:, ::-1, ::-1].transpose(1, 2, 3, 0)
+
+
+def _rest(size: tuple[int, int], padding: Padding) -> Padding:
+    """The zeros around an output's gradient from which the input's is a convolution."""
+    return tuple((n - 1 - before, n - 1 - after) for n, (before, after) in zip(size, padding))
 
 
 _onednn_conv.defvjp(_forward, _backward, symbolic_zeros=True)
@@ -205,5 +213,24 @@ def _has_onednn() -> bool:
             ours = jax.jit(lambda *a: _onednn(*a, padding))(*arguments)
             theirs = jax.jit(lambda x, k, b: _xla(x, k, padding) + b)(*arguments)
     except jax.errors.JaxRuntimeError:  # a build without it
+        return False
+    return bool(np.allclose(ours, theirs, rtol=1e-4, atol=1e-4))
+
+
+@functools.cache
+def _has_kernel_gradient() -> bool:
+    """Whether the code of `kernel_gradient` can be made and run here, and is right."""
+    from wbc_jax.models import kernel_gradient
+
+    rng = np.random.default_rng(0)
+    x, gradient = (rng.normal(size=(2, 5, 6, n)).astype(np.float32) for n in (3, 4))
+    padding = (1, 1), (1, 1)
+    try:
+        with jax.ensure_compile_time_eval():
+            ours, theirs = (
+                jax.jit(lambda x, g, way=way: way(x, g, (3, 3), padding))(x, gradient)
+                for way in (kernel_gradient.kernel_gradient, _xla_kernel_gradient)
+            )
+    except (jax.errors.JaxRuntimeError, RuntimeError, OSError):  # LLVM knows no such processor
         return False
     return bool(np.allclose(ours, theirs, rtol=1e-4, atol=1e-4))
