@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from wbc_jax.models import describe, fast, kernel_gradient, layers, unet
+from wbc_jax import models
+from wbc_jax.models import describe, fast, layers, unet
 
 KNOWN = jax.lib.__version__ in fast._KNOWN_JAXLIB and sys.platform == "linux"
 KNOWN = KNOWN and platform.machine() == "x86_64"
@@ -81,9 +82,9 @@ def test_value_and_gradients_equal_xlas(onednn, image, kernel, padding):
 @pytest.fixture
 def asked_anew():
     """That the code for kernels' gradients works is asked once a process."""
-    fast._has_kernel_gradient.cache_clear()
+    fast._own_kernel_gradient.cache_clear()
     yield
-    fast._has_kernel_gradient.cache_clear()
+    fast._own_kernel_gradient.cache_clear()
 
 
 def lowered_gradient():
@@ -96,20 +97,41 @@ def test_kernels_gradients_are_our_code(onednn, asked_anew):
     assert "wbc_jax_kernel_gradient" in lowered_gradient()
 
 
-@pytest.mark.parametrize("failure", ["not made", "wrong"])
+@pytest.mark.parametrize("failure", ["not installed", "not allowed", "wrong", "no such target"])
 def test_without_code_that_works_kernels_gradients_are_xlas(
-    onednn, asked_anew, monkeypatch, failure
+    onednn, asked_anew, monkeypatch, caplog, failure
 ):
-    def broken(*arguments):
-        raise RuntimeError("no such processor")
+    from wbc_jax.models import kernel_gradient
 
-    if failure == "not made":
-        monkeypatch.setattr(kernel_gradient, "_register", broken)
+    def broken(*arguments):
+        raise OSError("no executable memory")
+
+    if failure == "not installed":
+        monkeypatch.setitem(sys.modules, "llvmlite", None)
+        monkeypatch.delitem(sys.modules, "wbc_jax.models.kernel_gradient")
+        monkeypatch.delattr(models, "kernel_gradient")
+    elif failure == "not allowed":
+        monkeypatch.setattr(kernel_gradient, "_target", broken)
+    elif failure == "wrong":
+        right = kernel_gradient.kernel_gradient
+        monkeypatch.setattr(kernel_gradient, "kernel_gradient", lambda *a, **k: 1 + right(*a, **k))
     else:
-        zeros = jnp.zeros((3, 3, 3, 4))
-        monkeypatch.setattr(kernel_gradient, "kernel_gradient", lambda *_: zeros)
+        monkeypatch.setattr(kernel_gradient, "_target", lambda *_: "nothing of this name")
     text = lowered_gradient()
     assert "wbc_jax_kernel_gradient" not in text and "convolution" in text
+    assert "left to XLA" in caplog.text
+
+
+def test_what_onednn_does_not_take_is_xlas(onednn):
+    """More zeros than the kernel spans, or fewer than none."""
+    for padding in (((3, 1), (1, 1)), ((1, 1), (-1, 1))):
+        x, weights, bias, score = arrays((2, 7, 9, 3), (3, 3, 3, 8), padding)
+        out = fast.conv(x, weights, bias, padding)
+        assert out.shape == score.shape
+        assert (
+            "onednn"
+            not in jax.jit(fast.conv, static_argnums=3).lower(x, weights, bias, padding).as_text()
+        )
 
 
 def test_layer_is_flaxs(onednn):

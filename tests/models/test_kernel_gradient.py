@@ -1,6 +1,8 @@
 """wbc_jax.models.kernel_gradient: equal to the sum it stands for, however the work is divided."""
 
 import concurrent.futures
+import ctypes
+import functools
 import pathlib
 
 import jax
@@ -8,13 +10,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from wbc_jax.models import kernel_gradient
+pytest.importorskip("llvmlite", reason="installed on x86-64 Linux only")
+
+from wbc_jax.models import kernel_gradient  # noqa: E402
 
 pytestmark = pytest.mark.skipif(
     jax.default_backend() != "cpu" or kernel_gradient._interface() is None,
     reason="written for CPUs and the foreign function interface of major version 0",
 )
 
+WIDTHS = [n for n in (4, 8, 16) if kernel_gradient._vector(n) == n]
 CASES = [  # input, kernel, padding
     ((2, 7, 9, 3), (3, 3, 16), ((1, 1), (1, 1))),
     ((3, 40, 33, 24), (5, 5, 20), ((2, 2), (2, 2))),  # several tiles of lines
@@ -24,6 +29,10 @@ CASES = [  # input, kernel, padding
     ((1, 2, 2, 64), (3, 3, 48), ((1, 1), (1, 1))),  # a gradient larger than what it is made of
     ((1, 1, 1, 8), (5, 5, 16), ((2, 2), (2, 2))),
     ((2, 3, 40, 16), (3, 3, 16), ((4, 3), (2, 5))),  # more zeros than the kernel is wide
+    ((2, 6, 12, 8), (3, 3, 8), ((-1, 1), (-2, -1))),  # pixels left out
+    ((3, 11, 32, 16), (2, 1, 32), ((0, 1), (0, 0))),  # a single column; 33 lines
+    ((2, 40, 41, 6), (3, 11, 16), ((1, 1), (5, 5))),  # three groups of columns
+    ((2, 20, 30, 176), (3, 3, 176), ((1, 1), (1, 1))),  # a large gradient, several tiles
 ]
 
 
@@ -38,7 +47,10 @@ def arrays(image, kernel, padding):
 
 def by_definition(x, gradient, size, padding):
     """Each entry is the sum over all pixels of input × output's gradient, in float64."""
-    x = np.pad(x.astype(np.float64), ((0, 0), *padding, (0, 0)))
+    for axis, (before, after) in zip((1, 2), padding):  # less than no zeros: pixels left out
+        x = np.delete(x, [*range(-before), *range(x.shape[axis] + after, x.shape[axis])], axis)
+    zeros = [tuple(max(0, n) for n in around) for around in padding]
+    x = np.pad(x.astype(np.float64), ((0, 0), *zeros, (0, 0)))
     height, width = gradient.shape[1:3]
     out = np.zeros((*size, x.shape[-1], gradient.shape[-1]))
     for row, column in np.ndindex(*size):
@@ -55,7 +67,7 @@ def check(x, gradient, size, padding):
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())
 
 
-@pytest.mark.parametrize("threads", [1, 2, 7])
+@pytest.mark.parametrize("threads", [1, 2, 7, 40])
 @pytest.mark.parametrize(("image", "kernel", "padding"), CASES)
 def test_it_is_the_sum_over_all_pixels(monkeypatch, image, kernel, padding, threads):
     monkeypatch.setattr(kernel_gradient, "_threads", lambda: threads)
@@ -91,6 +103,18 @@ def test_infinities_and_nans_pass_through():
     assert np.isfinite(others).all()
 
 
+@pytest.mark.parametrize("threads", [1, 3, 5])
+def test_lines_that_do_not_divide_among_the_threads(monkeypatch, threads):
+    """Each share has a gradient of its own."""
+    monkeypatch.setattr(kernel_gradient, "_threads", lambda: threads)
+    x, gradient = arrays((1, 7, 240, 16), (3, 3, 16), ((1, 1), (1, 1)))
+    text = jax.jit(
+        lambda x, g: kernel_gradient.kernel_gradient(x, g, (3, 3), ((1, 1), (1, 1)))
+    ).lower(x, gradient)
+    assert f"tensor<{threads}x3x3x16x16xf32>" in text.as_text()
+    check(x, gradient, (3, 3), ((1, 1), (1, 1)))
+
+
 def test_many_calls_at_once_do_not_disturb_each_other(monkeypatch):
     monkeypatch.setattr(kernel_gradient, "_threads", lambda: 5)
     padding = ((1, 1), (1, 1))
@@ -101,6 +125,96 @@ def test_many_calls_at_once_do_not_disturb_each_other(monkeypatch):
         found = list(pool.map(lambda i: np.asarray(compute(*pairs[i % 4])), range(400)))
     for i, value in enumerate(found):
         np.testing.assert_array_equal(value, expected[i % 4])
+
+
+LONG, POINTER = ctypes.c_int64, ctypes.c_void_p
+FUNCTION = ctypes.CFUNCTYPE(POINTER, POINTER)
+
+
+class Xla:
+    """XLA's side of a call, after xla/ffi/api/c_api.h: its threads do what `when` says."""
+
+    def __init__(self, when):
+        self.when, self.tasks, self.complaints = when, [], 0
+        functions = {"ThreadPool_Schedule": self._schedule, "Error_Destroy": self._destroy}
+        places = kernel_gradient._interface()[1]
+        self.kept = [FUNCTION(function) for function in functions.values()]
+        self.api = (LONG * 64)()
+        for name, function in zip(functions, self.kept):
+            self.api[places[name] // 8] = ctypes.cast(function, POINTER).value
+
+    def _schedule(self, order):
+        _, _, _, task, data = (LONG * 5).from_address(order)
+        if self.when == "never":
+            return 1234  # an error
+        work = functools.partial(ctypes.CFUNCTYPE(None, POINTER)(task), data)
+        self.tasks.append(work)
+        if self.when == "at once":
+            work()
+        return None
+
+    def _destroy(self, complaint):
+        assert (LONG * 3).from_address(complaint)[2] == 1234
+        self.complaints += 1
+        return None
+
+    def call(self, name, arrays, out):
+        buffers = []
+        for array in (*arrays, out):
+            shape = (LONG * array.ndim)(*array.shape)
+            buffers.append((LONG * 6)(48, 0, 11, array.ctypes.data, array.ndim, _at(shape)))
+            self.kept.append(shape)
+        arguments = (LONG * len(arrays))(*map(_at, buffers[:-1]))
+        results = (LONG * 1)(_at(buffers[-1]))
+        frame = (LONG * 24)()
+        frame[2], frame[3], frame[9], frame[14] = _at(self.api), 0, _at(arguments), _at(results)
+        handler = FUNCTION(kernel_gradient._engines[name].get_function_address(name))
+        assert handler(_at(frame)) is None
+
+
+def _at(array):
+    return ctypes.addressof(array)
+
+
+@pytest.mark.parametrize("by_rows", [0, 1])
+@pytest.mark.parametrize("when", ["never", "at once", "afterwards"])
+def test_whenever_xlas_threads_come_all_is_done_once(when, by_rows):
+    """Also that nothing beside the output is written, and nothing outside the input is used."""
+    padding, shares = ((1, 1), (1, 1)), 5
+    x, gradient = arrays((2, 6, 7, 8), (3, 3, 16), padding)
+    guarded = []
+    for array in (x, gradient, np.empty((shares if by_rows else 1, 3, 3, 8, 16), np.float32)):
+        whole = np.full(array.size + 512, np.nan, np.float32)
+        inside = whole[256:-256].reshape(array.shape)
+        inside[...] = array
+        guarded.append((whole, inside))
+    settings = np.array([1, 1, shares, by_rows], np.int64).view(np.int32)
+    xla, (_, out) = Xla(when), guarded[-1]
+    xla.call(
+        kernel_gradient._target(3, 8 if max(WIDTHS) == 16 else 4, max(WIDTHS)),
+        (guarded[0][1], guarded[1][1], settings),
+        out,
+    )
+    found = out.sum(0)
+    for work in xla.tasks if when == "afterwards" else ():
+        work()
+    np.testing.assert_array_equal(out.sum(0), found)  # who came late did nothing
+    expected = by_definition(x, gradient, (3, 3), padding)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())
+    assert xla.complaints == (shares - 1 if when == "never" else 0)
+    for whole, _ in guarded:
+        assert np.isnan(whole[:256]).all() and np.isnan(whole[-256:]).all()
+
+
+def test_code_is_made_once_however_many_ask(monkeypatch):
+    made = []
+    make = kernel_gradient._make
+    monkeypatch.setattr(
+        kernel_gradient, "_make", lambda *arguments: made.append(arguments) or make(*arguments)
+    )
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        names = set(pool.map(lambda _: kernel_gradient._target(9, 1, 4), range(8)))
+    assert len(names) == 1 and len(made) <= 1
 
 
 def test_it_is_the_same_each_time():
@@ -125,11 +239,19 @@ def test_under_vmap_it_goes_one_by_one():
         np.testing.assert_allclose(found[i], expected, rtol=1e-5, atol=atol)
 
 
+def test_processors_without_multiply_add_are_left_to_xla(monkeypatch):
+    monkeypatch.setattr(kernel_gradient, "_features", lambda: frozenset({"avx", "sse4.2"}))
+    x = jax.ShapeDtypeStruct((2, 8, 8, 16), jnp.float32)
+    assert not kernel_gradient.usable(x, x, (3, 3))
+
+
 def test_what_it_leaves_to_xla():
     x = jax.ShapeDtypeStruct((2, 8, 8, 16), jnp.float32)
     assert kernel_gradient.usable(x, x, (3, 3))
     assert not kernel_gradient.usable(x, x, (1, 1))
     assert not kernel_gradient.usable(x, jax.ShapeDtypeStruct((2, 8, 8, 3), jnp.float32), (3, 3))
+    half = jax.ShapeDtypeStruct(x.shape, jnp.bfloat16)
+    assert not kernel_gradient.usable(half, half, (3, 3))
     nothing = jax.ShapeDtypeStruct((0, 8, 8, 16), jnp.float32)
     assert not kernel_gradient.usable(nothing, nothing, (3, 3))
 

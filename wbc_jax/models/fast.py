@@ -10,11 +10,13 @@ measurements behind each rule.
 import contextlib
 import functools
 import json
+import types
 from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from absl import logging
 from jax import lax
 from jax.custom_derivatives import SymbolicZero
 
@@ -61,8 +63,8 @@ def usable() -> bool:
 def compiler_options() -> dict[str, str] | None:
     """Returns what `jax.jit` is told for programs that convolve, here.
 
-    On CPU, XLA hands convolutions (the kernels' gradients) to YNNPACK, which takes twice as long as
-    XLA itself on two cores; sums it does well.
+    On CPU, XLA hands convolutions (those kernels' gradients that are left to it) to YNNPACK, which
+    takes twice as long as XLA itself on two cores; sums it does well.
     """
     if jax.default_backend() != "cpu" or jax.lib.__version__ not in _KNOWN_JAXLIB:
         return None
@@ -81,7 +83,9 @@ def conv(x: jax.Array, kernel: jax.Array, bias: jax.Array, padding: Padding) -> 
     Returns:
         `[B, H + top + bottom − h + 1, W + left + right − w + 1, C_out]`.
     """
-    if usable() and x.dtype == kernel.dtype == bias.dtype == jnp.float32:
+    # More zeros than the kernel spans would be negative padding in the input's gradient.
+    seen = all(0 <= n < size for around, size in zip(padding, kernel.shape) for n in around)
+    if seen and usable() and x.dtype == kernel.dtype == bias.dtype == jnp.float32:
         return _onednn_conv(x, kernel, bias, padding)
     return _xla(x, kernel, padding) + bias
 
@@ -119,10 +123,9 @@ def _backward(padding, saved, gradient):
 
 
 def _kernel_gradient(x: jax.Array, gradient: jax.Array, size: tuple[int, int], padding: Padding):
-    from wbc_jax.models import kernel_gradient  # here, as prediction does without llvmlite
-
-    if kernel_gradient.usable(x, gradient, size) and _has_kernel_gradient():
-        return kernel_gradient.kernel_gradient(x, gradient, size, padding)
+    ours = _own_kernel_gradient()
+    if ours is not None and ours.usable(x, gradient, size):
+        return ours.kernel_gradient(x, gradient, size, padding)
     return _xla_kernel_gradient(x, gradient, size, padding)
 
 
@@ -218,19 +221,27 @@ def _has_onednn() -> bool:
 
 
 @functools.cache
-def _has_kernel_gradient() -> bool:
-    """Whether the code of `kernel_gradient` can be made and run here, and is right."""
-    from wbc_jax.models import kernel_gradient
-
+def _own_kernel_gradient() -> types.ModuleType | None:
+    """`wbc_jax.models.kernel_gradient`, if its code can be made and run here, and is right."""
     rng = np.random.default_rng(0)
-    x, gradient = (rng.normal(size=(2, 5, 6, n)).astype(np.float32) for n in (3, 4))
-    padding = (1, 1), (1, 1)
+    size, padding = (2, 3), ((0, 1), (1, 1))
     try:
-        with jax.ensure_compile_time_eval():
-            ours, theirs = (
-                jax.jit(lambda x, g, way=way: way(x, g, (3, 3), padding))(x, gradient)
-                for way in (kernel_gradient.kernel_gradient, _xla_kernel_gradient)
-            )
-    except (jax.errors.JaxRuntimeError, RuntimeError, OSError):  # LLVM knows no such processor
-        return False
-    return bool(np.allclose(ours, theirs, rtol=1e-4, atol=1e-4))
+        # Here, as prediction does without llvmlite.
+        from wbc_jax.models import kernel_gradient
+
+        for shape, features in (((2, 5, 6, 3), 4), ((2, 40, 30, 8), 16)):
+            shapes = shape, (*shape[:3], features)
+            x, gradient = (rng.normal(size=shape).astype(np.float32) for shape in shapes)
+            if not kernel_gradient.usable(x, gradient, size):
+                return None
+            found = []
+            for way in (kernel_gradient.kernel_gradient, _xla_kernel_gradient):
+                call = jax.jit(functools.partial(way, size=size, padding=padding))
+                with jax.ensure_compile_time_eval():
+                    found.append(np.asarray(call(x, gradient)))
+            if not np.allclose(*found, rtol=1e-3, atol=1e-3):
+                raise ArithmeticError(f"wrong from {shapes[0]} and {shapes[1]}")
+    except Exception as error:  # whatever llvmlite, LLVM and jaxlib have for it
+        logging.warning("Kernels' gradients are left to XLA, which is slower: %r", error)
+        return None
+    return kernel_gradient

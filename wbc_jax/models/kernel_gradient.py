@@ -6,6 +6,8 @@ processor at hand, and JAX calls it through its foreign function interface: no c
 Each of its innermost loops keeps a block of the gradient in registers while it goes along rows of
 pixels: per pixel one vector of the output's gradient is read, and each of a few input channels is
 multiplied by as many of the last vectors as the kernel has columns.
+
+The sums are parted among the threads, so their last digits depend on how many there are.
 """
 
 import contextlib
@@ -15,6 +17,7 @@ import itertools
 import os
 import pathlib
 import re
+import threading
 from collections.abc import Iterator
 
 import jax
@@ -32,7 +35,9 @@ _FLOAT, _POINTER, _NOTHING = ir.FloatType(), ir.PointerType(), ir.VoidType()
 _SIZES = ("batch", "height", "width", "inputs", "out_height", "out_width", "outputs")
 _FIELDS = ("x", "g", "out", *_SIZES, "rows", "columns", "top", "left", "shares", "by_rows")
 _HOLDERS, _DONE, _SLOTS = (len(_FIELDS) + i for i in range(3))
-_keep_alive: list = []
+_VERSION = 1  # of the four numbers that the code is given beside the arrays
+_engines: dict[str, llvm.ExecutionEngine] = {}
+_making = threading.Lock()
 
 
 def usable(x: jax.Array, gradient: jax.Array, size: tuple[int, int]) -> bool:
@@ -42,7 +47,8 @@ def usable(x: jax.Array, gradient: jax.Array, size: tuple[int, int]) -> bool:
     whole vectors.
     """
     worth = tuple(size) != (1, 1) and x.size > 0 and gradient.size > 0
-    return worth and _vector(gradient.shape[-1]) is not None and _interface() is not None
+    right = x.dtype == gradient.dtype == jnp.float32
+    return worth and right and _vector(gradient.shape[-1]) is not None and _interface() is not None
 
 
 def kernel_gradient(
@@ -60,7 +66,8 @@ def kernel_gradient(
         padding: zeros before and after: ((top, bottom), (left, right)).
 
     Returns:
-        `[h, w, C_in, C_out]`.
+        `[h, w, C_in, C_out]`. An infinity or NaN at the left or right edge of `x` may reach entries
+        that XLA's gradient keeps free of it.
     """
     inputs, outputs = x.shape[-1], gradient.shape[-1]
     vector, groups = _vector(outputs), _column_groups(size[1])
@@ -76,7 +83,7 @@ def kernel_gradient(
     shares = min(threads, rows if by_rows else items)
     settings = np.array([padding[0][0], padding[1][0], shares, by_rows], np.int64)
     parts = jax.ffi.ffi_call(
-        _register(size[1], block, vector),
+        _target(size[1], block, vector),
         jax.ShapeDtypeStruct((shares if by_rows else 1, *shape), jnp.float32),
         vmap_method="sequential",
     )(x, gradient, settings.view(np.int32))
@@ -108,7 +115,12 @@ def _registers() -> int:
 
 
 def _vector(outputs: int) -> int | None:
-    """Floats to a vector: the most that this processor has and that divide the channels."""
+    """Floats to a vector: the most that this processor has and that divide the channels.
+
+    None without instructions that multiply and add at once.
+    """
+    if not {"fma", "avx512f", "neon"} & _features():
+        return None
     widest = 16 if "avx512f" in _features() else 8 if "avx2" in _features() else 4
     return next((n for n in (16, 8, 4) if n <= widest and outputs % n == 0), None)
 
@@ -123,41 +135,55 @@ def _interface() -> tuple[tuple[int, int], dict[str, int]] | None:
     header = pathlib.Path(jax.ffi.include_dir()) / "xla" / "ffi" / "api" / "c_api.h"
     if ctypes.sizeof(ctypes.c_void_p) != 8 or not header.exists():
         return None
-    text = header.read_text()
+    text = header.read_text(encoding="utf-8")
     version = re.findall(r"#define XLA_FFI_API_M(?:AJOR|INOR) (\d+)", text)
     functions = re.findall(r"^  _XLA_FFI_API_STRUCT_FIELD\(XLA_FFI_(\w+)\)", text, re.MULTILINE)
     places = {name: 48 + 8 * i for i, name in enumerate(functions)}
-    if len(version) != 2 or version[0] != "0" or "ThreadPool_Schedule" not in places:
+    needed = {"ThreadPool_Schedule", "Error_Destroy"}
+    if len(version) != 2 or version[0] != "0" or not needed <= set(places):
         return None
     return (int(version[0]), int(version[1])), places
 
 
-@functools.cache
-def _register(columns: int, block: int, vector: int) -> str:
+def _target(columns: int, block: int, vector: int) -> str:
     """Makes the code for kernels of so many columns, and returns the name JAX calls it by.
 
     Args:
         columns: of the kernel.
         block: input channels that an innermost loop takes.
         vector: output channels that it takes.
+
+    Raises:
+        OSError: the system allows no code to be made.
+        RuntimeError: LLVM cannot make it for this processor.
     """
-    name = f"wbc_jax_kernel_gradient_{columns}_{block}_{vector}"
-    _features()
-    module = llvm.parse_assembly(str(_Code(name, _column_groups(columns), block, vector).module))
+    name = f"wbc_jax_kernel_gradient_{_VERSION}_{columns}_{block}_{vector}"
+    with _making:
+        if name not in _engines:
+            engine = _make(name, columns, block, vector)
+            handler = ctypes.CFUNCTYPE(ctypes.c_void_p)(engine.get_function_address(name))
+            jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(handler), platform="cpu")
+            _engines[name] = engine  # the code lives as long as it
+    return name
+
+
+def _make(name: str, columns: int, block: int, vector: int) -> llvm.ExecutionEngine:
+    _features()  # readies LLVM
+    llvm.check_jit_execution()  # LLVM itself would end the process
     machine = llvm.Target.from_default_triple().create_target_machine(
         cpu=llvm.get_host_cpu_name(),
         features=llvm.get_host_cpu_features().flatten(),
         opt=3,
         jit=True,
     )
+    code = _Code(name, _column_groups(columns), block, vector).module
+    code.triple, code.data_layout = machine.triple, str(machine.target_data)
+    module = llvm.parse_assembly(str(code))
     passes = llvm.create_pass_builder(machine, llvm.create_pipeline_tuning_options(speed_level=2))
     passes.getModulePassManager().run(module, passes)
     engine = llvm.create_mcjit_compiler(module, machine)
     engine.finalize_object()
-    _keep_alive.append(engine)
-    handler = ctypes.CFUNCTYPE(ctypes.c_void_p)(engine.get_function_address(name))
-    jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(handler), platform="cpu")
-    return name
+    return engine
 
 
 class _Builder(ir.IRBuilder):
@@ -206,7 +232,7 @@ def _n(value: int) -> ir.Constant:
 
 
 class _Code:
-    """The code of one `_register`, in `module`: a handler of that name, and what it calls."""
+    """The code of one `_target`, in `module`: a handler of that name, and what it calls."""
 
     def __init__(self, name: str, groups: list[tuple[int, int]], block: int, vector: int):
         self.module, self.name = ir.Module(name), name
@@ -328,7 +354,8 @@ class _Code:
         )
         size = b.product(v["rows"], v["columns"], v["inputs"], v["outputs"])
         out = b.at(v["out"], b.select(by_rows, b.mul(size, index), _n(0)), _FLOAT)
-        # A large gradient is gone over less often: each time it is read and written.
+        # A large gradient is gone over less often, as each time it is read and written: a tile has
+        # at least a quarter of its bytes.
         wanted = b.select(b.icmp_unsigned(">", size, _n(_TILE)), size, _n(_TILE))
         line_floats = b.add(b.mul(v["width"], v["inputs"]), b.mul(v["out_width"], v["outputs"]))
         lines = b.add(b.udiv(wanted, b.mul(line_floats, _n(4))), _n(1))
