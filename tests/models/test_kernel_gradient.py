@@ -12,7 +12,7 @@ import pytest
 
 pytest.importorskip("llvmlite", reason="installed on x86-64 Linux only")
 
-from wbc_jax.models import kernel_gradient  # noqa: E402
+from wbc_jax.models import kernel_gradient
 
 pytestmark = pytest.mark.skipif(
     jax.default_backend() != "cpu" or kernel_gradient._interface() is None,
