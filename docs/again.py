@@ -16,10 +16,15 @@ from make_cards import MASK_KEYS, TYPE_KEYS
 
 def main(first_file: str, again_file: str) -> int:
     """Prints the table; returns the exit status."""
-    first, again = (json.loads(pathlib.Path(f).read_text()) for f in (first_file, again_file))
+    try:
+        first, again = (json.loads(pathlib.Path(f).read_text()) for f in (first_file, again_file))
+    except (OSError, ValueError) as error:
+        sys.exit(f"error: {error}; name two files of docs/record.py.")
     for what in ("task", "model", "eval_size", "flips"):
         if what in first and first[what] != again[what]:
             sys.exit(f"error: {what} differs: {first[what]!r} and {again[what]!r}.")
+    if missing := set(first["results"]) - set(again["results"]):
+        sys.exit(f"error: {again_file} has no scores of {', '.join(sorted(missing))}.")
     keys = MASK_KEYS if first["task"] == "segmentation" else TYPE_KEYS
     print(f"best step {first['step']}, again {again['step']}")
     outside = 0

@@ -8,15 +8,12 @@ over union above 0.5; beside that share stands the mean of the best intersection
 """
 
 import argparse
-import dataclasses
 
 import numpy as np
+import validate
 
 from wbc_jax import detect, vocabulary
-from wbc_jax.configs import release_segmenter
 from wbc_jax.data import pipeline
-
-SIDE = 256
 
 
 def best_overlap(image: np.ndarray, truth: np.ndarray) -> float:
@@ -34,12 +31,7 @@ def main() -> None:
     parser.add_argument("--manual_dir", default="../shared/data")
     parser.add_argument("--cells", type=int, default=60)
     options = parser.parse_args()
-    data = release_segmenter.get_config().data
-    names = tuple(name for name in data.datasets if name != "wbc_synthetic")
-    data = dataclasses.replace(
-        data, manual_dir=options.manual_dir, datasets=names, mixture="natural", weights=()
-    )
-    train = pipeline.load_splits(data, SIDE)["train"]
+    names, train = validate.real_cells(options.manual_dir, "train")
     datasets, rng = np.array(train.datasets), np.random.default_rng(0)
     for name in names:
         overlaps = []

@@ -21,6 +21,16 @@ from wbc_jax.data import crops, isolation, pipeline
 SIDE, BATCH, CLASSES = 256, 16, 3
 
 
+def real_cells(manual_dir: str, split: str) -> tuple[tuple[str, ...], pipeline.Examples]:
+    """Returns the sources of configs/release_segmenter.py that are not drawn, and their split."""
+    data = release_segmenter.get_config().data
+    names = tuple(name for name in data.datasets if name != "wbc_synthetic")
+    data = dataclasses.replace(
+        data, manual_dir=manual_dir, datasets=names, mixture="natural", weights=()
+    )
+    return names, pipeline.load_splits(data, SIDE)[split]
+
+
 def logits(model: inference.Model, images: list[np.ndarray]) -> np.ndarray:
     """Returns float32 `[N, 256, 256, 3]`; batches are filled up, so that one shape is compiled."""
     found = []
@@ -61,12 +71,7 @@ def main() -> None:
     parser.add_argument("--split", default="validation", choices=("train", "validation"))
     parser.add_argument("--zoom", type=float, default=0.0)
     options = parser.parse_args()
-    data = release_segmenter.get_config().data
-    names = tuple(name for name in data.datasets if name != "wbc_synthetic")
-    data = dataclasses.replace(
-        data, manual_dir=options.manual_dir, datasets=names, mixture="natural", weights=()
-    )
-    found = pipeline.load_splits(data, SIDE)[options.split]
+    names, found = real_cells(options.manual_dir, options.split)
     images = [source.image(i) for source, i in found.entries]
     truth = np.stack([found[i]["mask"] for i in range(len(found))])
     datasets = np.array(found.datasets)
