@@ -48,7 +48,7 @@ setuptools.setup(
         "absl-py>=2.1",
         "etils[epath]>=1.12",
         "numpy>=2.0",
-        # What training on a CPU makes faster code with; wbc_jax/models/fast.py says where.
+        # What training on a CPU makes faster code with; wbc_jax/cpu/convolution.py says where.
         "llvmlite>=0.46; sys_platform == 'linux' and platform_machine == 'x86_64'",
         "scipy>=1.13",
         "scikit-image>=0.24",

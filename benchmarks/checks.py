@@ -11,7 +11,7 @@ import sidebyside
 import torch
 from flax import nnx
 
-from wbc_jax import losses, steps
+from wbc_jax.training import losses, steps
 
 
 def difference(case: sidebyside.Case) -> float:

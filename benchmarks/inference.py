@@ -10,8 +10,8 @@ equal weights.
 import checks
 import sidebyside
 
-from wbc_jax import memory
+from wbc_jax.cpu import huge_pages
 
 if __name__ == "__main__":
-    memory.restart_with_huge_pages()
+    huge_pages.restart_with_huge_pages()
     sidebyside.main(__doc__.splitlines()[0], "predict", checks.predicted)

@@ -36,9 +36,12 @@ import numpy as np
 import torch
 from PIL import Image
 
-from wbc_jax import config as config_lib
-from wbc_jax import models, sharding, steps, vocabulary
+from wbc_jax import config_checks, models
+from wbc_jax.config import Augment, Config, Data, Loss, Model, Train
 from wbc_jax.data import pipeline, sources
+from wbc_jax.labels import CELL_TYPES
+from wbc_jax.parallel import sharding
+from wbc_jax.training import steps
 
 cv2.setNumThreads(0)  # as many threads as workers, for all
 
@@ -125,21 +128,21 @@ def second_epoch(examples: pipeline.Examples, options: argparse.Namespace) -> fl
 def waiting_share(
     examples: pipeline.Examples, batch_size: int, count: int, threads: int
 ) -> tuple[float, float]:
-    """Trains paper B's classifier as `wbc_jax.train` does.
+    """Trains paper B's classifier as `wbc_jax.training.loop` does.
 
     Returns:
         The share of the time that `next(batches)` takes, and seconds a step, over `count` steps
         after the first two, which compile and fill the queue.
     """
-    config = config_lib.Config(
+    config = Config(
         task="classification",
-        data=config_lib.Data(image_size=examples.image_size, threads=threads),
-        augment=config_lib.Augment(preset="paper_b"),
-        model=config_lib.Model(name="classifier", features=16, blocks=7),
-        loss=config_lib.Loss(cross_entropy=1.0, dice=0.0),
-        train=config_lib.Train(batch_size=batch_size, steps=count + 2),
+        data=Data(image_size=examples.image_size, threads=threads),
+        augment=Augment(preset="paper_b"),
+        model=Model(name="classifier", features=16, blocks=7),
+        loss=Loss(cross_entropy=1.0, dice=0.0),
+        train=Train(batch_size=batch_size, steps=count + 2),
     )
-    config = config_lib.validate(config)
+    config = config_checks.validate(config)
     mesh = sharding.make_mesh(batch_size)
     network, weights = steps.split_network(
         models.build(config.model, image_size=config.data.image_size)
@@ -181,7 +184,7 @@ def main() -> None:
     options = parser.parse_args()
     files = [
         (str(file), label)
-        for label, kind in enumerate(vocabulary.CELL_TYPES)
+        for label, kind in enumerate(CELL_TYPES)
         for file in sorted(pathlib.Path(options.manual_dir).rglob(f"{kind}/*.jpg"))
     ]
     chosen = np.random.default_rng(0).permutation(len(files))[: options.images]
@@ -189,7 +192,7 @@ def main() -> None:
     # Before this process has any threads of its own, as they fork.
     peers = {f"DataLoader, {kind}": loader(files, kind, options) for kind in ("Pillow", "OpenCV")}
     with tempfile.TemporaryDirectory() as temporary:
-        data = config_lib.Data(
+        data = Data(
             datasets=("pbc",),
             data_dir=options.data_dir or temporary,
             manual_dir=options.manual_dir,

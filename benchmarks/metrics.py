@@ -34,8 +34,9 @@ from monai import metrics as monai
 from scipy import ndimage
 from torchmetrics.functional import classification as torchmetrics
 
-from wbc_jax import files, metrics
+from wbc_jax import metrics
 from wbc_jax.metrics import boundary
+from wbc_jax.utils import atomic
 
 CLASSES = 3
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -279,7 +280,7 @@ def main() -> None:
     }
     print(json.dumps(result))
     if arguments.out:
-        files.write_json(arguments.out, result)
+        atomic.write_json(arguments.out, result)
 
 
 if __name__ == "__main__":

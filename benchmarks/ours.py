@@ -8,24 +8,27 @@ import numpy as np
 import sidebyside
 from flax import nnx
 
-from wbc_jax import config as config_lib
-from wbc_jax import models, sharding, steps
-from wbc_jax.models import describe, fast
+from wbc_jax import models
+from wbc_jax.config import Augment, Config, Loss, Model
+from wbc_jax.cpu import convolution
+from wbc_jax.models import describe
+from wbc_jax.parallel import sharding
+from wbc_jax.training import steps
 
 
-def _config(case: sidebyside.Case, dtype: str) -> config_lib.Config:
-    config = config_lib.Config()
+def _config(case: sidebyside.Case, dtype: str) -> Config:
+    config = Config()
     config.task = case.task
     features = case.features or 16  # the encoder-decoder's widths are fixed
-    config.model = config_lib.Model(name=case.network, features=features, dtype=dtype)
-    config.augment = config_lib.Augment(flip=False, quarter_turns=False)
+    config.model = Model(name=case.network, features=features, dtype=dtype)
+    config.augment = Augment(flip=False, quarter_turns=False)
     if case.task == "classification":
-        config.loss = config_lib.Loss(cross_entropy=1.0, dice=0.0)
+        config.loss = Loss(cross_entropy=1.0, dice=0.0)
     config.train.steps = 1000
     return config
 
 
-def build(case: sidebyside.Case, dtype: str = "") -> tuple[config_lib.Config, nnx.Module]:
+def build(case: sidebyside.Case, dtype: str = "") -> tuple[Config, nnx.Module]:
     """Returns the config and the network; by default bfloat16 on a GPU, float32 on CPU."""
     default = "bfloat16" if jax.default_backend() == "gpu" else "float32"
     config = _config(case, dtype or default)
@@ -66,7 +69,9 @@ def make(case: sidebyside.Case, mode: str) -> sidebyside.Side:
     network, weights = steps.split_network(model)
     arrays = batch(case)
     if mode == "predict":
-        predict = jax.jit(steps.make_logits(network), compiler_options=fast.compiler_options())
+        predict = jax.jit(
+            steps.make_logits(network), compiler_options=convolution.compiler_options()
+        )
         images = jnp.asarray(arrays["image"])
         return sidebyside.Side(lambda: predict(weights, images).block_until_ready(), _peak, flops)
     mesh = sharding.make_mesh(case.batch)

@@ -29,7 +29,7 @@ _COLD = """
 import json, sys, time
 start = time.perf_counter()
 import wbc_jax
-from wbc_jax import fields
+from wbc_jax.fields import analyze as fields
 image = wbc_jax.read_image(sys.argv[1])
 imported = time.perf_counter()
 models = fields.load_models(sys.argv[2:])
@@ -72,17 +72,20 @@ def whole_path(paths: list[str], models: list[str], rounds: int) -> list[dict[st
     `whole` is the sum without `find_by_one_thread`, `processor` the time of all processors, all
     included.
     """
-    from wbc_jax import detect, fields, inference, predict, results
+    from wbc_jax import cli, predict
+    from wbc_jax.data.images import read_image
+    from wbc_jax.fields import analyze as fields
+    from wbc_jax.fields import finder, results
 
     loaded = fields.load_models(models)
     found = []
     for _ in range(rounds + 1):  # the first compiles
         with tempfile.TemporaryDirectory() as folder:
             marks, busy = [time.perf_counter()], time.process_time()
-            images = [inference.read_image(path) for path in paths]
+            images = [read_image(path) for path in paths]
             marks.append(time.perf_counter())
             for image in images:
-                detect.find(image)
+                finder.find(image)
             marks.append(time.perf_counter())
             analysed = [
                 field
@@ -91,7 +94,7 @@ def whole_path(paths: list[str], models: list[str], rounds: int) -> list[dict[st
             ]
             marks.append(time.perf_counter())
             written = results.Results(pathlib.Path(folder))
-            written.add(list(zip(paths, predict.output_names(paths), images)), analysed)
+            written.add(list(zip(paths, cli.output_names(paths), images)), analysed)
             written.close(loaded)
             marks.append(time.perf_counter())
         read, find, analyse, write = (b - a for a, b in itertools.pairwise(marks))
@@ -119,9 +122,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--out", help="JSON file for all figures")
     options = parser.parse_args()
-    from wbc_jax import files, predict
+    from wbc_jax import cli
+    from wbc_jax.utils import atomic
 
-    paths = predict.find_images([options.fields])[: options.images]
+    paths = cli.find_images([options.fields])[: options.images]
     cold = {"no cache": [], "warm cache": []}
     with tempfile.TemporaryDirectory() as cache:
         cold_start(paths[0], options.model, cache)  # fills it
@@ -144,7 +148,7 @@ def main() -> None:
     print(f"median, {len(paths)} images, {path['cells']:.0f} cells: {_line(path)}")
     print(f"{speed:.2f} images/s, {path['cells'] / path['whole']:.2f} cells/s", flush=True)
     if options.out:
-        files.write_json(
+        atomic.write_json(
             options.out,
             {
                 "models": options.model,

@@ -22,8 +22,8 @@ import jax.numpy as jnp
 import ours
 import sidebyside
 
-from wbc_jax import files, memory
-from wbc_jax.models import fast
+from wbc_jax.cpu import convolution, huge_pages
+from wbc_jax.utils import atomic
 
 KINDS = (
     ("oneDNN", ("onednn",)),
@@ -56,14 +56,14 @@ def seconds(run: Callable[[], object], count: int) -> float:
 
 def without_kernel_gradients(case: sidebyside.Case, count: int) -> float:
     """Returns the seconds of a step in which the kernels' gradients are zero."""
-    real = fast._kernel_gradient
-    fast._kernel_gradient = lambda x, gradient, size, padding: jnp.zeros(
+    real = convolution._weight_gradient
+    convolution._weight_gradient = lambda x, gradient, size, padding: jnp.zeros(
         (*size, x.shape[-1], gradient.shape[-1]), x.dtype
     )
     try:
         return seconds(ours.make(case, "train").run, count)
     finally:
-        fast._kernel_gradient = real
+        convolution._weight_gradient = real
 
 
 def shares(run: Callable[[], object], count: int) -> dict[str, float]:
@@ -89,8 +89,10 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--out", help="JSON file for the figures")
     options = parser.parse_args()
-    if not fast.usable():
-        parser.error("convolutions are XLA's own here (wbc_jax/models/fast.py): nothing to compare")
+    if not convolution.usable():
+        parser.error(
+            "convolutions are XLA's own here (wbc_jax/cpu/convolution.py): nothing to compare"
+        )
     kinds = [kind for kind, _ in KINDS]
     print(f"{'':26}{'step':>9}{'kernels':>9}" + "".join(f"{kind:>10}" for kind in kinds))
     result = {}
@@ -105,9 +107,9 @@ def main() -> None:
         line = "".join(f"{spent[kind]:>10.0%}" for kind in kinds)
         print(f"{case!s:26}{step * 1e3:>7.0f}ms{kernels / step:>9.0%}{line}", flush=True)
     if options.out:
-        files.write_json(options.out, {"hardware": sidebyside.hardware(), "cases": result})
+        atomic.write_json(options.out, {"hardware": sidebyside.hardware(), "cases": result})
 
 
 if __name__ == "__main__":
-    memory.restart_with_huge_pages()
+    huge_pages.restart_with_huge_pages()
     main()

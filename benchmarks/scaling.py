@@ -285,9 +285,9 @@ def main() -> None:
                 flush=True,
             )
     if options.out:
-        from wbc_jax import files
+        from wbc_jax.utils import atomic
 
-        files.write_json(
+        atomic.write_json(
             options.out,
             {
                 "hardware": sidebyside.hardware() if options.measure else None,

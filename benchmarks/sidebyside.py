@@ -210,7 +210,7 @@ def main(description: str, mode: str, check: Callable[[Case], float]) -> None:
     import ours  # both import this module
     import peers
 
-    from wbc_jax import files
+    from wbc_jax.utils import atomic
 
     options = arguments(description)
     cases = [c for c in (QUICK if options.quick else CASES) if options.only in str(c)]
@@ -239,7 +239,7 @@ def main(description: str, mode: str, check: Callable[[Case], float]) -> None:
     result = {"mode": mode, "rounds": options.rounds, "hardware": about, "rows": rows}
     print(json.dumps(result))
     if options.out:
-        files.write_json(options.out, result)
+        atomic.write_json(options.out, result)
 
 
 def _utilisation(last: dict[str, Any]) -> list[str]:

@@ -20,8 +20,9 @@ import sidebyside
 from flax import nnx
 from jax import lax
 
-from wbc_jax import files, memory
-from wbc_jax.models import fast, layers
+from wbc_jax.cpu import convolution, huge_pages
+from wbc_jax.models import layers
+from wbc_jax.utils import atomic
 
 SAME = ((1, 1), (1, 1))
 CONVOLUTIONS = [  # image [B, H, W, C_in], C_out: from the U-Net with 16 filters at 16 x 128 x 128
@@ -70,7 +71,7 @@ def _shifted(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 def _ours(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    return fast.conv(x, kernel, jnp.zeros(kernel.shape[-1]), SAME)
+    return convolution.conv(x, kernel, jnp.zeros(kernel.shape[-1]), SAME)
 
 
 def _kernel_gradient_products(x: jax.Array, gradient: jax.Array) -> jax.Array:
@@ -82,7 +83,7 @@ def _kernel_gradient_products(x: jax.Array, gradient: jax.Array) -> jax.Array:
 
 def _kernel_gradient_convolution(x: jax.Array, gradient: jax.Array) -> jax.Array:
     """The kernel's gradient by XLA's convolution whose channels are the images."""
-    return fast._xla_kernel_gradient(x, gradient, (3, 3), SAME)
+    return convolution._xla_weight_gradient(x, gradient, (3, 3), SAME)
 
 
 def _kernel_gradient(way: Way, x: jax.Array, gradient: jax.Array) -> jax.Array:
@@ -191,7 +192,9 @@ def measure(ways: dict[str, Way], arguments: tuple, rounds: int) -> dict[str, fl
     placed = [jnp.asarray(a) for a in arguments]
     # The convolutions of XLA are timed as XLA does them by default, without our options.
     compiled = {
-        name: jax.jit(way, compiler_options=fast.compiler_options() if "our" in name else None)
+        name: jax.jit(
+            way, compiler_options=convolution.compiler_options() if "our" in name else None
+        )
         for name, way in ways.items()
     }
     results = {name: jax.tree.leaves(call(*placed)) for name, call in compiled.items()}
@@ -225,9 +228,9 @@ def main() -> None:
         rows.append({"layer": name, "seconds": {k: round(v, 6) for k, v in seconds.items()}})
         print(name, *(f"  {way:32}{1e3 * s:9.2f} ms" for way, s in seconds.items()), sep="\n")
     if options.out:
-        files.write_json(options.out, {"hardware": sidebyside.hardware(), "rows": rows})
+        atomic.write_json(options.out, {"hardware": sidebyside.hardware(), "rows": rows})
 
 
 if __name__ == "__main__":
-    memory.restart_with_huge_pages()
+    huge_pages.restart_with_huge_pages()
     main()

@@ -2,15 +2,15 @@
 
 python -m wbc_jax.main --config=configs/encoder_decoder.py
 
-428 s on two CPU cores that other work shared; mean IoU 0.916.
+Takes 428 s on two CPU cores shared with other work; reaches a mean IoU of 0.916.
 """
 
-from wbc_jax import config as config_lib
+from wbc_jax.config import Config, Model
 from wbc_jax.configs import unet
 
 
-def get_config() -> config_lib.Config:
+def get_config() -> Config:
     config = unet.get_config()
-    config.model = config_lib.Model(name="encoder_decoder", norm="batch")
+    config.model = Model(name="encoder_decoder", norm="batch")
     config.train.steps = 500
     return config

@@ -3,15 +3,15 @@
 python -m wbc_jax.main --config=configs/release_classifier.py \\
   --config.data.manual_dir=../shared/data
 
-The shipped segmenter goes first. What the classifier sees is the cell alone, in white light, at one
-size (`wbc_jax/data/isolation.py`); a residual network with group normalisation types it.
+The shipped segmenter first cuts each image to its cell, in white light and at one size
+(`wbc_jax/data/isolation.py`). A residual network with group normalization then predicts the type.
 """
 
-from wbc_jax import config as config_lib
+from wbc_jax.config import Augment, Config, Loss, Model, Optimizer
 
 
-def get_config() -> config_lib.Config:
-    config = config_lib.Config(task="classification")
+def get_config() -> Config:
+    config = Config(task="classification")
     config.data.datasets = (
         "pbc",
         "kaggle_blood_cells/original",
@@ -25,8 +25,8 @@ def get_config() -> config_lib.Config:
     config.data.mixture = "custom"
     config.data.weights = (0.4, 0.1, 0.2, 0.12, 0.08, 0.1)
     config.data.class_mixture = "balanced"
-    config.model = config_lib.Model(name="resnet", features=32, depth=3, norm="group", patch=2)
-    config.augment = config_lib.Augment(
+    config.model = Model(name="resnet", features=32, depth=3, norm="group", patch=2)
+    config.augment = Augment(
         rotation_degrees=45,
         zoom=0.2,
         translation_px=4,
@@ -37,8 +37,8 @@ def get_config() -> config_lib.Config:
         blur=1.0,
         noise=0.02,
     )
-    config.loss = config_lib.Loss(cross_entropy=1.0, dice=0.0, label_smoothing=0.05)
-    config.optimizer = config_lib.Optimizer(learning_rate=2e-3, warmup_steps=100, ema_decay=0.995)
+    config.loss = Loss(cross_entropy=1.0, dice=0.0, label_smoothing=0.05)
+    config.optimizer = Optimizer(learning_rate=2e-3, warmup_steps=100, ema_decay=0.995)
     config.train.batch_size = 32
     config.train.steps = 2000
     config.train.evaluate_every = 200

@@ -4,19 +4,19 @@ python -m wbc_jax.main --config=configs/release_segmenter_broad.py \\
   --config.data.manual_dir=../shared/data
 python -m wbc_jax.main --config=configs/release_segmenter.py --config.data.manual_dir=../shared/data
 
-The first sees colours, scales and blur far beyond what one scanner does, and many drawn cells; the
-second goes on from its best checkpoint with milder ones, mostly on real cells.
+The first training varies color, scale and blur far beyond a single scanner and uses many synthetic
+cells. The second continues from its best checkpoint with milder augmentation, mostly on real cells.
 """
 
-from wbc_jax import config as config_lib
+from wbc_jax.config import Augment, Config
 from wbc_jax.configs import release_segmenter_broad
 
 
-def get_config() -> config_lib.Config:
+def get_config() -> Config:
     config = release_segmenter_broad.get_config()
     config.train.init_from = "runs/release_segmenter_broad"
     config.data.weights = (0.3, 0.25, 0.35, 0.1)
-    config.augment = config_lib.Augment(
+    config.augment = Augment(
         rotation_degrees=45,
         zoom=0.25,
         translation_px=8,

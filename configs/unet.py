@@ -2,21 +2,21 @@
 
 python -m wbc_jax.main --config=configs/unet.py
 
-173 s on two CPU cores, installation included; mean IoU 0.946.
+Takes 173 s on two CPU cores, installation included; reaches a mean IoU of 0.946.
 """
 
-from wbc_jax import config as config_lib
+from wbc_jax.config import Augment, Config, Model, Optimizer
 
 
-def get_config() -> config_lib.Config:
-    config = config_lib.Config()
+def get_config() -> Config:
+    config = Config()
     config.data.datasets = ("wbc_synthetic",)
     config.data.image_size = 96
-    config.model = config_lib.Model(name="unet", features=8, depth=4, norm="batch")
-    config.augment = config_lib.Augment(
+    config.model = Model(name="unet", features=8, depth=4, norm="batch")
+    config.augment = Augment(
         rotation_degrees=45, zoom=0.2, stain=0.12, channel_gain=0.08, contrast=0.1, brightness=0.05
     )
-    config.optimizer = config_lib.Optimizer(learning_rate=3e-3, warmup_steps=50, ema_decay=0.99)
+    config.optimizer = Optimizer(learning_rate=3e-3, warmup_steps=50, ema_decay=0.99)
     config.train.batch_size = 16
     config.train.steps = 700
     config.train.evaluate_every = 100

@@ -22,9 +22,10 @@ from typing import Any
 import jinja2
 import numpy as np
 
-from wbc_jax import files, vocabulary
 from wbc_jax.evaluate import cell_types
+from wbc_jax.labels import CELL_TYPES
 from wbc_jax.report import tables
+from wbc_jax.utils import atomic
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 SHIPPED = ROOT / "wbc_jax" / "shipped"
@@ -68,7 +69,7 @@ def collect(run: pathlib.Path, name: str) -> None:
         kept["eval_size"] = summary["eval_size"]
     commit = subprocess.check_output(["git", "rev-parse", "--short", "HEAD"], text=True, cwd=ROOT)
     kept |= {"weights": name, "weights_sha256": sha256(name), "commit": commit.strip()}
-    files.write_json(SHIPPED / f"{name}.json", kept)
+    atomic.write_json(SHIPPED / f"{name}.json", kept)
 
 
 def by_label_source(per_image: pathlib.Path) -> dict[str, dict[str, Any]]:
@@ -82,7 +83,7 @@ def by_label_source(per_image: pathlib.Path) -> dict[str, dict[str, Any]]:
         for origin in origins if len(origins) > 1 else ():
             some = [row for row in own if row["label_source"] == origin]
             labels = np.array([int(row["label"]) for row in some])
-            columns = [f"probability_{kind}" for kind in vocabulary.CELL_TYPES]
+            columns = [f"probability_{kind}" for kind in CELL_TYPES]
             probabilities = np.array([[float(row[c]) for c in columns] for row in some])
             found[f"{dataset}, labels {origin or 'as published'}"] = cell_types.summarize(
                 labels, probabilities, 1000
@@ -187,7 +188,7 @@ def main() -> None:
         collect(options.collect, options.name)
     for name in NAMES:
         if (SHIPPED / f"{name}.json").exists():
-            files.write_text(SHIPPED / f"{name}.md", render(name))
+            atomic.write_text(SHIPPED / f"{name}.md", render(name))
             print(SHIPPED / f"{name}.md")
 
 

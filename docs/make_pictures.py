@@ -9,9 +9,10 @@ import sys
 import numpy as np
 
 import wbc_jax
-from wbc_jax import files
-from wbc_jax.data import pipeline, records
+from wbc_jax.data import pipeline
+from wbc_jax.data.images import encode_png
 from wbc_jax.report import figures
+from wbc_jax.utils import atomic
 
 HERE = pathlib.Path(__file__).parent
 TILE_PX = 144
@@ -40,8 +41,8 @@ def main(run: str) -> None:
     tiles += [tile(image, mask) for image, mask in zip(images, truths)]
     tiles += [tile(image, mask) for image, mask in zip(images, found)]
     sheet = figures.contact_sheet(tiles, columns=CELLS)
-    files.write_bytes(HERE / "unet_synthetic.png", records.encode_png(sheet))
-    files.write_bytes(HERE / "example_cell.png", records.encode_png(images[-1]))
+    atomic.write_bytes(HERE / "unet_synthetic.png", encode_png(sheet))
+    atomic.write_bytes(HERE / "example_cell.png", encode_png(images[-1]))
 
 
 if __name__ == "__main__":

@@ -12,14 +12,15 @@ import argparse
 import numpy as np
 import validate
 
-from wbc_jax import detect, vocabulary
 from wbc_jax.data import pipeline
+from wbc_jax.fields import finder
+from wbc_jax.labels import NUCLEUS
 
 
 def best_overlap(image: np.ndarray, truth: np.ndarray) -> float:
     """Returns the largest intersection over union of a found nucleus and the true one."""
     found = [0.0]
-    for cell in detect.find_cells(image):
+    for cell in finder.find_cells(image):
         nucleus = np.zeros(truth.shape, bool)
         nucleus[cell.top : cell.bottom, cell.left : cell.right] = cell.nucleus
         found.append(float((nucleus & truth).sum() / (nucleus | truth).sum()))
@@ -39,7 +40,7 @@ def main() -> None:
             source, index = train.entries[i]
             image = source.image(index)
             mask = pipeline.resize_mask(train[int(i)]["mask"], *image.shape[:2])
-            overlaps.append(best_overlap(image, mask == vocabulary.NUCLEUS))
+            overlaps.append(best_overlap(image, mask == NUCLEUS))
         found = float(np.mean(np.array(overlaps) > 0.5))
         mean = float(np.mean(overlaps))
         print(f"{name:32}{len(overlaps):>4} cells  found {found:.2f}  mean IoU {mean:.3f}")

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 
-from wbc_jax import files
+from wbc_jax.utils import atomic
 
 
 def main(out: str, command: list[str]) -> None:
@@ -35,7 +35,7 @@ def main(out: str, command: list[str]) -> None:
         "config": json.loads((run / "config.json").read_text()),
         **json.loads((run / "report" / "metrics.json").read_text()),
     }
-    files.write_json(pathlib.Path(out), kept)
+    atomic.write_json(pathlib.Path(out), kept)
     print(f"{wall:.0f} s; result in {out}")
 
 

@@ -14,9 +14,10 @@ import dataclasses
 import cv2
 import numpy as np
 
-from wbc_jax import inference, metrics
+from wbc_jax import metrics
 from wbc_jax.configs import release_segmenter
 from wbc_jax.data import crops, isolation, pipeline
+from wbc_jax.inference import model as inference
 
 SIDE, BATCH, CLASSES = 256, 16, 3
 

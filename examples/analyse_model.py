@@ -15,9 +15,11 @@ import numpy as np
 from matplotlib.figure import Figure
 
 import wbc_jax
-from wbc_jax import experiment, files, metrics, vocabulary
+from wbc_jax import experiment, metrics, provenance
 from wbc_jax.data import pipeline
+from wbc_jax.labels import CELL_TYPES
 from wbc_jax.report import figures
+from wbc_jax.utils import atomic
 
 
 def measure(model: wbc_jax.Model, test: pipeline.Examples) -> list[dict]:
@@ -34,7 +36,7 @@ def measure(model: wbc_jax.Model, test: pipeline.Examples) -> list[dict]:
 def by_type(rows: list[dict], column: str) -> dict[str, np.ndarray]:
     """Returns the finite ratios of each cell type that has two or more of them."""
     groups = {}
-    for name in vocabulary.CELL_TYPES:
+    for name in CELL_TYPES:
         values = np.array([row[column] for row in rows if row["type"] == name], np.float64)
         values = values[np.isfinite(values)]
         if len(values) > 1:
@@ -74,9 +76,9 @@ def main(argv: list[str] | None = None) -> None:
     config = dataclasses.replace(model.config, data=data)
     experiment.prepare(config)
     test = pipeline.load_splits(data, config.evaluate.size)["test"]
-    experiment.refuse_seen(given.model, experiment.seen_by(given.model, model), test)
+    provenance.refuse_seen(given.model, provenance.seen_by(given.model, model), test)
     rows = measure(model, test)
-    files.write_csv(given.out / "cells.csv", rows, list(rows[0]))
+    atomic.write_csv(given.out / "cells.csv", rows, list(rows[0]))
     truth, predicted = (by_type(rows, column) for column in ("truth_nc_ratio", "nc_ratio"))
     report("True N/C ratio", truth)
     report("Predicted N/C ratio", predicted)
@@ -87,8 +89,8 @@ def main(argv: list[str] | None = None) -> None:
         axes.boxplot(list(groups.values()), tick_labels=list(groups))
         axes.set(title=title, ylabel="N/C ratio")
         axes.tick_params("x", rotation=30)
-    files.write_bytes(given.out / "by_type.png", figures.png(figure))
-    files.write_bytes(given.out / "scatter.png", figures.png(figures.nc_scatter(rows)))
+    atomic.write_bytes(given.out / "by_type.png", figures.png(figure))
+    atomic.write_bytes(given.out / "scatter.png", figures.png(figures.nc_scatter(rows)))
     print(f"\nWritten: {given.out}")
 
 

@@ -11,8 +11,9 @@ import argparse
 import numpy as np
 from matplotlib.figure import Figure
 
-from wbc_jax import compare, files, metrics
+from wbc_jax import compare, metrics
 from wbc_jax.report import comparison, figures
+from wbc_jax.utils import atomic
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -53,7 +54,7 @@ def main(argv: list[str] | None = None) -> None:
     axes.errorbar(middle, list(found), xerr=np.abs(ends - middle), fmt="o", color="black")
     axes.axvline(0, color="grey", linewidth=1)
     axes.set_xlabel(f"{given.score}, B - A, with 95 % interval")
-    files.write_bytes(given.out, figures.png(figure))
+    atomic.write_bytes(given.out, figures.png(figure))
     print(f"\nWritten: {given.out}")
 
 

@@ -16,13 +16,14 @@ import sys
 from etils import epath
 
 import wbc_jax
-from wbc_jax import checkpoint, compare, experiment, weights
-from wbc_jax import config as config_lib
-from wbc_jax.data import records
+from wbc_jax import compare, config_checks, experiment
+from wbc_jax.config import Config
+from wbc_jax.errors import CheckpointError, ConfigError, DataError
+from wbc_jax.inference import weights
 from wbc_jax.report import comparison
 
 
-def recipe(model: wbc_jax.Model, given: argparse.Namespace) -> config_lib.Config:
+def recipe(model: wbc_jax.Model, given: argparse.Namespace) -> Config:
     """Returns the model's own config, with the user's images and a short, gentle training."""
     total = sum(not path.name.startswith(".") for path in (given.folder / "masks").rglob("*.png"))
     if total < given.images + 5:
@@ -56,7 +57,7 @@ def recipe(model: wbc_jax.Model, given: argparse.Namespace) -> config_lib.Config
         patience=0,
     )
     config.evaluate = dataclasses.replace(config.evaluate, external=())
-    return config_lib.validate(config)
+    return config_checks.validate(config)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -74,7 +75,7 @@ def main(argv: list[str] | None = None) -> None:
         experiment.run(config, after)
         experiment.evaluate_weights(config, before, str(after / weights.INITIAL))
         found = compare.compare(compare.read(before), compare.read(after))
-    except (checkpoint.CheckpointError, config_lib.ConfigError, records.DataError) as error:
+    except (CheckpointError, ConfigError, DataError) as error:
         sys.exit(f"error: {error}")
     print(f"\nBefore (A) and after (B):\n\n{comparison.text(found)}")
 

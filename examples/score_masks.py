@@ -12,8 +12,11 @@ import sys
 
 import numpy as np
 
-from wbc_jax import files, metrics
-from wbc_jax.data import records
+from wbc_jax import metrics
+from wbc_jax.data import building
+from wbc_jax.data.images import describe_values, read_mask_file, unknown_values
+from wbc_jax.errors import DataError
+from wbc_jax.utils import atomic
 
 NAMES = ("background", "cytoplasm", "nucleus")
 
@@ -22,11 +25,9 @@ def read(path, values: dict[int, int]) -> np.ndarray:
     """Returns a mask, uint8 [H, W], in the vocabulary."""
     table = np.full(256, 254, np.uint8)
     table[list(values)] = list(values.values())
-    mask = records.read_mask_file(path)
-    if unknown := records.unknown_values(mask, tuple(values)):
-        raise records.DataError(
-            f"{path}: --values does not say what {records.describe_values(unknown)} means"
-        )
+    mask = read_mask_file(path)
+    if unknown := unknown_values(mask, tuple(values)):
+        raise DataError(f"{path}: --values does not say what {describe_values(unknown)} means")
     return table[mask]
 
 
@@ -40,12 +41,12 @@ def main(argv: list[str] | None = None) -> None:
     values = {int(a): int(b) for a, b in (text.split("=") for text in given.values)}
     rows, confusions, scores, ratios = [], [], [], []
     try:
-        bad = records.bad_files()
-        found = records.pair_files(given.predictions, ".png", given.truths, ".png", bad)
+        bad = building.bad_files()
+        found = building.pair_files(given.predictions, ".png", given.truths, ".png", bad)
         bad.finish("masks")
         for name, truth_path in found[1].items():
             truth, mask = read(truth_path, values), read(found[0][name], values)
-            records.check_same_size(found[0][name], mask, truth.shape)
+            building.check_same_size(found[0][name], mask, truth.shape)
             pair = truth[None], mask[None]
             confusions.append(metrics.confusion_matrix(*pair, len(NAMES)))
             scores.append(metrics.bf_score(*pair, len(NAMES))[0])
@@ -53,7 +54,7 @@ def main(argv: list[str] | None = None) -> None:
             rows.append({"name": name, "mean_iou": float(metrics.mean_iou(confusions[-1]))})
             rows[-1] |= {f"bf_{n}": float(s) for n, s in zip(NAMES, scores[-1])}
             rows[-1] |= {"truth_nc_ratio": float(ratios[-1][0]), "nc_ratio": float(ratios[-1][1])}
-    except (records.DataError, OSError, ValueError) as error:
+    except (DataError, OSError, ValueError) as error:
         sys.exit(f"error: {error}")
     confusions, scores = np.array(confusions), np.array(scores)
 
@@ -81,7 +82,7 @@ def main(argv: list[str] | None = None) -> None:
         f"{100 * low:+.1f} % to {100 * high:+.1f} %, {agreement.images} images"
     )
     if given.out:
-        files.write_csv(given.out, rows, list(rows[0]))
+        atomic.write_csv(given.out, rows, list(rows[0]))
 
 
 if __name__ == "__main__":

@@ -68,10 +68,10 @@ def run(tmp_path_factory, data_dir) -> types.SimpleNamespace:
 @pytest.fixture(scope="session")
 def run_weights(run, tmp_path_factory) -> pathlib.Path:
     """The shared run as a file of weights."""
-    from wbc_jax import export
+    from wbc_jax import provenance
 
     path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
-    export.weights_file(run.workdir, path)
+    provenance.write_weights(run.workdir, path)
     return path
 
 

@@ -101,7 +101,7 @@ def write(folder: pathlib.Path, count: int, first: int = 0) -> list[pathlib.Path
 
 def main(folder: str, count: str) -> None:
     import wbc_jax
-    from wbc_jax.data import records
+    from wbc_jax.errors import DataError
 
     read = wbc_jax.read_image  # imports JAX, which takes seconds
     start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -115,7 +115,7 @@ def main(folder: str, count: str) -> None:
                 image = read(path)
                 good, which = image.dtype == np.uint8 and image.shape[2:] == (3,), "read"
                 why = f"{image.dtype} {image.shape}"
-            except records.DataError as error:
+            except DataError as error:
                 good, which, why = str(path) in str(error), "refused", str(error)
             except BaseException as error:
                 good, which, why = False, "wrong", repr(error)

@@ -11,7 +11,9 @@ import jax
 import numpy as np
 
 import tiny_runs
-from wbc_jax import evaluate, models, sharding, steps
+from wbc_jax import evaluate, models
+from wbc_jax.parallel import sharding
+from wbc_jax.training import steps
 
 STEPS = 4
 

@@ -10,6 +10,7 @@ from scipy import stats
 
 import tiny_runs
 from wbc_jax import compare, metrics
+from wbc_jax.errors import CompareError
 from wbc_jax.report import comparison, figures
 
 MASKS = (
@@ -197,7 +198,7 @@ def test_scores_that_are_missing_or_not_finite(tmp_path):
 
 
 def fails(words, *runs):
-    with pytest.raises(compare.CompareError) as caught:
+    with pytest.raises(CompareError) as caught:
         found = [compare.read(run) for run in runs]
         compare.compare(*found)
     for word in words:

@@ -1,272 +1,66 @@
-"""Bad values die early, with the field's name, what was found and what is allowed."""
+"""Every field has its limit beside it; configs compare and print."""
 
 import dataclasses
-import json
+import math
+import subprocess
+import sys
 
 import pytest
 
 from wbc_jax import config as config_lib
-from wbc_jax import networks
-
-
-def _set(config, name, value):
-    *sections, field = name.split(".")
-    for section in sections:
-        config = getattr(config, section)
-    setattr(config, field, value)
-
-
-INVALID = [
-    *((name, "no such", "'segmentation'" if name == "task" else "") for name in config_lib.CHOICES),
-    *((name, low - 1, f"at least {low:g}") for name, (low, _) in config_lib.RANGES.items()),
-    *(
-        (name, high + 1, f"at most {high:g}")
-        for name, (_, high) in config_lib.RANGES.items()
-        if high != float("inf")
-    ),
-    ("optimizer.learning_rate", 0, "above 0"),
-    ("optimizer.learning_rate", float("nan"), "at least 0"),
-    ("optimizer.learning_rate", float("inf"), "finite"),
-    ("augment.zoom", float("nan"), "at least 0"),
-    ("data.fractions", (0.5, 0.5), "three shares"),
-    ("data.fractions", (0.5, 0.2, 0.2), "sum to 1"),
-    ("data.fractions", (1.2, -0.4, 0.2), "not negative"),
-    ("data.fractions", (0.5, float("nan"), 0.5), "sum to 1"),
-    ("data.fractions", (0.0, 0.5, 0.5), "share of train must be above 0"),
-    ("data.fractions", ("a", "b", "c"), "of type float"),
-    ("data.datasets", (), "name at least one"),
-    ("data.datasets", (" , ",), "name at least one"),
-    ("data.datasets", ("a", "b", "a"), "each once"),
-    ("data.datasets", "wbc_synthetic", "of type tuple"),
-    ("data.datasets", (3,), "of type str"),
-    ("evaluate.external", ("a,a",), "each once"),
-    ("train.steps", "100", "of type int"),
-    ("train.steps", 100.5, "of type int"),
-    ("train.steps", True, "of type int"),
-    ("augment.flip", 1, "of type bool"),
-    ("augment.zoom", None, "of type float"),
-    ("data.data_dir", None, "of type str"),
-    ("model", None, "wbc_jax.config.Model"),
-]
-
-
-@pytest.mark.parametrize("name, value, allowed", INVALID)
-def test_invalid_values(name, value, allowed):
-    config = config_lib.Config()
-    _set(config, name, value)
-    with pytest.raises(config_lib.ConfigError) as caught:
-        config_lib.validate(config)
-    text = str(caught.value)
-    assert text.startswith(f"config.{name}")
-    assert allowed in text
-    if name in config_lib.CHOICES:
-        assert all(repr(choice) in text for choice in config_lib.CHOICES[name])
-    if isinstance(value, str | int | float) or value is None:
-        assert f"config.{name} is {value!r}" in text  # a float field shows 3 as 3.0
-
-
-def message_of(config):
-    with pytest.raises(config_lib.ConfigError) as caught:
-        config_lib.validate(config)
-    return str(caught.value)
-
-
-@pytest.fixture
-def classification(monkeypatch):
-    """A config of the other task that is valid as it stands."""
-    monkeypatch.setitem(config_lib.CHOICES, "task", ("segmentation", "classification"))
-    config = config_lib.Config(
-        task="classification",
-        data=config_lib.Data(image_size=128),
-        model=config_lib.Model(name="classifier"),
-        loss=config_lib.Loss(dice=0.0),
-    )
-    assert config_lib.validate(config) is config
-    return config
-
-
-def test_no_loss_at_all(classification):
-    none = config_lib.Loss(cross_entropy=0.0, dice=0.0)
-    text = message_of(config_lib.Config(loss=none))
-    assert text.startswith("config.loss has no term above 0; set cross_entropy, ")
-    assert text.endswith("binary_focal, dice or generalised_dice.")
-    classification.loss = none
-    assert message_of(classification).endswith(
-        "set cross_entropy, binary_cross_entropy, focal or binary_focal."
-    )
-
-
-@pytest.mark.parametrize("name", ["dice", "generalised_dice"])
-def test_cell_types_have_no_dice(classification, name):
-    setattr(classification.loss, name, 0.5)
-    assert message_of(classification) == (
-        f"config.loss.{name} is 0.5, but it compares masks and config.task is 'classification'; set"
-        " it to 0."
-    )
-
-
-def test_label_smoothing_belongs_to_cross_entropy():
-    config = config_lib.Config()
-    config.loss.label_smoothing, config.loss.cross_entropy = 0.1, 0.0
-    assert message_of(config).startswith("config.loss.label_smoothing is 0.1, but it belongs to")
-
-
-def test_networks_fit_the_task_and_the_images(classification):
-    config = config_lib.Config(model=config_lib.Model(name="classifier"))
-    assert message_of(config) == (
-        "config.model.name is 'classifier', a network for the task 'classification', but"
-        " config.task is 'segmentation'; choose one of unet, segnet, encoder_decoder, or the other"
-        " task."
-    )
-    classification.data.image_size = 127
-    assert "config.model.blocks is 7; a classifier halves" in message_of(classification)
-    assert "choose at most 6 blocks" in message_of(classification)
-    classification.model.name = "unet"
-    assert "config.model.name is 'unet', a network for the task 'segmenta" in message_of(
-        classification
-    )
-
-
-def test_a_network_of_ones_own_can_be_named(monkeypatch):
-    config = config_lib.Config(model=config_lib.Model(name="mine"))
-    assert "'mine'; allowed are 'unet', 'segnet'," in message_of(config)
-    monkeypatch.setitem(networks.NETWORKS, "mine", networks.Entry("somewhere:Mine"))
-    assert config_lib.validate(config) is config
-
-
-@pytest.mark.parametrize("name", config_lib.PRESETS)
-def test_a_preset_sets_every_field(name):
-    config = config_lib.Config(augment=config_lib.Augment(preset=name, zoom=0.0))
-    config_lib.validate(config)
-    first = config_lib.flatten(config.augment)
-    off = config_lib.flatten(config_lib.Augment(preset=name, flip=False, quarter_turns=False))
-    assert {k: v for k, v in first.items() if v != off[k]} == {
-        k: v for k, v in config_lib.PRESETS[name].items() if v != off[k]
-    }
-    # What is stored with a run can be read again.
-    assert config_lib.from_json(config_lib.to_json(config)) == config
-
-
-def test_paper_bs_preset():
-    config = config_lib.Config(augment=config_lib.Augment(preset="paper_b"))
-    assert config_lib.validate(config).augment == config_lib.Augment(
-        preset="paper_b",
-        flip=True,
-        quarter_turns=False,
-        rotation_degrees=20.0,
-        translation_px=3.0,
-        fill="zero",
-    )
-
-
-def test_a_preset_is_not_mixed_with_other_values():
-    config = config_lib.Config(augment=config_lib.Augment(preset="paper_b", zoom=0.3))
-    assert message_of(config) == (
-        "config.augment.zoom is 0.3, but the preset 'paper_b' sets it to 0.0; leave it out, or set"
-        " config.augment.preset to 'custom'."
-    )
-    config.augment = config_lib.Augment(preset="paper_b", rotation_degrees=20)
-    config_lib.validate(config)
-    # Another preset on the command line over a config file that was already validated.
-    config.augment.preset = "none"
-    assert "config.augment.rotation_degrees is 20.0, but the preset 'none'" in message_of(config)
-
-
-@pytest.mark.parametrize(
-    "fields, expected",
-    [
-        ({"fold": 5}, "config.data.fold is 5; the 5 folds are numbered 0 to 4"),
-        (
-            {"protocol": "leave_one_out", "datasets": ("a", "b"), "left_out": "c"},
-            "config.data.left_out is 'c'; leave_one_out needs one of at least two",
-        ),
-        (
-            {"protocol": "leave_one_out", "datasets": ("a",), "left_out": "a"},
-            "config.data.left_out is 'a'; leave_one_out needs one of at least two",
-        ),
-        (
-            {"left_out": "wbc_synthetic"},
-            "'fractions'; set it to 'leave_one_out', or leave left_out",
-        ),
-        (
-            {"protocol": "one_source", "datasets": ("a", "b"), "train_source": "c"},
-            "config.data.train_source is 'c'; one_source needs one of at least two",
-        ),
-        (
-            {"protocol": "one_source", "datasets": ("a",), "train_source": "a"},
-            "config.data.train_source is 'a'; one_source needs one of at least two",
-        ),
-        ({"train_source": "wbc_synthetic"}, "config.data.train_source is 'wbc_synthetic', but"),
-        (
-            {"protocol": "independent", "datasets": ("a", "b"), "independent": ("a", "b")},
-            "config.data.independent is ('a', 'b'); independent needs some, but not all",
-        ),
-        (
-            {"protocol": "independent", "datasets": ("a", "b"), "independent": ("c",)},
-            "config.data.independent is ('c',); independent needs some, but not all",
-        ),
-        (
-            {"protocol": "independent", "datasets": ("a", "b")},
-            "config.data.independent is (); independent needs some",
-        ),
-        ({"independent": ("wbc_synthetic",)}, "set it to 'independent', or leave independent"),
-        (
-            {"protocol": "independent", "datasets": ("a", "b"), "independent": ("b", "b")},
-            "config.data.independent names a data set twice",
-        ),
-        (
-            {"protocol": "paper_a", "fractions": (0.6, 0.2, 0.2)},
-            "the protocol 'paper_a' has (0.7, 0.15, 0.15); set config.data.protocol to 'fractions'",
-        ),
-        ({"weights": (1.0,)}, "config.data.mixture is 'natural'; set it to 'custom'"),
-        ({"mixture": "custom"}, "config.data.weights is (); the mixture 'custom' needs one"),
-        ({"mixture": "custom", "weights": (0.0,)}, "finite number above 0 for each of the 1"),
-        ({"mixture": "custom", "weights": (float("nan"),)}, "config.data.weights is (nan,)"),
-        ({"mixture": "custom", "weights": (1.0, 1.0)}, "for each of the 1 data sets"),
-    ],
+from wbc_jax.config import (
+    Choices,
+    Evaluate,
+    Model,
+    Range,
+    Train,
+    differences,
+    flatten,
+    in_steps,
+    limits,
 )
-def test_data_fields_that_must_fit_each_other(fields, expected):
-    config = config_lib.Config(data=config_lib.Data(**fields))
-    with pytest.raises(config_lib.ConfigError) as caught:
-        config_lib.validate(config)
-    assert expected in str(caught.value)
+from wbc_jax.errors import ConfigError
 
 
-@pytest.mark.parametrize(
-    "fields, expected",
-    [
-        ({"name": "segnet", "dropout": 0.5}, "config.model.dropout is 0.5, but segnet has none"),
-        ({"name": "segnet", "up_relu": True}, "config.model.up_relu is True, but segnet has none"),
-        ({"layout": "vgg16"}, "config.model.layout is 'vgg16', but unet has none; set it to 'mat"),
-        ({"channels": 2}, "config.model.channels is 2; it must be 3 (colour) or 1 (grey)"),
-        ({"name": "segnet", "depth": 7}, "config.model.depth is 7; a SegNet halves the image"),
-        ({"name": "segnet", "layout": "vgg16", "depth": 6}, "config.model.depth is 6"),
-    ],
-)
-def test_model_fields_that_must_fit_each_other(fields, expected):
-    config = config_lib.Config(model=config_lib.Model(**fields))
-    with pytest.raises(config_lib.ConfigError) as caught:
-        config_lib.validate(config)
-    assert expected in str(caught.value)
-
-
-def test_defaults_and_bounds_are_valid():
-    for end in (0, 1):
-        config = config_lib.Config()
-        assert config_lib.validate(config) is config
-        for name, bounds in config_lib.RANGES.items():
-            kind = type(config_lib.flatten(config)[name])
-            if bounds[end] != float("inf") and name != "optimizer.learning_rate":
-                _set(config, name, kind(bounds[end]))
-        config.loss.dice = 1.0
-        config_lib.validate(config)
-
-
-def test_every_number_has_a_range_and_every_range_a_field():
-    flat = config_lib.flatten(config_lib.Config())
+def test_every_number_has_a_range():
+    flat = flatten(config_lib.Config())
     numbers = {k for k, v in flat.items() if isinstance(v, int | float) and v is not bool(v)}
-    assert numbers == set(config_lib.RANGES)
-    assert set(config_lib.CHOICES) <= set(flat)
+    ranges = {k for k, v in limits().items() if isinstance(v, Range)}
+    assert ranges == numbers
+
+
+def test_every_text_has_choices_or_names_something_outside():
+    flat = flatten(config_lib.Config())
+    texts = {k for k, v in flat.items() if isinstance(v, str)}
+    choices = {k for k, v in limits().items() if isinstance(v, Choices)}
+    assert texts - choices == {
+        "data.data_dir",
+        "data.manual_dir",
+        "data.train_source",
+        "data.left_out",
+        "data.isolate",
+        "train.init_from",
+        "train.compilation_cache",
+        "model.name",  # `config_checks` reads the registry of networks
+    }
+    assert choices < texts
+
+
+def test_limits():
+    Range(1, 8).check("x", 1)
+    Range(1, 8).check("x", 8)
+    Range(0).check("x", 1e300)
+    Choices("a", "b").check("x", "b")
+    for allowed, value, expected in [
+        (Range(1, 8), 9, "config.x is 9; it must be at least 1 and at most 8."),
+        (Range(0), -0.5, "config.x is -0.5; it must be at least 0 and finite."),
+        (Range(0), math.inf, "config.x is inf; it must be at least 0 and finite."),
+        (Range(0), math.nan, "config.x is nan; it must be at least 0 and finite."),
+        (Choices("a", "b"), "c", "config.x is 'c'; allowed are 'a', 'b'."),
+    ]:
+        with pytest.raises(ConfigError) as caught:
+            allowed.check("x", value)
+        assert str(caught.value) == expected
 
 
 def test_misspelt_fields_are_refused():
@@ -274,103 +68,45 @@ def test_misspelt_fields_are_refused():
         config_lib.Config().data.image_sze = 3
 
 
-def test_comma_separated_data_sets():
-    config = config_lib.Config()
-    config.data.datasets = ("a/b, c", "d,")
-    config.evaluate.external = ["e,f"]
-    config_lib.validate(config)
-    assert config.data.datasets == ("a/b", "c", "d")
-    assert config.evaluate.external == ("e", "f")
-
-
-def test_whole_numbers_and_lists_of_a_config_file_are_taken():
-    config = config_lib.Config()
-    config.augment.zoom = 1
-    config.data.fractions = [1, 0, 0]
-    config_lib.validate(config)
-    assert repr(config.augment.zoom) == "1.0"
-    assert config.data.fractions == (1.0, 0.0, 0.0)
-
-
-def test_json_round_trip():
-    config = config_lib.Config(
-        data=config_lib.Data(datasets=("a", "b/c"), fractions=(0.5, 0.25, 0.25), data_dir="ü"),
-        augment=config_lib.Augment(flip=False, zoom=0.1),
-        optimizer=config_lib.Optimizer(learning_rate=1 / 3),
-        evaluate=config_lib.Evaluate(external=("d",)),
-    )
-    again = config_lib.from_json(config_lib.to_json(config))
-    assert again == config
-    assert isinstance(again.data.datasets, tuple)
-    assert json.loads(config_lib.to_json(config))["optimizer"]["learning_rate"] == 1 / 3
-
-
-def test_fields_that_json_lacks_have_their_defaults():
-    config = config_lib.from_json('{"train": {"steps": 7}, "optimizer": {"learning_rate": 1}}')
-    assert config == config_lib.Config(
-        train=config_lib.Train(steps=7), optimizer=config_lib.Optimizer(learning_rate=1.0)
-    )
-
-
-@pytest.mark.parametrize(
-    "text, expected",
-    [
-        ("{", "there.json is not JSON"),
-        ("", "there.json is not JSON"),
-        (b"\xff\x00\x81{", "there.json is not JSON"),
-        ("[]", "there.json: config is []; it must be an object"),
-        ('{"stepps": 3}', "there.json: config has no field 'stepps'; it has task, data, augment"),
-        ('{"train": {"stepps": 3}}', "config.train has no field 'stepps'; it has batch_size"),
-        ('{"train": 3}', "there.json: config.train is 3; it must be an object"),
-        ('{"train": {"steps": "3"}}', "config.train.steps is '3'; it must be of type int"),
-        ('{"train": {"steps": 3.0}}', "config.train.steps is 3.0; it must be of type int"),
-        ('{"train": {"steps": true}}', "config.train.steps is True; it must be of type int"),
-        ('{"train": {"steps": null}}', "config.train.steps is None; it must be of type int"),
-        ('{"train": {"steps": 0}}', "config.train.steps is 0; it must be at least 1"),
-        ('{"augment": {"zoom": false}}', "config.augment.zoom is False; it must be of type float"),
-        ('{"augment": {"flip": 1}}', "config.augment.flip is 1; it must be of type bool"),
-        ('{"data": {"datasets": "a"}}', "config.data.datasets is 'a'; it must be of type tuple"),
-        ('{"data": {"datasets": [1]}}', "config.data.datasets[0] is 1; it must be of type str"),
-        ('{"data": {"fractions": [1, "x", 0]}}', "config.data.fractions[1] is 'x'; it must be"),
-    ],
-)
-def test_damaged_json(text, expected):
-    with pytest.raises(config_lib.ConfigError) as caught:
-        config_lib.from_json(text, "there.json")
-    assert expected in str(caught.value)
-
-
 def test_differences():
     old, new = config_lib.Config(), config_lib.Config()
-    assert config_lib.differences(old, new) == []
+    assert differences(old, new) == []
     new = dataclasses.replace(
         new,
-        model=config_lib.Model(features=8),
-        evaluate=config_lib.Evaluate(flips=True),
+        model=Model(features=8),
+        evaluate=Evaluate(flips=True),
     )
-    assert config_lib.differences(old, new) == [
+    assert differences(old, new) == [
         "config.model.features: 16 there, 8 here",
         "config.evaluate.flips: False there, True here",
     ]
-    assert config_lib.differences(old, new, ("evaluate.flips",)) == [
-        "config.model.features: 16 there, 8 here"
-    ]
+    assert differences(old, new, ("evaluate.flips",)) == ["config.model.features: 16 there, 8 here"]
 
 
-def test_a_batch_is_accumulated_in_equal_parts():
-    config = config_lib.Config()
-    config.train.batch_size, config.train.accumulate = 16, 3
-    assert message_of(config) == (
-        "config.train.accumulate is 3; it must divide config.train.batch_size, 16, evenly."
-    )
-    config.train.accumulate = 4
-    assert config_lib.validate(config) is config
+def test_in_steps():
+    config = config_lib.Config(train=Train(batch_size=16, steps=7, epochs=3, evaluate_every=0))
+    # 33 images are three batches a pass, the last one of a single image.
+    train = in_steps(config, 33).train
+    assert (train.steps, train.evaluate_every) == (9, 3)
+    assert (config.train.steps, config.train.evaluate_every) == (7, 0)
+    config.train.epochs, config.train.evaluate_every = 0, 5
+    train = in_steps(config, 33).train
+    assert (train.steps, train.evaluate_every) == (7, 5)
 
 
-def test_a_run_of_a_version_without_these_sections_can_be_read():
-    values = json.loads(config_lib.to_json(config_lib.Config()))
-    for section in ("mesh", "checkpoint", "distributed"):
-        del values[section]
-    for field in ("accumulate", "remat", "compilation_cache"):
-        del values["train"][field]
-    assert config_lib.from_json(json.dumps(values)) == config_lib.Config()
+def _modules(code):
+    """Returns the names of the modules that a new process has imported after `code`."""
+    code += "; import sys; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return set(done.stdout.split())
+
+
+def test_config_and_its_checks_import_without_jax():
+    modules = _modules("from wbc_jax import config_checks")
+    assert "wbc_jax.config" in modules
+    assert not modules & {"jax", "flax", "numpy", "tensorflow_datasets"}
+
+
+def test_config_imports_nothing_of_the_package():
+    ours = {name for name in _modules("import wbc_jax.config") if name.startswith("wbc_jax.")}
+    assert ours <= {"wbc_jax.config", "wbc_jax.errors"}

@@ -14,10 +14,15 @@ from etils import epath
 
 import tiny_runs
 import wbc_jax
-from wbc_jax import baselines, checkpoint, experiment, export, files, metric_writer, weights
-from wbc_jax import config as config_lib
-from wbc_jax.data import isolation, pipeline, records
-from wbc_jax.evaluate import masks
+from wbc_jax import config_checks, experiment, provenance
+from wbc_jax.config import Config
+from wbc_jax.data import isolation, pipeline, sources
+from wbc_jax.errors import CheckpointError, ConfigError, DataError
+from wbc_jax.evaluate import baselines, masks, scoring
+from wbc_jax.inference import weights
+from wbc_jax.report import run as run_report
+from wbc_jax.training import checkpoint, metric_writer
+from wbc_jax.utils import atomic
 
 
 def test_external_data_sets_that_are_absent_are_listed_with_the_reason(run):
@@ -36,14 +41,14 @@ def test_external_data_sets_are_never_downloaded(data_dir, monkeypatch):
 
     monkeypatch.setattr(tfds.download.DownloadManager, "download", fetch)
     config = tiny_runs.config(data_dir, evaluate__external=("segmentation_wbc/jtsc",))
-    found, skipped = experiment._external(config, baselines.otsu, [])
+    found, skipped = scoring._external(config, baselines.otsu, [])
     assert found == {}
     assert skipped["segmentation_wbc/jtsc"].startswith("segmentation_WBC is not in ")
 
 
 def test_external_data_sets_that_are_there_are_scored_whole(data_dir):
     config = tiny_runs.config(data_dir, data__datasets=("raabin_gt",))
-    found, skipped = experiment._external(config, baselines.otsu, [])
+    found, skipped = scoring._external(config, baselines.otsu, [])
     assert skipped == {}
     whole = pipeline.load_splits(tiny_runs.config(data_dir).data, tiny_runs.SIZE)["all"]
     assert len(whole) == 60
@@ -59,7 +64,7 @@ def test_external_images_that_training_saw_are_left_out(data_dir, capsys):
     # As if the trained data set held, under another name, some of the same images.
     examples = pipeline.load_splits(tiny_runs.config(data_dir).data, tiny_runs.SIZE)
     seen = examples["train"].entries + examples["validation"].entries
-    found, _ = experiment._external(config, baselines.otsu, seen)
+    found, _ = scoring._external(config, baselines.otsu, seen)
     images = found[tiny_runs.DATASET]["images"]
     assert 0 < images <= 60 - len(seen) == 20
     assert f"{60 - images} images that training saw" in capsys.readouterr().out
@@ -67,16 +72,14 @@ def test_external_images_that_training_saw_are_left_out(data_dir, capsys):
 
 def test_a_misspelt_external_data_set_ends_the_run_before_training(data_dir, tmp_path):
     config = tiny_runs.config(data_dir, evaluate__external=("raabin",))
-    with pytest.raises(
-        config_lib.ConfigError, match=r"no data set 'raabin'; there are .*raabin_gt"
-    ):
+    with pytest.raises(ConfigError, match=r"no data set 'raabin'; there are .*raabin_gt"):
         experiment.run(config, epath.Path(tmp_path / "run"))
     assert not (tmp_path / "run").exists()
 
 
 def test_missing_data_end_the_run_before_training(data_dir, tmp_path):
     config = tiny_runs.config(data_dir, data__datasets=("raabin_gt",))
-    with pytest.raises(records.DataError, match="raabin_gt is not in"):
+    with pytest.raises(DataError, match="raabin_gt is not in"):
         experiment.run(config, epath.Path(tmp_path / "run"))
     assert not (tmp_path / "run").exists()
 
@@ -122,19 +125,19 @@ def test_the_report_says_what_was_scored(run, model):
 def test_examples_are_taken_evenly():
     names = [types.SimpleNamespace(name=name) for name in "aab" * 30]
     examples = pipeline.Examples([(name, i) for i, name in enumerate(names)], 8, 16)
-    assert experiment._evenly(examples, 90).entries == examples.entries
-    some = experiment._evenly(examples, 31)
+    assert scoring._evenly(examples, 90).entries == examples.entries
+    some = scoring._evenly(examples, 31)
     places = [i for _, i in some.entries]
     assert len(set(places)) == 31 and places[0] == 0 and places[-1] == 89
     assert set(np.diff(places)) <= {2, 3, 4} and (some.image_size, some.mask_size) == (8, 16)
-    assert len(experiment._evenly(pipeline.Examples([], 8, 16), 5)) == 0
+    assert len(scoring._evenly(pipeline.Examples([], 8, 16), 5)) == 0
 
 
 def test_the_masks_shown_are_the_worst_and_some_of_each_better():
-    assert experiment.spread_places(5) == [0, 1, 2, 3, 4]
-    assert experiment.spread_places(48) == list(range(48))
+    assert run_report.spread_places(5) == [0, 1, 2, 3, 4]
+    assert run_report.spread_places(48) == list(range(48))
     for images in (49, 279, 5000):
-        places = experiment.spread_places(images)
+        places = run_report.spread_places(images)
         assert len(places) == len(set(places)) == 48 and places == sorted(places)
         assert places[:16] == list(range(16)) and places[-1] == images - 1
         steps = np.diff(places[16:])
@@ -180,15 +183,15 @@ def test_an_epoch_is_a_pass_over_the_training_split(data_dir, tmp_path):
 
 
 def test_evaluating_without_a_run(data_dir, tmp_path):
-    from wbc_jax import checkpoint
+    from wbc_jax.errors import CheckpointError
 
-    with pytest.raises(checkpoint.CheckpointError, match=r"holds no run .*; train first"):
+    with pytest.raises(CheckpointError, match=r"holds no run .*; train first"):
         experiment.evaluate_run(tiny_runs.config(data_dir), epath.Path(tmp_path / "run"))
 
 
 def test_files_left_out_are_listed(data_dir, tmp_path, monkeypatch, capsys):
     left_out = [("/in/a.jpg", "empty"), ("/in/b.jpg", "truncated")]
-    monkeypatch.setattr(experiment.sources, "prepare", lambda name, data: left_out)
+    monkeypatch.setattr(sources, "prepare", lambda name, data: left_out)
     experiment.prepare(tiny_runs.least(data_dir), epath.Path(tmp_path))
     assert (tmp_path / "skipped_files.csv").read_text() == (
         "dataset,path,reason\n"
@@ -210,10 +213,10 @@ def test_prepare_draws_the_gallery_and_counts_the_splits(data_dir, tmp_path, cap
 
 @pytest.mark.data
 def test_prepare_sets_real_counts_beside_the_papers(real_data, tmp_path, capsys):
-    config = config_lib.Config()
+    config = Config()
     config.data.datasets = ("segmentation_wbc/cellavision",)
     config.data.manual_dir, config.data.data_dir = str(real_data), str(tmp_path / "records")
-    experiment.prepare_only(config_lib.validate(config), epath.Path(tmp_path))
+    experiment.prepare_only(config_checks.validate(config), epath.Path(tmp_path))
     printed = capsys.readouterr().out
     assert "Table 3" in printed and "14,563" in printed
 
@@ -221,13 +224,13 @@ def test_prepare_sets_real_counts_beside_the_papers(real_data, tmp_path, capsys)
 def test_a_run_is_tied_to_the_records_it_was_trained_on(run, data_dir, tmp_path, monkeypatch):
     stored = json.loads((run.workdir / "splits.json").read_text())
     splits = pipeline.load_splits(run.config.data, tiny_runs.SIZE)
-    assert stored == experiment.fingerprints(splits)
-    experiment.check_splits(run.workdir, splits)
+    assert stored == provenance.fingerprints(splits)
+    provenance.check_splits(run.workdir, splits)
     # One record moves from training to test, as when images are added and the bounds shift.
     splits["test"].entries.append(splits["train"].entries.pop())
-    with pytest.raises(config_lib.ConfigError, match="the train, test split has changed"):
-        experiment.check_splits(run.workdir, splits)
-    experiment.check_splits(epath.Path(tmp_path), splits)  # no run there yet
+    with pytest.raises(ConfigError, match="the train, test split has changed"):
+        provenance.check_splits(run.workdir, splits)
+    provenance.check_splits(epath.Path(tmp_path), splits)  # no run there yet
 
 
 def test_external_images_of_a_training_frame_are_left_out(data_dir):
@@ -238,14 +241,14 @@ def test_external_images_of_a_training_frame_are_left_out(data_dir):
         (dataclasses.replace(s, name="wbc_synthetic/other", hashes=None), i)
         for s, i in whole.entries[:10]
     ]
-    found, _ = experiment._external(config, baselines.otsu, seen)
+    found, _ = scoring._external(config, baselines.otsu, seen)
     assert found[tiny_runs.DATASET]["images"] == 50 and found[tiny_runs.DATASET]["left_out"] == 10
 
 
 @pytest.fixture(scope="module")
 def weights_file(run, tmp_path_factory):
     path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
-    export.weights_file(run.workdir, path, "float32")
+    provenance.write_weights(run.workdir, path, "float32")
     return path
 
 
@@ -256,7 +259,7 @@ def test_weights_score_as_their_run(run, weights_file, tmp_path):
     there = json.loads((run.workdir / "report" / "metrics.json").read_text())
     assert found["results"][tiny_runs.DATASET]["images"] == 20
     for key in ("results", "baseline", "calibration", "parameters", "step"):
-        np.testing.assert_equal(files.finite(found[key]), there[key])
+        np.testing.assert_equal(atomic.finite(found[key]), there[key])
     assert found["weights"] == str(weights_file)
     assert (tmp_path / "report" / "index.html").exists()
     assert not (tmp_path / "config.json").exists()
@@ -286,18 +289,18 @@ def test_the_middle_cell_alone_is_scored(run, weights_file, tmp_path, monkeypatc
 
 def test_weights_are_not_scored_on_what_they_have_seen(run, weights_file, tmp_path):
     config = tiny_runs.config(run.config.data.data_dir, data__split_seed=1)
-    with pytest.raises(config_lib.ConfigError, match=r"has seen \d+ of the 20 test images"):
+    with pytest.raises(ConfigError, match=r"has seen \d+ of the 20 test images"):
         experiment.evaluate_weights(config, epath.Path(tmp_path), str(weights_file))
     assert not list(tmp_path.iterdir())
 
 
 def test_weights_that_are_none_or_for_another_task(run, weights_file, tmp_path):
-    with pytest.raises(config_lib.ConfigError, match="holds a run; name another"):
+    with pytest.raises(ConfigError, match="holds a run; name another"):
         experiment.evaluate_weights(run.config, run.workdir, str(weights_file))
-    with pytest.raises(checkpoint.CheckpointError, match=r"neither a \.safetensors file nor"):
+    with pytest.raises(CheckpointError, match=r"neither a \.safetensors file nor"):
         experiment.evaluate_weights(run.config, epath.Path(tmp_path), str(run.workdir))
     types = tiny_runs.types(run.config.data.data_dir)
-    with pytest.raises(config_lib.ConfigError, match=r"is 'classification', but .*segm"):
+    with pytest.raises(ConfigError, match=r"is 'classification', but .*segm"):
         experiment.evaluate_weights(types, epath.Path(tmp_path), str(weights_file))
 
 
@@ -322,7 +325,7 @@ def test_a_run_begins_with_other_weights(run, model, begun):
 
 def test_what_the_first_weights_saw_stays_seen(run, begun, tmp_path):
     file = tmp_path / "w.safetensors"
-    export.weights_file(begun.workdir, file)
+    provenance.write_weights(begun.workdir, file)
     examples = pipeline.load_splits(run.config.data, tiny_runs.SIZE)
     own = examples["train"].entries + examples["validation"].entries
     assert len(weights.read(file).seen) == 2 * len(own)
@@ -330,18 +333,18 @@ def test_what_the_first_weights_saw_stays_seen(run, begun, tmp_path):
     other = tiny_runs.config(
         run.config.data.data_dir, train__init_from=str(file), data__split_seed=1
     )
-    with pytest.raises(config_lib.ConfigError, match=r"has seen \d+ of the"):
+    with pytest.raises(ConfigError, match=r"has seen \d+ of the"):
         experiment.run(other, epath.Path(tmp_path / "other"))
     assert not (tmp_path / "other").exists()
 
 
 def test_another_network_is_refused(run, data_dir, tmp_path):
     config = tiny_runs.config(data_dir, train__init_from=str(run.workdir), model__features=5)
-    with pytest.raises(config_lib.ConfigError) as caught:
+    with pytest.raises(ConfigError) as caught:
         experiment.run(config, epath.Path(tmp_path / "run"))
     assert f"config.train.init_from is {str(run.workdir)!r}" in str(caught.value)
     assert "config.model.features: 4 there, 5 here" in str(caught.value)
     assert not (tmp_path / "run").exists()
     config = tiny_runs.config(data_dir, train__init_from="nothing_here")
-    with pytest.raises(checkpoint.CheckpointError, match="nothing_here holds no run"):
+    with pytest.raises(CheckpointError, match="nothing_here holds no run"):
         experiment.run(config, epath.Path(tmp_path / "run"))

@@ -8,7 +8,9 @@ import pytest
 
 import tiny_runs
 import wbc_jax
-from wbc_jax import export, steps
+from wbc_jax.errors import ExportError
+from wbc_jax.inference import exporting
+from wbc_jax.training import steps
 
 _PROGRAM = """
 import pathlib, sys
@@ -60,8 +62,8 @@ def test_onnx_runs_in_onnx_runtime(kind, request, tmp_path):
 
 def test_onnx_without_its_libraries(model, monkeypatch):
     monkeypatch.setitem(sys.modules, "jax2onnx", None)
-    with pytest.raises(export.ExportError, match=r"pip install 'wbc_jax\[onnx\]'"):
-        export.onnx(model)
+    with pytest.raises(ExportError, match=r"pip install 'wbc_jax\[onnx\]'"):
+        exporting.onnx(model)
 
 
 def test_weights(run, tmp_path):

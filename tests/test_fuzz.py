@@ -11,7 +11,9 @@ import pytest
 
 import mutated_files
 import tiny_runs
-from wbc_jax import export, weights
+from wbc_jax import provenance
+from wbc_jax.errors import WeightsError
+from wbc_jax.inference import weights
 
 _SCRIPT = pathlib.Path(mutated_files.__file__)
 
@@ -60,7 +62,7 @@ def test_predicting_a_folder_of_them(run, tmp_path):
 
 def test_weights_are_the_same_or_refused(run, tmp_path):
     whole = tmp_path / "whole.safetensors"
-    export.weights_file(run.workdir, whole)
+    provenance.write_weights(run.workdir, whole)
     data, expected = whole.read_bytes(), weights.read(whole)
     path = tmp_path / "mutated.safetensors"
     refused = 0
@@ -69,7 +71,7 @@ def test_weights_are_the_same_or_refused(run, tmp_path):
         path.write_bytes(mutated_files.mutated(data, rng, [b"\x80\x04\x95", b"PK\x03\x04"]))
         try:
             found = weights.read(path)
-        except weights.WeightsError as error:
+        except WeightsError as error:
             assert str(path) in str(error)
             refused += 1
             continue

@@ -36,7 +36,7 @@ def _error(folder, *arguments):
         ("--stepz=3", ("flag 'stepz'",)),
         ("--config=configs/none.py", ("no config file 'configs/none.py'",)),
         ("--config=.", ("no config file '.'",)),
-        ("train.steps=3", ("'train.steps=3' is no flag", "--config.FIELD=VALUE")),
+        ("train.steps=3", ("unexpected argument 'train.steps=3'", "--config.FIELD=VALUE")),
         ("--config.train.steps=0", ("config.train.steps is 0; it must be at least 1",)),
         ("--config.data.datasets=raabin", ("no data set 'raabin'", "raabin_gt", "wbc_synthetic")),
         ("--mode=evaluate", ("runs/tiny holds no run", "train first")),

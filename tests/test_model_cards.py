@@ -10,9 +10,10 @@ import pytest
 from etils import epath
 
 import wbc_jax
-from wbc_jax import config as config_lib
-from wbc_jax import experiment, weights
+from wbc_jax import config_checks, experiment
+from wbc_jax.config import Data
 from wbc_jax.data import sources
+from wbc_jax.inference import weights
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 NAMES = ("segmenter", "classifier")
@@ -56,7 +57,7 @@ def test_a_card_of_other_weights_is_refused(cards, tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", NAMES)
 def test_they_say_nothing_of_where_they_were_trained(name):
     config = wbc_jax.load(name).config
-    assert (config.data.manual_dir, config.data.data_dir) == ("", config_lib.Data().data_dir)
+    assert (config.data.manual_dir, config.data.data_dir) == ("", Data().data_dir)
 
 
 def test_the_segmenter_finds_drawn_cells(data_dir):
@@ -77,7 +78,7 @@ def evaluated(name, config_name, datasets, real_data, tmp_path):
     config.data.manual_dir = str(real_data)
     config.data.datasets = datasets
     config.data.mixture, config.data.weights = "natural", ()
-    config = config_lib.validate(config)
+    config = config_checks.validate(config)
     found = experiment.evaluate_weights(config, epath.Path(tmp_path / name), name)["results"]
     written = json.loads((weights.SHIPPED / f"{name}.json").read_text())["results"]
     return found, written

@@ -1,4 +1,4 @@
-"""configs/paper_*.py: valid, and what the papers print."""
+"""configs/paper_*.py are valid and hold the papers' printed settings."""
 
 import importlib
 
@@ -6,11 +6,11 @@ import jax
 import pytest
 from flax import nnx
 
-from wbc_jax import config as config_lib
-from wbc_jax import models
+from wbc_jax import config_checks, models
+from wbc_jax.config import Loss
 
 PARAMETERS = {
-    # Counted from the drawing, as `expected_count` in tests/models/test_unet.py does.
+    # Counted from the papers' drawings, like `expected_count` in tests/models/test_unet.py.
     "paper_a_unet": 31_042_499,
     "paper_b_classifier": 17_499_781,
     "paper_b_encoder_decoder": 58_467,
@@ -20,7 +20,7 @@ PARAMETERS = {
 
 
 def load(name):
-    return config_lib.validate(importlib.import_module(f"wbc_jax.configs.{name}").get_config())
+    return config_checks.validate(importlib.import_module(f"wbc_jax.configs.{name}").get_config())
 
 
 @pytest.mark.parametrize("name", PARAMETERS)
@@ -33,7 +33,7 @@ def test_the_networks_have_the_papers_sizes(name):
         x.size for x in jax.tree.leaves(nnx.to_pure_dict(nnx.state(network, nnx.Param)))
     )
     assert config.data.protocol == name[:7]
-    # Whole passes, with a look at the validation split after each.
+    # One validation round after each epoch.
     assert config.train.evaluate_every == 0
 
 
@@ -42,13 +42,13 @@ def test_paper_a():
     assert (config.data.image_size, config.train.batch_size, config.train.epochs) == (256, 16, 60)
     assert (config.optimizer.name, config.optimizer.learning_rate) == ("adam", 4e-4)
     assert (config.loss.binary_focal, config.loss.focal_gamma) == (1, 2)
-    # The other readings of its header.
+    # The alternative settings that the config's header names.
     config.optimizer.learning_rate = 1e-3
     config.model.channels = 3
     for name in ("binary_cross_entropy", "cross_entropy"):
-        config.loss = config_lib.Loss(cross_entropy=0.0, dice=0.0)
+        config.loss = Loss(cross_entropy=0.0, dice=0.0)
         setattr(config.loss, name, 1.0)
-        config_lib.validate(config)
+        config_checks.validate(config)
 
 
 @pytest.mark.parametrize("name", [name for name in PARAMETERS if "paper_b" in name])
@@ -61,4 +61,4 @@ def test_paper_b(name):
     assert config.train.epochs == (500 if classifies else 10)
     assert config.augment.preset == ("paper_b" if classifies else "none")
     assert config.data.image_size == 360
-    assert config.loss == config_lib.Loss(cross_entropy=1.0, dice=0.0)
+    assert config.loss == Loss(cross_entropy=1.0, dice=0.0)

@@ -5,14 +5,16 @@ import types
 
 import numpy as np
 import pytest
-from absl import flags
-from absl.testing import flagsaver
 from PIL import Image
 
 import tiny_runs
 import wbc_jax
-from wbc_jax import fields, predict, vocabulary
+from wbc_jax import cli, predict
 from wbc_jax.data import pipeline
+from wbc_jax.errors import InputError
+from wbc_jax.fields import analyze as fields
+from wbc_jax.labels import CELL_TYPES
+from wbc_jax.report import cell_results
 
 
 @pytest.fixture(scope="module")
@@ -42,39 +44,39 @@ def _read(path):
 def test_find_images_in_files_folders_and_globs(folder):
     names = ["B.TIF", "a.png", "bad.jpg", "none.png", "sub/a.png"]
     inside = [str(folder / name) for name in names]
-    assert predict.find_images([str(folder)]) == inside
-    assert predict.find_images([str(folder / "*.png")]) == [inside[1], inside[3]]
-    assert predict.find_images([str(folder / "**" / "a.*")]) == [inside[1], inside[4]]
+    assert cli.find_images([str(folder)]) == inside
+    assert cli.find_images([str(folder / "*.png")]) == [inside[1], inside[3]]
+    assert cli.find_images([str(folder / "**" / "a.*")]) == [inside[1], inside[4]]
     # Named outright, a file is taken whatever it is called; named twice, once.
     named = [str(folder / "notes.txt"), inside[1]]
-    assert predict.find_images([*named, str(folder / "a*")]) == named
+    assert cli.find_images([*named, str(folder / "a*")]) == named
 
 
 def test_names_with_the_letters_of_a_glob(tmp_path):
     (tmp_path / "a[1].png").write_bytes(b"")
-    assert predict.find_images([str(tmp_path / "a[1].png")]) == [str(tmp_path / "a[1].png")]
+    assert cli.find_images([str(tmp_path / "a[1].png")]) == [str(tmp_path / "a[1].png")]
 
 
 def test_nothing_to_predict(tmp_path):
-    with pytest.raises(predict.InputError, match=r"no image in .*; looked for .*\.png, \.jpg"):
-        predict.find_images([str(tmp_path)])
+    with pytest.raises(InputError, match=r"no image in .*; looked for .*\.png, \.jpg"):
+        cli.find_images([str(tmp_path)])
     for missing in ("missing.png", "*.png"):
         name = str(tmp_path / missing)
-        with pytest.raises(predict.InputError) as caught:
-            predict.find_images([name])
+        with pytest.raises(InputError) as caught:
+            cli.find_images([name])
         assert str(caught.value).startswith(f"{name}: no such file or folder")
 
 
 def test_output_names_never_meet():
     paths = ["x/a.png", "y/a.png", "y/a_2.png", "z/A.jpg", "b.c.png", "b.tif"]
-    assert predict.output_names(paths) == ["a", "a_2", "a_2_2", "A_3", "b.c", "b"]
+    assert cli.output_names(paths) == ["a", "a_2", "a_2_2", "A_3", "b.c", "b"]
 
 
 def test_predict_files(model, folder, tmp_path, capsys):
     out = tmp_path / "out"
-    paths = predict.find_images([str(folder)])
+    paths = cli.find_images([str(folder)])
     models = fields.Models(segmenter=model)
-    bad = predict.predict_files(models, paths, out, "no")
+    bad = cell_results.predict_files(models, paths, out, "no")
     assert [path for path, _ in bad] == [str(folder / "bad.jpg"), str(folder / "none.png")]
     assert _read(out / "bad_files.csv") == [{"file": p, "reason": reason} for p, reason in bad]
     assert "damaged" in bad[0][1] or "is not an image" in bad[0][1]
@@ -102,7 +104,7 @@ def test_predict_files(model, folder, tmp_path, capsys):
     assert rows[2]["height"] == "60"
     assert f"3 cells in 3 images, median N/C {np.median(ratios):.3f}" in capsys.readouterr().out
     # The list of an earlier call must not seem to be this one's.
-    assert predict.predict_files(models, paths[:1], out, "no") == []
+    assert cell_results.predict_files(models, paths[:1], out, "no") == []
     assert not (out / "bad_files.csv").exists()
 
 
@@ -115,7 +117,7 @@ def test_cells_without_a_ratio(folder, tmp_path, capsys):
 
     blank = types.SimpleNamespace(predict=nothing)
     models = fields.Models(segmenter=blank)
-    predict.predict_files(models, [str(folder / "a.png")], tmp_path / "out", "no")
+    cell_results.predict_files(models, [str(folder / "a.png")], tmp_path / "out", "no")
     (row,) = _read(tmp_path / "out" / "cells.csv")
     assert (row["nc_ratio"], row["nucleus_share"], row["flag"]) == ("", "", "no_cell")
     assert "median" not in capsys.readouterr().out
@@ -124,12 +126,12 @@ def test_cells_without_a_ratio(folder, tmp_path, capsys):
 def test_a_classifier_gives_types_and_no_masks(typed_run, folder, tmp_path):
     typed = wbc_jax.load(typed_run.workdir)
     models = fields.Models(classifier=typed)
-    predict.predict_files(models, [str(folder / "a.png")], tmp_path / "out", "no")
+    cell_results.predict_files(models, [str(folder / "a.png")], tmp_path / "out", "no")
     (row,) = _read(tmp_path / "out" / "cells.csv")
     found = typed.predict(wbc_jax.read_image(folder / "a.png"))
     assert found.mask is None and found.nc_ratio is None
     assert found.probabilities.sum() == pytest.approx(1, abs=1e-6)
-    assert row["type"] == found.type == vocabulary.CELL_TYPES[found.probabilities.argmax()]
+    assert row["type"] == found.type == CELL_TYPES[found.probabilities.argmax()]
     assert float(row["probability"]) == pytest.approx(found.probabilities.max(), rel=1e-4)
     assert (row["mask"], row["nc_ratio"], row["flag"]) == ("", "", "")
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
@@ -137,25 +139,22 @@ def test_a_classifier_gives_types_and_no_masks(typed_run, folder, tmp_path):
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("inputs, out", [((), "o"), (("a.png",), None)])
-def test_usage(inputs, out):
-    flags.FLAGS.mark_as_parsed()
-    with flagsaver.flagsaver(out=out, model=["m"]), pytest.raises(SystemExit) as caught:
-        predict.main(["predict", *inputs])
-    assert str(caught.value).startswith("error: usage: python -m wbc_jax.predict IMAGES... --out=")
-    assert "--model=RUN" in str(caught.value)
+@pytest.mark.parametrize("inputs", [("--out=o",), ("a.png",)])
+def test_usage(inputs, capsys):
+    with pytest.raises(SystemExit) as caught:
+        predict.main([*inputs, "--model=m"])
+    assert caught.value.code == 2
+    text = capsys.readouterr().err
+    assert text.startswith("usage: python -m wbc_jax.predict")
+    assert "name IMAGES" in text or "--out" in text
 
 
 def test_no_such_run(folder, tmp_path):
-    flags.FLAGS.mark_as_parsed()
-    model = str(tmp_path / "none")
-    with (
-        flagsaver.flagsaver(out=str(tmp_path / "out"), model=[model]),
-        pytest.raises(SystemExit) as caught,
-    ):
-        predict.main(["predict", str(folder)])
+    model, out = str(tmp_path / "none"), tmp_path / "out"
+    with pytest.raises(SystemExit) as caught:
+        predict.main([str(folder), f"--out={out}", f"--model={model}"])
     assert str(caught.value).startswith(f"error: {model} holds no run")
-    assert not any((tmp_path / "out").iterdir())
+    assert not any(out.iterdir())
 
 
 def test_the_command(run, folder, tmp_path):

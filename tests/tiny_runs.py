@@ -14,8 +14,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from wbc_jax import checkpoint, metric_writer, models, sharding, steps
-from wbc_jax import config as config_lib
+from wbc_jax import config_checks, models
+from wbc_jax.config import Augment, Config, Data, Evaluate, Model, Optimizer, Train, to_json
+from wbc_jax.parallel import sharding
+from wbc_jax.training import checkpoint, metric_writer, steps
 
 DATASET = "wbc_synthetic/small"
 SIZE = 32
@@ -24,30 +26,30 @@ SIZE = 32
 EXTERNAL = (DATASET, "raabin_gt")
 
 
-def config(data_dir: Any, **fields: Any) -> config_lib.Config:
+def config(data_dir: Any, **fields: Any) -> Config:
     """The config of a tiny run; `train__steps=3` sets `train.steps`."""
-    made = config_lib.Config(
-        data=config_lib.Data(
+    made = Config(
+        data=Data(
             datasets=(DATASET,),
             data_dir=str(data_dir),
             manual_dir=str(pathlib.Path(data_dir) / "nothing_here"),
             image_size=SIZE,
             threads=1,
         ),
-        augment=config_lib.Augment(flip=True, quarter_turns=False),
-        model=config_lib.Model(features=4, depth=2),
-        optimizer=config_lib.Optimizer(learning_rate=1e-2, warmup_steps=5, ema_decay=0.9),
-        train=config_lib.Train(batch_size=8, steps=240, log_every=5, evaluate_every=40),
-        evaluate=config_lib.Evaluate(size=SIZE, bootstrap=50, external=EXTERNAL),
+        augment=Augment(flip=True, quarter_turns=False),
+        model=Model(features=4, depth=2),
+        optimizer=Optimizer(learning_rate=1e-2, warmup_steps=5, ema_decay=0.9),
+        train=Train(batch_size=8, steps=240, log_every=5, evaluate_every=40),
+        evaluate=Evaluate(size=SIZE, bootstrap=50, external=EXTERNAL),
     )
     for name, value in fields.items():
         section, field = name.split("__")
         assert hasattr(getattr(made, section), field)
         setattr(getattr(made, section), field, value)
-    return config_lib.validate(made)
+    return config_checks.validate(made)
 
 
-def least(data_dir: Any, **fields: Any) -> config_lib.Config:
+def least(data_dir: Any, **fields: Any) -> Config:
     """As `config`, with the network that compiles soonest and few steps."""
     quick = {
         "augment__flip": False,
@@ -64,7 +66,7 @@ def least(data_dir: Any, **fields: Any) -> config_lib.Config:
     return config(data_dir, **(quick | fields))
 
 
-def types(data_dir: Any, **fields: Any) -> config_lib.Config:
+def types(data_dir: Any, **fields: Any) -> Config:
     """As `config`, of the cells' types."""
     settings = {
         "model__name": "classifier",
@@ -78,10 +80,10 @@ def types(data_dir: Any, **fields: Any) -> config_lib.Config:
     for name, value in (settings | fields).items():
         section, field = name.split("__")
         setattr(getattr(made, section), field, value)
-    return config_lib.validate(made)
+    return config_checks.validate(made)
 
 
-def state(workdir: Any, which: str, of: config_lib.Config) -> tuple[steps.TrainState, dict]:
+def state(workdir: Any, which: str, of: Config) -> tuple[steps.TrainState, dict]:
     """The `best` or `last` checkpoint of a run: its arrays and its position."""
     model = models.build(of.model, of.train.seed, image_size=of.data.image_size)
     _, weights = steps.split_network(model)
@@ -102,7 +104,7 @@ PATIENCE_SECONDS = 900
 
 
 def config_file(
-    of: config_lib.Config, path: pathlib.Path, pause: tuple[int, pathlib.Path] | None = None
+    of: Config, path: pathlib.Path, pause: tuple[int, pathlib.Path] | None = None
 ) -> pathlib.Path:
     """Writes a config as a file for `--config`.
 
@@ -110,9 +112,9 @@ def config_file(
     there is a file `go`. Tiny runs last moments: what is done to one in the middle would else come
     too late on some machines.
     """
-    text = config_lib.to_json(of)
-    lines = ["from wbc_jax import config", "", "", "def get_config():"]
-    lines += [f"    return config.from_json({text!r})", ""]
+    text = to_json(of)
+    lines = ["from wbc_jax import config_checks", "", "", "def get_config():"]
+    lines += [f"    return config_checks.from_json({text!r})", ""]
     if pause is not None:
         here, step, go = os.fspath(pathlib.Path(__file__).parent), pause[0], os.fspath(pause[1])
         lines += ["", "import sys", f"sys.path.insert(0, {here!r})", "import tiny_runs"]
@@ -155,7 +157,7 @@ def environment() -> dict[str, str]:
 
 FORKS = multiprocessing.get_context("forkserver")
 """Starts processes as forks of one that has imported everything already and done nothing."""
-FORKS.set_forkserver_preload(["wbc_jax.experiment", "wbc_jax.parts"])
+FORKS.set_forkserver_preload(["wbc_jax.experiment", "wbc_jax.inference.shards"])
 
 
 def command(

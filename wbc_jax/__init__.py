@@ -9,11 +9,11 @@ prediction.mask, prediction.nc_ratio
 import importlib
 
 _LAZY = {
-    "analyze": "wbc_jax.fields",
-    "load": "wbc_jax.inference",
-    "read_image": "wbc_jax.inference",
-    "Model": "wbc_jax.inference",
-    "Prediction": "wbc_jax.inference",
+    "analyze": "wbc_jax.fields.analyze",
+    "load": "wbc_jax.inference.model",
+    "read_image": "wbc_jax.data.images",
+    "Model": "wbc_jax.inference.model",
+    "Prediction": "wbc_jax.inference.model",
 }
 __all__ = sorted(_LAZY)
 

@@ -19,6 +19,7 @@ import numpy as np
 import scipy
 from etils import epath
 
+from wbc_jax.errors import CompareError
 from wbc_jax.metrics import statistics
 from wbc_jax.report import comparison, tables
 from wbc_jax.report.comparison import Comparison, Line, Score
@@ -46,10 +47,6 @@ _TRUTH = {
     "classification": ("label",),
 }
 _WORDS = {"True": 1.0, "False": 0.0, "": math.nan}
-
-
-class CompareError(ValueError):
-    """The runs cannot be compared."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -1,8 +1,8 @@
-"""A paper's tables and figures, our number beside each of theirs.
+"""Mode reproduce of `wbc_jax.main`: a paper's tables and figures with our numbers beside them.
 
-`python -m wbc_jax.main --mode=reproduce --paper=b --table=9`. Finished runs are used where they
-exist; at `--scale=quick` small ones are trained, at `--scale=full` what is missing is named with
-the command that makes it. Written are text, CSV and LaTeX a table, and one HTML page with all.
+`python -m wbc_jax.main --mode=reproduce --paper=b --table=9` uses finished runs. At
+`--scale=quick` small runs are trained; at `--scale=full` missing runs are listed with the commands
+that make them. Each table is written as text, CSV and LaTeX, and one HTML page holds all.
 """
 
 import dataclasses
@@ -11,35 +11,16 @@ from collections.abc import Sequence
 from absl import flags
 from etils import epath
 
-from wbc_jax import config as config_lib
-from wbc_jax.papers import cells
+from wbc_jax.errors import RequestError
+from wbc_jax.papers import printed
 
 SCALES = ("quick", "full")
 ALL = "all"
 
-_PAPER = flags.DEFINE_enum(
-    "paper", None, tuple(cells.PAPERS), "Mode reproduce: whose tables and figures."
-)
-_TABLE = flags.DEFINE_string(
-    "table", None, "Mode reproduce: a table's number, `text` (numbers in sentences) or `all`."
-)
-_FIGURE = flags.DEFINE_string("figure", None, "Mode reproduce: a figure's number, or `all`.")
-_SCALE = flags.DEFINE_enum(
-    "scale",
-    "full",
-    SCALES,
-    "Mode reproduce: `quick` trains small runs in under an hour on two cores, which is not the "
-    "papers' protocol; `full` uses finished runs and names those that are missing.",
-)
-
-
-class RequestError(config_lib.ConfigError):
-    """There is no such table or figure."""
-
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Request:
-    """What to reproduce.
+    """The tables and figures to reproduce.
 
     Attributes:
         paper: `a` or `b`.
@@ -53,34 +34,73 @@ class Request:
 
     @property
     def name(self) -> str:
-        """Of the folder that runs and pages go to if no `--workdir` is named."""
+        """Name of the folder for runs and pages if there is no `--workdir`."""
         return f"reproduce_{self.scale}"
 
 
-def request() -> Request:
-    """Returns what the flags ask for.
+def define_flags(flag_values: flags.FlagValues = flags.FLAGS) -> None:
+    """Defines `--paper`, `--table`, `--figure` and `--scale`; call it before flags are parsed.
+
+    A function, so that importing this module defines no global flag.
+
+    Args:
+        flag_values: the flags of the command.
+    """
+    flags.DEFINE_enum(
+        "paper",
+        None,
+        tuple(printed.PAPERS),
+        "Mode reproduce: whose tables and figures.",
+        flag_values=flag_values,
+    )
+    flags.DEFINE_string(
+        "table",
+        None,
+        "Mode reproduce: a table's number, `text` (numbers in sentences) or `all`.",
+        flag_values=flag_values,
+    )
+    flags.DEFINE_string(
+        "figure",
+        None,
+        "Mode reproduce: a figure's number, or `all`.",
+        flag_values=flag_values,
+    )
+    flags.DEFINE_enum(
+        "scale",
+        "full",
+        SCALES,
+        "Mode reproduce: `quick` trains small runs in under an hour on two cores, which is not the "
+        "papers' protocol; `full` uses finished runs and names those that are missing.",
+        flag_values=flag_values,
+    )
+
+
+def request(flag_values: flags.FlagValues = flags.FLAGS) -> Request:
+    """Returns the request of the parsed flags.
+
+    Args:
+        flag_values: the flags that `define_flags` got, parsed.
 
     Raises:
         RequestError: no paper is named, or it has no such table or figure; lists those it has.
     """
-    return choose(_PAPER.value, _TABLE.value, _FIGURE.value, _SCALE.value)
+    return choose(flag_values.paper, flag_values.table, flag_values.figure, flag_values.scale)
 
 
 def choose(paper: str | None, table: str | None, figure: str | None, scale: str) -> Request:
-    """Returns the items that `--table` and `--figure` name; everything where neither is given.
+    """Returns the items that `--table` and `--figure` name; all items if neither is given.
 
     Args:
         paper: `a` or `b`.
-        table: a number, `text`, or `all`, which is every table and the numbers in the text.
+        table: a number, `text`, or `all`, which means every table and the numbers in the text.
         figure: a number or `all`.
         scale: `quick` or `full`.
 
     Raises:
-        RequestError: as of `request`.
+        RequestError: as `request`.
     """
     if paper is None:
         raise RequestError("name a paper with --paper=a or --paper=b")
-    # Importing the builders takes JAX's seconds; what is wrong with the flags is told before.
     known = ITEMS[paper]
     if table is None and figure is None:
         return Request(paper, known, scale)
@@ -103,60 +123,41 @@ def _items(tables: int, figures: Sequence[int]) -> tuple[str, ...]:
 
 
 ITEMS = {"a": _items(4, (3, 4, 5, 6, 7)), "b": _items(15, (3, 7, 8, 9))}
-"""What can be asked for; the builders of `papers.paper_a` and `papers.paper_b` make it."""
+"""Names of `papers.paper_a.ITEMS` and `papers.paper_b.ITEMS`. They are listed again because those
+modules import JAX, which takes seconds: mistakes in the flags are reported before."""
 
 
 def run(wanted: Request, workdir: epath.Path) -> list[epath.Path]:
-    """Trains what is missing (at quick scale), builds the tables, prints and writes them.
+    """Builds, prints and writes the tables; at quick scale it first trains the missing runs.
 
     Args:
         wanted: from `request`.
-        workdir: holds a folder a run, and `paper_<a|b>` for what is written.
+        workdir: holds one folder per run, and `paper_<a|b>` for the written files.
 
     Returns:
         The files written.
 
     Raises:
-        RunError: a run's files are damaged.
+        RunError: the files of a run are damaged.
         ConfigError, DataError, CheckpointError, NonFiniteLossError, Interrupted: from training.
     """
-    from wbc_jax.papers import library, paper_a, paper_b
-    from wbc_jax.report import side_by_side as report
+    from wbc_jax import experiment, provenance
+    from wbc_jax.papers import paper_a, paper_b, render, runs
 
-    builders = {"a": paper_a, "b": paper_b}[wanted.paper]
-    needed = list(dict.fromkeys(n for item in wanted.items for n in builders.NEEDS[item]))
-    why = _train_missing(needed, workdir) if wanted.scale == "quick" else {}
-    shelf = library.Library(workdir, wanted.scale, why)
-    sheets = []
-    for item in wanted.items:
-        sheets.append(builders.BUILDERS[item](shelf))
-        print(report.text(sheets[-1]) + "\n", flush=True)
+    known = {"a": paper_a.ITEMS, "b": paper_b.ITEMS}[wanted.paper]
+    items = [known[name] for name in wanted.items]
+    store = runs.RunStore(workdir, wanted.scale, provenance.check_splits)
+    if wanted.scale == "quick":
+        needed = dict.fromkeys(name for item in items for name in item.needs)
+        store.train_missing(tuple(needed), experiment.run)
+    comparisons = []
+    for item in items:
+        comparisons.append(item.build(store))
+        print(render.text(comparisons[-1]) + "\n", flush=True)
     folder = workdir / f"paper_{wanted.paper}"
-    written = report.write(folder, wanted.paper, wanted.scale, sheets)
-    missing = list(dict.fromkeys(m for sheet in sheets for m in sheet.missing))
+    written = render.write(folder, wanted.paper, wanted.scale, comparisons)
+    missing = dict.fromkeys(m for comparison in comparisons for m in comparison.missing)
     if missing:
         print("Not there:\n" + "\n".join(f"  {line}" for line in missing))
     print(f"Tables as text, CSV and LaTeX in {folder}; all of them: {folder / 'index.html'}")
     return written
-
-
-def _train_missing(needed: Sequence[str], workdir: epath.Path) -> dict[str, list[str]]:
-    """Trains the small runs that are not finished; returns why some cannot be, by plan."""
-    from wbc_jax import experiment
-    from wbc_jax.papers import runs
-
-    data, why, begun = runs.data_settings(), {}, set()
-    for name in needed:
-        plan = runs.PLANS[name]
-        own = runs.PLANS[plan.quick_name or name]
-        if runs.load(plan, workdir, "quick") is not None:
-            continue
-        config, lacking = runs.quick_config(own, data)
-        if config is None:
-            why[name] = lacking
-            continue
-        if own.name not in begun:
-            begun.add(own.name)
-            print(f"\nTraining {own.title}, small and short ({workdir / own.name}):", flush=True)
-            experiment.run(config, workdir / own.name)
-    return why

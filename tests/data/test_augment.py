@@ -13,11 +13,12 @@ import pytest
 from scipy import ndimage
 from skimage import color
 
-from wbc_jax import config as config_lib
+from wbc_jax import config_checks
+from wbc_jax.config import PRESETS, Augment, Config
 from wbc_jax.data import augment
 
-OFF = config_lib.Augment(**config_lib.PRESETS["none"])
-EVERYTHING = config_lib.Augment(
+OFF = Augment(**PRESETS["none"])
+EVERYTHING = Augment(
     rotation_degrees=40,
     zoom=0.3,
     translation_px=3,
@@ -48,7 +49,7 @@ def batch(count=4, height=12, width=12, seed=0):
 
 @functools.cache
 def jitted(fields):
-    settings = config_lib.Augment(**dict(fields))
+    settings = Augment(**dict(fields))
     return jax.jit(lambda k, i, m: augment.augment(settings, k, i, m))
 
 
@@ -394,10 +395,10 @@ def test_a_picture_depends_on_its_key_alone():
         np.testing.assert_array_equal(got_masks, new_masks[order])
 
 
-@pytest.mark.parametrize("preset", config_lib.PRESETS)
+@pytest.mark.parametrize("preset", PRESETS)
 def test_presets_draw_what_their_fields_say(preset):
-    config = config_lib.Config(augment=config_lib.Augment(preset=preset))
-    fields = config_lib.validate(config).augment
+    config = Config(augment=Augment(preset=preset))
+    fields = config_checks.validate(config).augment
     images, masks = batch(8, 16, 16)
     new, new_masks = run(fields, keys(8), images, masks)
     assert (preset == "none") == (new.tobytes() == images.tobytes())
@@ -429,7 +430,8 @@ def test_another_epoch_draws_another_picture():
 
 _DEVICES = """
 import jax, jax.numpy as jnp, numpy as np
-from wbc_jax import config as config_lib, sharding
+from wbc_jax import config as config_lib
+from wbc_jax.parallel import sharding
 from wbc_jax.data import augment
 
 assert jax.device_count() == 8

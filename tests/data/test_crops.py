@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from wbc_jax.data import crops
-from wbc_jax.data.records import DataError
+from wbc_jax.errors import DataError
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,8 @@ import cv2
 import numpy as np
 import pytest
 
-from wbc_jax.data import duplicates, records
+from wbc_jax.data import duplicates
+from wbc_jax.data.images import decode_image, read_image_file
 from wbc_jax.tfds_builders.wbc_synthetic import render
 
 
@@ -114,7 +115,7 @@ def test_cells_that_public_sets_hold_twice(real_data):
     if not all(file.exists() for pair in pairs for file in pair):
         pytest.skip("a part of the real images")
     hashes = {
-        file: [hash(records.decode_image(records.read_image_file(file)[0])) for hash in HASHES]
+        file: [hash(decode_image(read_image_file(file)[0])) for hash in HASHES]
         for pair in pairs
         for file in pair
     }

@@ -1,26 +1,27 @@
-"""wbc_jax.data.records.read_exclusions: the records that a builder leaves out."""
+"""wbc_jax.data.building.read_exclusions: the records that a builder leaves out."""
 
 import pathlib
 
 import pytest
 
 from wbc_jax import tfds_builders
-from wbc_jax.data import records
+from wbc_jax.data import building
+from wbc_jax.errors import DataError
 
 
 def test_reads_ids_and_reasons(tmp_path):
     text = 'id,reason\r\n a_1 , "blurred, and cut off"\r\n\r\nb_2,empty frame\r\n'
     (tmp_path / "exclusions.csv").write_bytes(b"\xef\xbb\xbf" + text.replace(', "', ',"').encode())
-    assert records.read_exclusions(tmp_path) == {
+    assert building.read_exclusions(tmp_path) == {
         "a_1": "blurred, and cut off",
         "b_2": "empty frame",
     }
 
 
 def test_none_without_a_file_or_lines(tmp_path):
-    assert records.read_exclusions(tmp_path) == {}
+    assert building.read_exclusions(tmp_path) == {}
     (tmp_path / "exclusions.csv").write_text("id,reason\n")
-    assert records.read_exclusions(tmp_path) == {}
+    assert building.read_exclusions(tmp_path) == {}
 
 
 @pytest.mark.parametrize(
@@ -39,15 +40,15 @@ def test_none_without_a_file_or_lines(tmp_path):
 def test_bad_lines(tmp_path, text, reason):
     file = tmp_path / "exclusions.csv"
     file.write_text(text)
-    with pytest.raises(records.DataError, match=reason) as caught:
-        records.read_exclusions(tmp_path)
+    with pytest.raises(DataError, match=reason) as caught:
+        building.read_exclusions(tmp_path)
     assert str(file) in str(caught.value)
 
 
 def test_the_lists_of_all_builders_are_read():
     [top] = tfds_builders.__path__
     for file in sorted(pathlib.Path(top).glob("*/exclusions.csv")):
-        records.read_exclusions(file.parent)  # is well-formed
+        building.read_exclusions(file.parent)  # is well-formed
         assert "read_exclusions" in file.with_name(
             f"{file.parent.name}_dataset_builder.py"
         ).read_text(encoding="utf-8")

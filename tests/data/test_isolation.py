@@ -9,9 +9,10 @@ import pytest
 
 import tiny_runs
 import wbc_jax
-from wbc_jax import config as config_lib
-from wbc_jax import weights
-from wbc_jax.data import isolation, pipeline, records, sources
+from wbc_jax.data import isolation, pipeline, sources
+from wbc_jax.data.images import decode_image
+from wbc_jax.errors import ConfigError, WeightsError
+from wbc_jax.inference import weights
 
 
 def disc(mask, middle, radius, value):
@@ -133,7 +134,7 @@ def test_records_are_cut_by_the_segmenters_masks_which_are_kept(data, run_weight
     np.testing.assert_array_equal(
         test[0]["image"], pipeline.resize_image(source.image(place), 32, 32)
     )
-    assert records.decode_image(source.encoded[place]["image"]).shape == source.image(place).shape
+    assert decode_image(source.encoded[place]["image"]).shape == source.image(place).shape
 
 
 def test_a_damaged_file_of_masks_is_written_anew(data, run_weights):
@@ -148,7 +149,7 @@ def test_a_damaged_file_of_masks_is_written_anew(data, run_weights):
 
 def test_weights_that_do_not_fit_are_named(data, tmp_path):
     missing = dataclasses.replace(data, isolate="nowhere")
-    with pytest.raises(weights.WeightsError, match="isolate is 'nowhere'"):
+    with pytest.raises(WeightsError, match="isolate is 'nowhere'"):
         isolation.isolated([sources.load(tiny_runs.DATASET, data)], missing)
 
 
@@ -175,5 +176,5 @@ def test_a_model_cuts_images_as_in_training(typed, run, run_weights, tmp_path):
 def test_a_classifier_cannot_isolate(typed, data, tmp_path):
     file = tmp_path / "types.safetensors"
     weights.write(file, typed.config, 1, typed.weights, [])
-    with pytest.raises(config_lib.ConfigError, match="must name a segmenter's"):
+    with pytest.raises(ConfigError, match="must name a segmenter's"):
         isolation.segmenter(dataclasses.replace(data, isolate=str(file)))

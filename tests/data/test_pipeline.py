@@ -8,8 +8,9 @@ import cv2
 import numpy as np
 import pytest
 
-from wbc_jax import config as config_lib
-from wbc_jax.data import pipeline, records, sources
+from wbc_jax.config import Data
+from wbc_jax.data import pipeline, sources
+from wbc_jax.data.images import encode_png
 
 SEVEN_STEPS = {"batch_size": 4, "steps": 7, "seed": 3}
 
@@ -35,7 +36,7 @@ def pixels(index, height=10, width=12):
 def source(n=10, name="drawn", subtypes=None, has_mask=None, labels=None):
     ids = tuple(f"cell_{i:02d}" for i in range(n))
     encoded = Encoded(
-        {key: records.encode_png(array) for key, array in zip(("image", "mask"), pixels(i))}
+        {key: encode_png(array) for key, array in zip(("image", "mask"), pixels(i))}
         for i in range(n)
     )
     return sources.Source(
@@ -198,7 +199,7 @@ def test_augmenting_a_batch_in_place_does_not_change_the_cache():
 )
 def test_usable(cell_only_masks, expected):
     s = source(4, subtypes=["", "", "cell_only", "cell_only"], has_mask=[True, False, True, False])
-    data = config_lib.Data(cell_only_masks=cell_only_masks)
+    data = Data(cell_only_masks=cell_only_masks)
     assert pipeline.usable(s, data, "segmentation").tolist() == expected
     assert pipeline.usable(s, data, "classification").all()
     assert pipeline.usable(source(4, labels=[0, -1, 4, -1]), data, "classification").tolist() == [
@@ -214,7 +215,7 @@ def test_load_splits_sizes_and_members(monkeypatch):
     subtypes = ["cell_only" if i == 7 else "" for i in range(40)]
     known = {"a": source(40, "a", subtypes, np.arange(40) != 3), "b": source(30, "b")}
     monkeypatch.setattr(sources, "load", lambda name, data: known[name])
-    data = config_lib.Data(datasets=("a", "b"), image_size=16)
+    data = Data(datasets=("a", "b"), image_size=16)
     found = pipeline.load_splits(data, 24)
     members = {
         split: {(s.name, s.ids[i]) for s, i in part.entries} for split, part in found.items()
@@ -350,7 +351,7 @@ def two_sets(**fields):
     a = source(6, "a")
     b = dataclasses.replace(source(2, "b"), labels=np.array([1, -1]))
     entries = [(a, i) for i in range(6)] + [(b, i) for i in range(2)]
-    data = config_lib.Data(datasets=("a", "b"), **fields)
+    data = Data(datasets=("a", "b"), **fields)
     found = pipeline.Examples(entries, 8, 8)
     return found, pipeline.mixture(found, data)
 
@@ -396,7 +397,7 @@ def test_mixture_is_drawn_at_its_shares(fields, shares):
 def test_mixture_of_what_is_left_to_train_on(fields):
     found, _ = two_sets()
     # As `leave_one_out` has it: a data set all of whose records are in another split.
-    data = config_lib.Data(datasets=("a", "b", "left"), **{"mixture": "custom"} | fields)
+    data = Data(datasets=("a", "b", "left"), **{"mixture": "custom"} | fields)
     parts = pipeline.mixture(found, data)
     shares = {"a": 0.25, "b": 0.75} if "weights" in fields else {"a": 0.5, "b": 0.5}
     assert {p.name: p.share for p in parts} == pytest.approx(shares)

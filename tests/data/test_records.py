@@ -13,7 +13,15 @@ import tensorflow_datasets as tfds
 from PIL import Image
 from tensorflow_datasets.core import example_serializer
 
-from wbc_jax.data import records
+from wbc_jax.data import building, images, records
+from wbc_jax.data.images import (
+    decode_image,
+    decode_mask,
+    encode_png,
+    read_image_file,
+    read_mask_file,
+)
+from wbc_jax.errors import DataError
 
 # Red, green, blue, and a colour whose channels all differ: catches BGR.
 COLOURS = np.array([[[255, 0, 0], [0, 255, 0]], [[0, 0, 255], [10, 20, 30]]], np.uint8)
@@ -29,15 +37,15 @@ def saved(path, pixels, **options):
 
 
 def test_png_round_trips_in_rgb_order():
-    assert np.array_equal(records.decode_image(records.encode_png(COLOURS)), COLOURS)
-    with Image.open(io.BytesIO(records.encode_png(COLOURS))) as image:
+    assert np.array_equal(decode_image(encode_png(COLOURS)), COLOURS)
+    with Image.open(io.BytesIO(encode_png(COLOURS))) as image:
         assert np.array_equal(np.asarray(image), COLOURS)
 
 
 @pytest.mark.parametrize("shape", [(2, 2), (2, 2, 1)])
 def test_mask_round_trips(shape):
     mask = np.array([0, 1, 2, 255], np.uint8)
-    decoded = records.decode_mask(records.encode_png(mask.reshape(shape)))
+    decoded = decode_mask(encode_png(mask.reshape(shape)))
     assert np.array_equal(decoded, mask.reshape(2, 2))
 
 
@@ -45,30 +53,30 @@ def test_mask_round_trips(shape):
     "array", [np.zeros((2, 2, 3)), np.zeros((2, 2, 4), np.uint8), np.zeros((0, 2), np.uint8)]
 )
 def test_encode_png_refuses(array):
-    with pytest.raises(records.DataError, match=r"allowed is uint8"):
-        records.encode_png(array)
+    with pytest.raises(DataError, match=r"allowed is uint8"):
+        encode_png(array)
 
 
-@pytest.mark.parametrize("data", [b"", b"no image", records.encode_png(COLOURS)[:30]])
+@pytest.mark.parametrize("data", [b"", b"no image", encode_png(COLOURS)[:30]])
 def test_decoding_damaged_bytes(data):
-    for decode in (records.decode_image, records.decode_mask):
-        with pytest.raises(records.DataError, match=f"{len(data)} bytes could not be decoded"):
+    for decode in (decode_image, decode_mask):
+        with pytest.raises(DataError, match=f"{len(data)} bytes could not be decoded"):
             decode(data)
 
 
 def test_decode_mask_refuses_colours():
-    with pytest.raises(records.DataError, match="one 8-bit channel"):
-        records.decode_mask(records.encode_png(COLOURS))
+    with pytest.raises(DataError, match="one 8-bit channel"):
+        decode_mask(encode_png(COLOURS))
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.jpg"])
 def test_rgb_files_pass_through_byte_for_byte(tmp_path, name):
     path = saved(tmp_path / name, noise())
-    data, height, width = records.read_image_file(path)
+    data, height, width = read_image_file(path)
     assert data == path.read_bytes()
     assert (height, width) == (9, 7)
     if name.endswith("png"):
-        assert np.array_equal(records.decode_image(data), noise())
+        assert np.array_equal(decode_image(data), noise())
 
 
 def grey16(path, values):
@@ -125,20 +133,20 @@ CONVERTED = {
 @pytest.mark.parametrize("kind", CONVERTED)
 def test_other_kinds_become_rgb_png(tmp_path, kind):
     write, expected = CONVERTED[kind]
-    data, height, width = records.read_image_file(write(tmp_path))
+    data, height, width = read_image_file(write(tmp_path))
     assert data[:4] == b"\x89PNG"
     assert data[24:26] == b"\x08\x02"  # 8 bits, RGB
     assert (height, width) == (2, 2)
-    assert np.array_equal(records.decode_image(data), expected)
+    assert np.array_equal(decode_image(data), expected)
 
 
 def test_exif_turn_is_carried_out(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6  # the picture lies on its side: turn by 90 degrees clockwise
     path = saved(tmp_path / "a.png", noise(), exif=exif)
-    data, height, width = records.read_image_file(path)
+    data, height, width = read_image_file(path)
     assert (height, width) == (7, 9)
-    assert np.array_equal(records.decode_image(data), np.rot90(noise(), -1))
+    assert np.array_equal(decode_image(data), np.rot90(noise(), -1))
 
 
 def bomb(path, side=20_000):
@@ -209,18 +217,18 @@ BAD_IMAGES = {
 def test_bad_images_are_named(tmp_path, kind):
     make, reason = BAD_IMAGES[kind]
     path = make(tmp_path)
-    with pytest.raises(records.DataError, match=reason) as caught:
-        records.read_image_file(path)
+    with pytest.raises(DataError, match=reason) as caught:
+        read_image_file(path)
     assert str(path) in str(caught.value)
 
 
 def test_mask_file_values(tmp_path):
     grey = np.array([[0, 128], [255, 7]], np.uint8)
-    assert np.array_equal(records.read_mask_file(saved(tmp_path / "a.png", grey)), grey)
+    assert np.array_equal(read_mask_file(saved(tmp_path / "a.png", grey)), grey)
     rgb = np.repeat(grey[..., None], 3, -1)
-    assert np.array_equal(records.read_mask_file(saved(tmp_path / "b.png", rgb)), grey)
+    assert np.array_equal(read_mask_file(saved(tmp_path / "b.png", rgb)), grey)
     cells = grey > 0
-    assert np.array_equal(records.read_mask_file(saved(tmp_path / "c.png", cells)), cells * 255)
+    assert np.array_equal(read_mask_file(saved(tmp_path / "c.png", cells)), cells * 255)
 
 
 BAD_MASKS = {
@@ -238,16 +246,16 @@ BAD_MASKS = {
 def test_bad_masks_are_named(tmp_path, kind):
     make, reason = BAD_MASKS[kind]
     path = make(tmp_path)
-    with pytest.raises(records.DataError, match=reason) as caught:
-        records.read_mask_file(path)
+    with pytest.raises(DataError, match=reason) as caught:
+        read_mask_file(path)
     assert str(path) in str(caught.value)
 
 
 def test_example_without_mask_is_all_ignore():
     record = records.example(image=noise(), id="a", source="s")
     assert record.keys() == records.features().keys()
-    assert np.array_equal(records.decode_mask(record["mask"]), np.full((9, 7), 255))
-    assert np.array_equal(records.decode_image(record["image"]), noise())
+    assert np.array_equal(decode_mask(record["mask"]), np.full((9, 7), 255))
+    assert np.array_equal(decode_image(record["image"]), noise())
     assert np.isnan(record["um_per_px"])
     rest = {k: v for k, v in record.items() if k not in ("image", "mask", "um_per_px")}
     assert rest == {
@@ -281,7 +289,7 @@ BAD_EXAMPLES = {
 @pytest.mark.parametrize("kind", BAD_EXAMPLES)
 def test_example_refuses(kind):
     change, reason = BAD_EXAMPLES[kind]
-    with pytest.raises(records.DataError, match=reason):
+    with pytest.raises(DataError, match=reason):
         records.example(**{"image": noise(), "id": "a", "source": "s"} | change)
 
 
@@ -317,41 +325,41 @@ def test_each_keeps_the_order_and_notes_bad_files():
     def read(number):
         time.sleep(0.002 * (number % 3))  # later ones are done earlier
         if number in (2, 7):
-            raise records.DataError(f"{number} is bad")
+            raise DataError(f"{number} is bad")
         return -number
 
     for threads in (1, 5):
-        bad = records.BadFiles()
-        with records.reading(threads, ""):
-            found = list(records.each(read, range(40), lambda n: f"/x/{n}", bad))
+        bad = building.BadFiles()
+        with building.reading(threads, ""):
+            found = list(building.each(read, range(40), lambda n: f"/x/{n}", bad))
         assert found == [-n for n in range(40) if n not in (2, 7)]
         assert bad.files == [("/x/2", "2 is bad"), ("/x/7", "7 is bad")]
-    with pytest.raises(records.DataError, match="2 is bad"):
-        list(records.each(read, range(40)))
+    with pytest.raises(DataError, match="2 is bad"):
+        list(building.each(read, range(40)))
 
 
 def test_each_reads_only_a_little_ahead():
     started = []
-    with records.reading(2, ""):
-        found = records.each(started.append, range(1000))
+    with building.reading(2, ""):
+        found = building.each(started.append, range(1000))
         next(found)
         found.close()
     assert 1 <= len(started) <= 9  # four a thread, and one
 
 
 def test_each_says_how_far_it_is(capsys):
-    with records.reading(2, "cells"):
-        assert list(records.each(str, range(3))) == ["0", "1", "2"]
+    with building.reading(2, "cells"):
+        assert list(building.each(str, range(3))) == ["0", "1", "2"]
     assert capsys.readouterr().err.startswith("cells 3/3 (100 %)  ")
 
 
 def test_a_file_beyond_the_limit_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(records, "MAX_FILE_BYTES", 3 * 2**20)
+    monkeypatch.setattr(images, "MAX_FILE_BYTES", 3 * 2**20)
     path = tmp_path / "large.bin"
     with path.open("wb") as file:
         file.truncate(2**40)  # sparse
-    with pytest.raises(records.DataError, match=r"large\.bin: is larger than 3,145,728 bytes"):
-        records.read_image_file(path)
+    with pytest.raises(DataError, match=r"large\.bin: is larger than 3,145,728 bytes"):
+        read_image_file(path)
 
 
 @pytest.mark.parametrize("size", [0, 5, 2**20, 2**20 + 1, 5 * 2**20])
@@ -364,16 +372,16 @@ def test_reading_asks_for_no_more_than_a_piece_at_a_time(size):
             return super().read(n)
 
     data = bytes(range(256)) * (size // 256 + 1)
-    assert records._read_at_most(File(data[:size]), 3 * 2**20) == data[: min(size, 3 * 2**20)]
+    assert images._read_at_most(File(data[:size]), 3 * 2**20) == data[: min(size, 3 * 2**20)]
     assert 0 < min(asked) <= max(asked) <= 2**20
 
 
 def test_all_bad_files_are_collected_and_20_are_shown():
-    bad = records.bad_files()
+    bad = building.bad_files()
     for number in range(25):
         with bad.catch(f"/x/{number:02}.png"):
-            raise records.DataError("broken")
-    with pytest.raises(records.DataError) as caught:
+            raise DataError("broken")
+    with pytest.raises(DataError) as caught:
         bad.finish("set")
     message = str(caught.value)
     assert "set: 25 bad files" in message
@@ -383,17 +391,17 @@ def test_all_bad_files_are_collected_and_20_are_shown():
 
 
 def test_skip_keeps_the_list():
-    with records.on_bad_file("skip") as collector:
-        records.bad_files().add("/x/a.png", "broken")
-        records.bad_files().finish("set")
+    with building.on_bad_file("skip") as collector:
+        building.bad_files().add("/x/a.png", "broken")
+        building.bad_files().finish("set")
     assert collector.files == [("/x/a.png", "broken")]
-    assert records.bad_files().policy == "error"
+    assert building.bad_files().policy == "error"
 
 
 def test_unknown_policy():
     with (
-        pytest.raises(records.DataError, match="allowed are 'error', 'skip'"),
-        records.on_bad_file("ignore"),
+        pytest.raises(DataError, match="allowed are 'error', 'skip'"),
+        building.on_bad_file("ignore"),
     ):
         pass
 
@@ -407,18 +415,18 @@ def zipped(path, **members):
 
 def test_unzip(tmp_path):
     archive = zipped(tmp_path / "a.zip", **{"set/one": b"1", "set/deep/two": b"2"})
-    folder = records.unzip(archive, tmp_path / "out")
+    folder = building.unzip(archive, tmp_path / "out")
     assert (folder / "set/one").read_bytes() == b"1"
     assert (folder / "set/deep/two").read_bytes() == b"2"
     archive.unlink()
-    assert records.unzip(archive, folder) == folder  # complete already
+    assert building.unzip(archive, folder) == folder  # complete already
 
 
 @pytest.mark.parametrize("name", ["../evil", "/evil", "a/../../evil", "..\\evil", "C:/evil"])
 def test_unzip_stays_in_its_folder(tmp_path, name):
     archive = zipped(tmp_path / "a.zip", **{"good": b"1", name: b"2"})
-    with pytest.raises(records.DataError, match="would land outside"):
-        records.unzip(archive, tmp_path / "deep" / "out")
+    with pytest.raises(DataError, match="would land outside"):
+        building.unzip(archive, tmp_path / "deep" / "out")
     assert not list((tmp_path / "deep").glob("out*"))
     assert not list(tmp_path.rglob("evil"))
 
@@ -429,14 +437,14 @@ def test_unzip_makes_no_links(tmp_path):
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         archive.writestr("set/one", b"1")
         archive.writestr(link, "../../evil")
-    with pytest.raises(records.DataError, match="holds the link 'set/link': allowed are files"):
-        records.unzip(tmp_path / "a.zip", tmp_path / "out")
+    with pytest.raises(DataError, match="holds the link 'set/link': allowed are files"):
+        building.unzip(tmp_path / "a.zip", tmp_path / "out")
     assert not list(tmp_path.glob("out*"))
 
 
 def test_unzip_sweeps_what_a_killed_process_left(tmp_path):
     (tmp_path / "out.incomplete.123" / "set").mkdir(parents=True)
-    records.unzip(zipped(tmp_path / "a.zip", one=b"1"), tmp_path / "out")
+    building.unzip(zipped(tmp_path / "a.zip", one=b"1"), tmp_path / "out")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.zip", "out"]
 
 
@@ -444,12 +452,12 @@ def test_unzip_sweeps_what_a_killed_process_left(tmp_path):
 def test_unzip_damaged(tmp_path, damage):
     archive = zipped(tmp_path / "a.zip", one=b"1" * 999)
     archive.write_bytes(b"<html>" if damage == "text" else archive.read_bytes()[:-30])
-    with pytest.raises(records.DataError, match="damaged one"):
-        records.unzip(archive, tmp_path / "out")
+    with pytest.raises(DataError, match="damaged one"):
+        building.unzip(archive, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
 def test_unzip_limit(tmp_path, monkeypatch):
-    monkeypatch.setattr(records, "MAX_UNZIPPED_BYTES", 10)
-    with pytest.raises(records.DataError, match="more than 10 bytes"):
-        records.unzip(zipped(tmp_path / "a.zip", one=b"1" * 11), tmp_path / "out")
+    monkeypatch.setattr(building, "MAX_UNZIPPED_BYTES", 10)
+    with pytest.raises(DataError, match="more than 10 bytes"):
+        building.unzip(zipped(tmp_path / "a.zip", one=b"1" * 11), tmp_path / "out")

@@ -6,8 +6,9 @@ import pathlib
 import numpy as np
 import pytest
 
-from wbc_jax import config as config_lib
+from wbc_jax.config import Data
 from wbc_jax.data import duplicates, records, sources
+from wbc_jax.errors import ConfigError, DataError
 from wbc_jax.tfds_builders.wbc_synthetic import render
 
 NAME = "wbc_synthetic/small"
@@ -29,7 +30,7 @@ def stamps(folder):
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
-    data = config_lib.Data(datasets=(NAME,), data_dir=str(tmp_path_factory.mktemp("records")))
+    data = Data(datasets=(NAME,), data_dir=str(tmp_path_factory.mktemp("records")))
     assert not sources.is_prepared(NAME, data)
     assert sources.prepare(NAME, data) == []
     return data
@@ -44,7 +45,7 @@ def test_names():
 
 def test_every_name_has_a_builder(tmp_path):
     for name in sources.names():
-        builder = sources.builder(name, config_lib.Data(data_dir=str(tmp_path)))
+        builder = sources.builder(name, Data(data_dir=str(tmp_path)))
         base, _, variant = name.partition("/")
         assert builder.name == base
         assert not variant or builder.builder_config.name == variant
@@ -53,18 +54,18 @@ def test_every_name_has_a_builder(tmp_path):
 
 @pytest.mark.parametrize("name", ["nothing", "wbc_synthetic/huge", "wbc_synthetic/small/x", ""])
 def test_unknown_name_lists_the_known_ones(tmp_path, name):
-    with pytest.raises(config_lib.ConfigError) as error:
-        sources.builder(name, config_lib.Data(data_dir=str(tmp_path)))
+    with pytest.raises(ConfigError) as error:
+        sources.builder(name, Data(data_dir=str(tmp_path)))
     assert f"there is no data set {name!r}" in str(error.value)
     assert all(known in str(error.value) for known in KNOWN)
     for call in (sources.prepare, sources.load, sources.is_prepared):
-        with pytest.raises(config_lib.ConfigError, match="there is no data set"):
-            call(name, config_lib.Data(data_dir=str(tmp_path)))
+        with pytest.raises(ConfigError, match="there is no data set"):
+            call(name, Data(data_dir=str(tmp_path)))
 
 
 def test_load_before_prepare(tmp_path):
-    data = config_lib.Data(data_dir=str(tmp_path))
-    with pytest.raises(records.DataError) as error:
+    data = Data(data_dir=str(tmp_path))
+    with pytest.raises(DataError) as error:
         sources.load(NAME, data)
     assert f"{NAME}: no records in {tmp_path}" in str(error.value)
     assert "--mode=prepare" in str(error.value)
@@ -125,14 +126,14 @@ def test_index_equals_the_records(prepared):
 
 
 def test_names_of_the_same_records_or_cells(tmp_path):
-    data = config_lib.Data(data_dir=str(tmp_path))
+    data = Data(data_dir=str(tmp_path))
     sources.check_distinct(["pbc/five", "pbc/eight", "kaggle_blood_cells/original"], data)
-    with pytest.raises(config_lib.ConfigError, match="'pbc' and 'pbc/five' are the same data set"):
+    with pytest.raises(ConfigError, match="'pbc' and 'pbc/five' are the same data set"):
         sources.check_distinct(["pbc", "pbc/five"], data)
     for original in ("kaggle_blood_cells/original", "kaggle_blood_cells"):
         names = [original, "kaggle_blood_cells/augmented"]
         for order in (names, names[::-1]):
-            with pytest.raises(config_lib.ConfigError, match=r"augmented' and .*the same cells"):
+            with pytest.raises(ConfigError, match=r"augmented' and .*the same cells"):
                 sources.check_distinct(order, data)
     sources.check_distinct(["kaggle_blood_cells/augmented"], data)
 
@@ -159,17 +160,17 @@ def test_repeated_ids_are_refused(monkeypatch, tmp_path):
             return [one, two, one]
 
     monkeypatch.setattr(sources, "builder", lambda name, data_dir: Builder())
-    with pytest.raises(records.DataError, match=r"x: the ids \['one'\] stand at several records"):
-        sources.load("x", config_lib.Data())
+    with pytest.raises(DataError, match=r"x: the ids \['one'\] stand at several records"):
+        sources.load("x", Data())
 
 
 def test_manual_dir(monkeypatch, tmp_path):
     monkeypatch.delenv(sources.MANUAL_DIR_VARIABLE, raising=False)
-    assert sources.manual_dir(config_lib.Data()) == ""
+    assert sources.manual_dir(Data()) == ""
     monkeypatch.setenv(sources.MANUAL_DIR_VARIABLE, str(tmp_path / "environment"))
-    assert sources.manual_dir(config_lib.Data()) == str(tmp_path / "environment")
+    assert sources.manual_dir(Data()) == str(tmp_path / "environment")
     # What the config says goes before the environment.
-    chosen = config_lib.Data(manual_dir=str(tmp_path / "config"))
+    chosen = Data(manual_dir=str(tmp_path / "config"))
     assert sources.manual_dir(chosen) == str(tmp_path / "config")
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert sources.manual_dir(config_lib.Data(manual_dir="~/data")) == str(tmp_path / "data")
+    assert sources.manual_dir(Data(manual_dir="~/data")) == str(tmp_path / "data")

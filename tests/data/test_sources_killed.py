@@ -19,9 +19,13 @@ from PIL import Image
 from tensorflow_datasets.core import dataset_info, file_adapters
 
 import tiny_runs
-from wbc_jax import config as config_lib
-from wbc_jax import files, vocabulary
-from wbc_jax.data import duplicates, records, sources
+from wbc_jax.config import Data
+from wbc_jax.data import duplicates, sources
+from wbc_jax.data.images import read_image_file
+from wbc_jax.errors import DataError
+from wbc_jax.labels import CELL_TYPES
+from wbc_jax.tfds_builders.pbc import pbc_dataset_builder
+from wbc_jax.utils import atomic
 
 NAME = "pbc/five"
 IMAGES = 40
@@ -31,7 +35,7 @@ IMAGES = 40
 def manual_dir(tmp_path_factory):
     root = tmp_path_factory.mktemp("manual")
     for number in range(IMAGES):
-        kind = vocabulary.CELL_TYPES[number % 5]
+        kind = CELL_TYPES[number % 5]
         file = root / "pbc" / kind / f"{kind[:2].upper()}_{number}.jpg"
         file.parent.mkdir(parents=True, exist_ok=True)
         pixels = np.random.default_rng(number).integers(0, 256, (90, 90, 3), np.uint8)
@@ -41,7 +45,7 @@ def manual_dir(tmp_path_factory):
 
 
 def data(manual_dir, data_dir):
-    return config_lib.Data(
+    return Data(
         datasets=(NAME,),
         data_dir=str(data_dir),
         manual_dir=str(manual_dir),
@@ -116,14 +120,14 @@ INFO = dataset_info.DatasetInfo.write_to_directory
 
 # Where a child dies: (object, attribute, what stands there instead).
 POINTS = {
-    "at an image": (records, "read_image_file", at(IMAGES // 2, records.read_image_file)),
+    "at an image": (pbc_dataset_builder, "read_image_file", at(IMAGES // 2, read_image_file)),
     "at a shard": (
         file_adapters.ArrayRecordFileAdapter,
         "write_examples",
         classmethod(at_a_shard),
     ),
     "before the rename": (dataset_info.DatasetInfo, "write_to_directory", before_the_rename),
-    "before the list of files left out": (files, "write_json", at(1, files.write_json)),
+    "before the list of files left out": (atomic, "write_json", at(1, atomic.write_json)),
     "at the index": (duplicates, "perceptual_hash", at(9, duplicates.perceptual_hash)),
     "before the index is renamed": (type(epath.Path("/")), "replace", lambda self, to: die()),
 }
@@ -144,7 +148,7 @@ def child(settings, point, limit):
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
     try:
         sources.prepare(NAME, settings)
-    except records.DataError as error:
+    except DataError as error:
         pathlib.Path(settings.data_dir, "said.txt").write_text(str(error))
 
 
@@ -208,7 +212,7 @@ def check_nothing_is_there(settings):
     assert not sources.is_prepared(NAME, settings)
     left = {pathlib.Path(name).name for name in tree(settings.data_dir)}
     assert left <= {"metadata.json"}  # TFDS's note of the default config
-    with pytest.raises(records.DataError, match="no records in"):
+    with pytest.raises(DataError, match="no records in"):
         sources.load(NAME, settings)
 
 
@@ -235,7 +239,7 @@ def test_disk_that_refuses(manual_dir, expected, tmp_path, monkeypatch, call, nu
 
     with monkeypatch.context() as patch:
         patch.setattr(type(epath.Path("/")), call, refuse)
-        with pytest.raises(records.DataError) as caught:
+        with pytest.raises(DataError) as caught:
             sources.prepare(NAME, settings)
     assert "pbc/five: the records could not be written to" in str(caught.value)
     assert os.strerror(number) in str(caught.value)
@@ -264,7 +268,7 @@ def test_index_on_a_full_disk_is_made_anew_each_time(manual_dir, expected, tmp_p
     index = next(tmp_path.rglob(sources.INDEX))
     index.unlink()
     with monkeypatch.context() as patch:
-        patch.setattr(files, "write_bytes", refuse)
+        patch.setattr(atomic, "write_bytes", refuse)
         assert len(sources.load(NAME, settings)) == IMAGES
     assert not index.exists()
     assert len(sources.load(NAME, settings)) == IMAGES
@@ -276,15 +280,15 @@ def test_files_left_out_are_told_to_everyone(manual_dir, expected, tmp_path):
     first = sources.prepare(NAME, settings)
     assert sources.prepare(NAME, settings) == first and "empty" in first[0][1]
     settings.on_bad_file = "error"
-    with pytest.raises(records.DataError, match=r"made without 1 bad files, such as .*BA_bad"):
+    with pytest.raises(DataError, match=r"made without 1 bad files, such as .*BA_bad"):
         sources.prepare(NAME, settings)
 
 
 def test_nothing_but_bad_files(tmp_path):
-    for kind in vocabulary.CELL_TYPES:
+    for kind in CELL_TYPES:
         (tmp_path / "manual" / kind).mkdir(parents=True)
         (tmp_path / "manual" / kind / "X_1.jpg").write_bytes(b"")
     settings = data(tmp_path / "manual", tmp_path / "records")
-    with pytest.raises(records.DataError, match="pbc/five: no record is left: 5 files are bad; "):
+    with pytest.raises(DataError, match="pbc/five: no record is left: 5 files are bad; "):
         sources.prepare(NAME, settings)
     assert not sources.is_prepared(NAME, settings)

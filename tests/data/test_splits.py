@@ -6,8 +6,10 @@ import dataclasses
 import numpy as np
 import pytest
 
-from wbc_jax import config as config_lib
-from wbc_jax.data import pipeline, records, sources, splits
+from wbc_jax import config_checks
+from wbc_jax.config import Config, Data
+from wbc_jax.data import pipeline, sources, splits
+from wbc_jax.errors import DataError
 
 FRACTIONS = (0.56, 0.14, 0.30)
 
@@ -32,7 +34,7 @@ def source(name="drawn", labels=(0, 1) * 10, groups=None, hashes=None):
 
 
 def protocol(fractions=FRACTIONS, seed=0, **fields):
-    return config_lib.Data(fractions=fractions, split_seed=seed, **fields)
+    return Data(fractions=fractions, split_seed=seed, **fields)
 
 
 def pieces(fractions):
@@ -125,8 +127,8 @@ GOLDEN = {
 @pytest.mark.parametrize("name", GOLDEN)
 def test_golden_protocols(name):
     fields, expected = GOLDEN[name]
-    data = config_lib.Data(protocol=name, datasets=("a", "b", "c"), **fields)
-    config_lib.validate(config_lib.Config(data=data))
+    data = Data(protocol=name, datasets=("a", "b", "c"), **fields)
+    config_checks.validate(Config(data=data))
     assert homes(three_sets(), data) == dict(zip("abc", expected))
     # The order in which the sets are named changes nothing.
     assert homes(three_sets()[::-1], data) == dict(zip("abc", expected))
@@ -221,7 +223,7 @@ def test_another_data_set_changes_no_split(monkeypatch):
     monkeypatch.setattr(sources, "load", lambda name, data: known[name])
 
     def of_drawn(names):
-        data = config_lib.Data(datasets=names, fractions=FRACTIONS)
+        data = Data(datasets=names, fractions=FRACTIONS)
         found = pipeline.load_splits(data, 8)
         return {
             split: [s.ids[i] for s, i in part.entries if s.name == "drawn"]
@@ -290,7 +292,7 @@ def test_packagings_of_one_collection_share_their_frames():
     parts = splits.split_sources(sets, [np.ones(20, bool)] * 4, protocol())
     gt, crops, kaggle, pbc = ([sorted(part[n].tolist()) for n in splits.SPLITS] for part in parts)
     assert gt == crops == kaggle != pbc
-    with pytest.raises(records.DataError, match="raabin: group '95-5-4-1_4' stands in both"):
+    with pytest.raises(DataError, match="raabin: group '95-5-4-1_4' stands in both"):
         splits.check_leaks({"train": [(sets[0], 4)], "test": [(sets[2], 4)]})
 
 
@@ -303,7 +305,7 @@ def test_cells_cut_otherwise_stay_together():
     home = {cell: split for split, cells in found.items() for cell in cells}
     assert all(home[f"cell_{i:02d}"] == home[f"cell_{20 + i:02d}"] for i in range(20))
     assert all(found.values())
-    with pytest.raises(records.DataError, match=r"cell_00 .* cell_20 .* \(20 bits apart\)"):
+    with pytest.raises(DataError, match=r"cell_00 .* cell_20 .* \(20 bits apart\)"):
         splits.check_leaks({"train": [(s, 0)], "test": [(s, 20)]})
     assert splits.seen([(s, 1), (s, 2)], [(s, 20), (s, 21)]) == {1}
 
@@ -312,14 +314,14 @@ def test_check_leaks():
     s = source(hashes=random_hashes(20, 0))
     splits.check_leaks({"train": [(s, 0), (s, 1)], "test": [(s, 2)]})
     s.hashes[2] = s.hashes[1] ^ np.array([0, 7, 0, 0], np.uint64)
-    with pytest.raises(records.DataError) as error:
+    with pytest.raises(DataError) as error:
         splits.check_leaks({"train": [(s, 0), (s, 1)], "test": [(s, 2)]})
     message = "drawn cell_01 (train) and drawn cell_02 (test) are near duplicates (3 bits apart)"
     assert message in str(error.value)
     splits.check_leaks({"train": [(s, 1), (s, 2)], "test": [(s, 3)]})
     # Groups are looked at where there are no hashes too, and across configs of one data set.
     one, two = source("x/a"), source("x/b")
-    with pytest.raises(records.DataError, match="x: group 'cell_04' stands in both train and test"):
+    with pytest.raises(DataError, match="x: group 'cell_04' stands in both train and test"):
         splits.check_leaks({"train": [(one, 4)], "test": [(two, 4)]})
     splits.check_leaks({"train": [(one, 4)], "test": [(source("y"), 4)]})
 
@@ -376,7 +378,7 @@ def test_near_duplicates_of():
 
 
 def test_empty_split():
-    with pytest.raises(records.DataError) as error:
+    with pytest.raises(DataError) as error:
         split_ids(source(labels=(0, 0)))
     assert str(error.value) == (
         "drawn: the validation split is empty: 2 of 2 records can be used. Add images, set the "
@@ -384,15 +386,15 @@ def test_empty_split():
         "config.data.datasets."
     )
     usable = np.arange(20) < 1
-    with pytest.raises(records.DataError, match="1 of 20 records can be used"):
+    with pytest.raises(DataError, match="1 of 20 records can be used"):
         split_ids(source(), usable=usable)
-    with pytest.raises(records.DataError, match="train split is empty: 0 of 20"):
+    with pytest.raises(DataError, match="train split is empty: 0 of 20"):
         split_ids(source(), usable=np.zeros(20, bool))
 
 
 def test_check_disjoint():
     splits.check_disjoint({"train": [("a", "1"), ("a", "1")], "test": [("b", "1"), ("a", "2")]})
-    with pytest.raises(records.DataError) as error:
+    with pytest.raises(DataError) as error:
         splits.check_disjoint({"train": [("a", "1"), ("a", "2")], "test": [("a", "2")]})
     assert "a: group '2' stands in both train and test" in str(error.value)
 

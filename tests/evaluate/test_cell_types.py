@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import sklearn.metrics
 
-from wbc_jax import vocabulary
 from wbc_jax.evaluate import cell_types
+from wbc_jax.labels import CELL_TYPES
 
 # Five types, six cells: one eosinophil taken for a basophil, one monocyte for a lymphocyte.
 LABELS = np.array([0, 1, 1, 2, 3, 4])
@@ -130,7 +130,7 @@ def test_rows():
         "probability": pytest.approx(0.6),
         "label_source": "expert",
         "probability_basophil": pytest.approx(0.6),
-        **{f"probability_{name}": pytest.approx(0.1) for name in vocabulary.CELL_TYPES[1:]},
+        **{f"probability_{name}": pytest.approx(0.1) for name in CELL_TYPES[1:]},
     }
     assert [row["right"] for row in found] == [True, False, True, True, False, True]
 

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from wbc_jax import metrics, vocabulary
+from wbc_jax import metrics
 from wbc_jax.evaluate import masks
+from wbc_jax.labels import IGNORE, MASK_CLASSES
 
 # Rows truth, columns prediction: background, cytoplasm, nucleus.
 A = [[8, 1, 1], [0, 4, 0], [0, 2, 4]]
@@ -16,7 +17,7 @@ B = [[5, 0, 0], [0, 3, 1], [0, 0, 3]]
 NO_NUCLEUS = [[9, 0, 0], [0, 6, 1], [0, 0, 0]]  # flagged for its truth
 NO_CYTOPLASM = [[4, 0, 0], [0, 0, 2], [0, 0, 3]]  # flagged for its prediction
 COUNTS = np.array([A, B])
-BF_COLUMNS = ("bf_score", *(f"bf_score_{name}" for name in vocabulary.MASK_CLASSES))
+BF_COLUMNS = ("bf_score", *(f"bf_score_{name}" for name in MASK_CLASSES))
 
 
 def _examples(datasets, labels):
@@ -143,7 +144,7 @@ def test_intervals_contain_every_point_and_are_reproducible():
     counts = _random(2, 30)
     found = masks.summarize(counts, bootstrap=300, seed=3)
     points = {name: found[name] for name in ("global_accuracy", "mean_accuracy", "mean_iou")}
-    points |= {f"{m}_{c}": found[m][c] for m in ("iou", "dice") for c in vocabulary.MASK_CLASSES}
+    points |= {f"{m}_{c}": found[m][c] for m in ("iou", "dice") for c in MASK_CLASSES}
     for name, point in points.items():
         low, high = found["intervals"][name]
         assert low < point < high
@@ -221,7 +222,7 @@ def test_results_by_data_set_and_type():
 
 def test_confusions_leave_out_the_filling():
     truth = np.random.default_rng(0).integers(0, 3, (5, 4, 4)).astype(np.uint8)
-    truth[0, 0] = vocabulary.IGNORE
+    truth[0, 0] = IGNORE
 
     class Examples(list):
         pass
@@ -287,7 +288,7 @@ def _calibrated(monkeypatch, images=6, size=12, seed=4):
     """Counts of drawn probabilities, what they are of, the masks and the probabilities."""
     rng = np.random.default_rng(seed)
     truth = rng.integers(0, 3, (images, size, size)).astype(np.uint8)
-    truth[rng.random(truth.shape) < 0.1] = vocabulary.IGNORE
+    truth[rng.random(truth.shape) < 0.1] = IGNORE
     scores = rng.random((images, size, size, 3)) + 2 * (truth[..., None] == np.arange(3))
     given = (scores / scores.sum(-1, keepdims=True)).astype(np.float32)
     batches = [
@@ -310,7 +311,7 @@ class _Sized(types.SimpleNamespace):
 
 def test_calibration_of_pixels_is_that_of_the_metric(monkeypatch):
     counts, examples, truth, given = _calibrated(monkeypatch)
-    known = truth != vocabulary.IGNORE
+    known = truth != IGNORE
     assert counts.shape == (6, 15, 3)
     np.testing.assert_array_equal(counts[..., 0].sum(1), known.sum((1, 2)))
     right = (given.argmax(-1) == truth) & known

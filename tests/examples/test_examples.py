@@ -8,9 +8,11 @@ import shutil
 import pytest
 
 import tiny_runs
-from wbc_jax import experiment, files
-from wbc_jax.data import records
+from wbc_jax import provenance
+from wbc_jax.data.images import encode_png, read_mask_file
+from wbc_jax.inference import model as inference
 from wbc_jax.tfds_builders.wbc_synthetic import render
+from wbc_jax.utils import atomic
 
 _FOLDER = pathlib.Path(__file__).resolve().parents[2] / "examples"
 
@@ -28,8 +30,8 @@ def cells(tmp_path_factory):
     folder = tmp_path_factory.mktemp("cells")
     for number in range(14):
         cell = render.render_cell(91, number, 48)
-        files.write_bytes(folder / "images" / f"{number}.png", records.encode_png(cell.image))
-        files.write_bytes(folder / "masks" / f"{number}.png", records.encode_png(cell.mask))
+        atomic.write_bytes(folder / "images" / f"{number}.png", encode_png(cell.image))
+        atomic.write_bytes(folder / "masks" / f"{number}.png", encode_png(cell.mask))
     return folder
 
 
@@ -55,7 +57,7 @@ def test_compare_runs(run, tmp_path, capsys):
         rows = list(csv.DictReader(file))
     for row in rows:
         row["mean_iou"] = str(float(row["mean_iou"]) - 0.125)
-    files.write_csv(table, rows, list(rows[0]))
+    atomic.write_csv(table, rows, list(rows[0]))
     example("compare_runs")([str(run.workdir), str(other), f"--out={tmp_path / 'gain.png'}"])
     printed = capsys.readouterr().out.partition("B - A by cell type, mean_iou:")[2]
     assert printed.count("-0.1250 [-0.1250, -0.1250]") == len({row["label"] for row in rows})
@@ -66,11 +68,11 @@ def test_score_masks(cells, tmp_path, capsys):
     for name in ("truths", "predictions"):
         (tmp_path / name).mkdir()
     for path in sorted((cells / "masks").iterdir()):
-        mask = records.read_mask_file(path)
-        files.write_bytes(tmp_path / "truths" / path.name, records.encode_png(mask * 100))
+        mask = read_mask_file(path)
+        atomic.write_bytes(tmp_path / "truths" / path.name, encode_png(mask * 100))
         left = mask[:, :24]
         left[left == 1] = 0  # half of the cytoplasm is missed
-        files.write_bytes(tmp_path / "predictions" / path.name, records.encode_png(mask * 100))
+        atomic.write_bytes(tmp_path / "predictions" / path.name, encode_png(mask * 100))
     arguments = [str(tmp_path / "predictions"), str(tmp_path / "truths")]
     values = ["--values", "0=0", "100=1", "200=2"]
     example("score_masks")([*arguments, *values, f"--out={tmp_path / 'rows.csv'}"])
@@ -90,7 +92,7 @@ def test_finetune(run, cells, tmp_path, capsys):
     assert "6 images" in printed and "mean IoU" in printed and "N/C error" in printed
     # What comes out can be scored, and still knows what both trainings saw.
     after = tmp_path / "out" / "after"
-    seen = experiment.seen_by(after, experiment.inference.load(after))
+    seen = provenance.seen_by(after, inference.load(after))
     assert len(seen) == 8 + 40
     with pytest.raises(SystemExit, match="holds 14 PNG masks"):
         example("finetune")([str(cells), arguments[0], f"--out={tmp_path / 'none'}"])

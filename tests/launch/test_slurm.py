@@ -10,7 +10,8 @@ import pytest
 
 import fakes
 from wbc_jax import predict
-from wbc_jax.data import pipeline, records
+from wbc_jax.data import pipeline
+from wbc_jax.data.images import encode_png
 
 SCRIPT = fakes.ROOT / "launch" / "slurm.sbatch"
 SRUN = ["srun", "--kill-on-bad-exit=0", "--wait=120", "python", "-u", "-m"]
@@ -133,7 +134,7 @@ def test_two_tasks_share_a_prediction(slurm, run, tmp_path):
     paths = [str(tmp_path / f"{n}.png") for n in range(3)]
     for path, (source, i) in zip(paths, test.entries):
         with open(path, "wb") as file:
-            file.write(records.encode_png(source.image(i)))
+            file.write(encode_png(source.image(i)))
     (tmp_path / "list.txt").write_text("\n".join([*paths, str(tmp_path / "none.png")]))
     slurm.add("srun", _SRUN)
     slurm.add("python", f'#!/bin/sh\nexec "{sys.executable}" "$@"\n')

@@ -13,8 +13,12 @@ import pytest
 from etils import epath
 
 import tiny_runs
-from wbc_jax import experiment, files, parts
-from wbc_jax.data import pipeline, records
+from wbc_jax import experiment
+from wbc_jax.data import pipeline
+from wbc_jax.data.images import encode_png
+from wbc_jax.errors import DataError
+from wbc_jax.inference import shards
+from wbc_jax.utils import atomic
 
 pytest.importorskip("gcsfs")
 pytest.importorskip("gcp_storage_emulator")
@@ -144,7 +148,7 @@ def test_half_copied_records_are_not_used(bucket, data_dir, tmp_path, monkeypatc
     place = "wbc_synthetic/small/" + os.path.basename(name)
     epath.Path(f"gs://cells/half/{place}/dataset_info.json").write_text("{}")
     assert not sources.is_prepared(tiny_runs.DATASET, data)
-    with pytest.raises(records.DataError, match="no records in"):
+    with pytest.raises(DataError, match="no records in"):
         sources.load(tiny_runs.DATASET, data)
     sources.prepare(tiny_runs.DATASET, data)
     info = json.loads(epath.Path(f"gs://cells/half/{place}/dataset_info.json").read_text())
@@ -157,29 +161,29 @@ def test_predictions_in_a_bucket(bucket, run, model, tmp_path):
     names = []
     for n, (source, i) in enumerate(test.entries[:3]):
         names.append(f"gs://cells/images/{n}.png")
-        epath.Path(names[-1]).write_bytes(records.encode_png(source.image(i)))
+        epath.Path(names[-1]).write_bytes(encode_png(source.image(i)))
     names.append("gs://cells/images/none.png")
     listed = epath.Path("gs://cells/list.txt")
     listed.write_text("\n".join(names))
-    settings = parts.Settings(part_size=2, batch_size=2, threads=2)
-    listing = parts.read_listing(listed, 2)
+    settings = shards.Settings(part_size=2, batch_size=2, threads=2)
+    listing = shards.read_listing(listed, 2)
     out = epath.Path("gs://cells/predicted")
-    summaries = [parts.predict(model, listing, out, (i, 2), settings) for i in range(2)]
+    summaries = [shards.predict(model, listing, out, (i, 2), settings) for i in range(2)]
     assert [(s.images, s.bad) for s in summaries] == [(2, 0), (2, 1)]
-    parts.predict(model, listing, tmp_path, settings=settings)
+    shards.predict(model, listing, tmp_path, settings=settings)
     for path in (tmp_path / "parts").iterdir():
         assert (out / "parts" / path.name).read_bytes() == path.read_bytes()
     assert len(list((out / "parts").iterdir())) == 2
     bad = (out / "bad_files-1-of-2.csv").read_text()
     assert bad.splitlines()[1].startswith("gs://cells/images/none.png,")
-    assert parts.predict(model, listing, out, settings=settings).skipped == 2
+    assert shards.predict(model, listing, out, settings=settings).skipped == 2
 
 
 def test_what_fails_while_it_is_written_is_not_uploaded(bucket):
     path = epath.Path("gs://cells/whole/a.txt")
-    with pytest.raises(KeyError), files.whole(path) as temporary:
+    with pytest.raises(KeyError), atomic.atomic_write(path) as temporary:
         temporary.write_text("half")
         raise KeyError
     assert not path.exists()
-    files.write_text(path, "all")
+    atomic.write_text(path, "all")
     assert path.read_text() == "all" and len(list(path.parent.iterdir())) == 1

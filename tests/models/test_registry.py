@@ -1,4 +1,4 @@
-"""wbc_jax.models and wbc_jax.networks: every network trains a step and predicts; one's own too."""
+"""wbc_jax.models.registry: every network trains a step and predicts; one's own too."""
 
 import pathlib
 import re
@@ -14,10 +14,13 @@ import pytest
 from flax import nnx
 
 import tiny_runs
-from wbc_jax import config as config_lib
-from wbc_jax import losses, models, networks, sharding, steps
+from wbc_jax import models
+from wbc_jax.config import Loss, Model
+from wbc_jax.models import registry
+from wbc_jax.parallel import sharding
+from wbc_jax.training import losses, steps
 
-SEGMENTATION = [name for name, entry in networks.NETWORKS.items() if entry.task == "segmentation"]
+SEGMENTATION = [name for name, entry in registry.NETWORKS.items() if entry.task == "segmentation"]
 
 
 def losses_of_six_steps(config):
@@ -83,7 +86,7 @@ def test_dropout_draws_anew_at_every_step_and_the_same_in_every_run(tmp_path):
 
 def fields_of(name):
     """The smallest settings of each network."""
-    return config_lib.Model(name=name, features=4, depth=2, blocks=3)
+    return Model(name=name, features=4, depth=2, blocks=3)
 
 
 def forward(graph):
@@ -97,7 +100,7 @@ def forward(graph):
 
 
 @pytest.mark.parametrize("norm", ["batch", "group", "none"])
-@pytest.mark.parametrize("name", networks.NETWORKS)
+@pytest.mark.parametrize("name", registry.NETWORKS)
 def test_bfloat16_is_the_type_of_all_but_parameters_statistics_and_logits(name, norm):
     of = fields_of(name)
     of.norm, of.dtype = norm, "bfloat16"
@@ -143,7 +146,7 @@ def test_a_classifier_learns_cell_types():
     params, rest = nnx.to_pure_dict(params), nnx.to_pure_dict(rest)
     labels = jnp.arange(8) % 5
     images = jnp.ones((8, 16, 16, 3)) * labels[:, None, None, None]
-    settings = config_lib.Loss(dice=0.0)
+    settings = Loss(dice=0.0)
     tx = optax.adam(1e-2)
 
     @jax.jit
@@ -189,7 +192,7 @@ def test_a_network_of_ones_own_is_one_file_and_one_line(tmp_path, monkeypatch):
     module = types.ModuleType("wbc_jax.models.pixelwise")
     exec(textwrap.dedent(code), module.__dict__)
     monkeypatch.setitem(sys.modules, module.__name__, module)
-    monkeypatch.setitem(networks.NETWORKS, name, eval(entry, {"Entry": networks.Entry}))
+    monkeypatch.setitem(registry.NETWORKS, name, eval(entry, {"Entry": registry.Entry}))
     config = tiny(tmp_path, model__name="pixelwise", model__features=8)
     _, _, state, values = losses_of_six_steps(config)
     assert values[-1] < 0.9 * values[0]

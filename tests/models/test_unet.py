@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from wbc_jax import config as config_lib
-from wbc_jax import models, sharding, steps
+from wbc_jax import models
+from wbc_jax.config import Augment, Config, Model, Train
 from wbc_jax.models import layers, unet
+from wbc_jax.parallel import sharding
+from wbc_jax.training import steps
 
 
 @pytest.fixture(autouse=True)
@@ -78,7 +80,7 @@ def expected_count(features, depth, norm, classes=3):
 @pytest.mark.parametrize("norm", ["batch", "group", "none"])
 @pytest.mark.parametrize(("features", "depth"), [(2, 1), (8, 4), (64, 4)])
 def test_number_of_parameters(norm, features, depth):
-    model = config_lib.Model(features=features, depth=depth, norm=norm)
+    model = Model(features=features, depth=depth, norm=norm)
     network = nnx.eval_shape(lambda: models.build(model))
     leaves = jax.tree.leaves(nnx.to_pure_dict(nnx.state(network, nnx.Param)))
     count = sum(leaf.size for leaf in leaves)
@@ -90,10 +92,10 @@ def test_number_of_parameters(norm, features, depth):
 
 
 def test_batch_statistics_move_in_a_train_step():
-    config = config_lib.Config(
-        model=config_lib.Model(features=2, depth=1, norm="batch"),
-        augment=config_lib.Augment(flip=False, quarter_turns=False),
-        train=config_lib.Train(batch_size=2, steps=10),
+    config = Config(
+        model=Model(features=2, depth=1, norm="batch"),
+        augment=Augment(flip=False, quarter_turns=False),
+        train=Train(batch_size=2, steps=10),
     )
     built = models.build(config.model)
     first = built.encoder[0].conv1
@@ -181,7 +183,7 @@ def test_dropout_is_after_the_last_encoder_level_and_the_bridge():
 
 
 def test_same_seed_builds_the_same_network():
-    model = config_lib.Model(features=1, depth=1, norm="none")
+    model = Model(features=1, depth=1, norm="none")
     a, b, other = (
         jax.tree.leaves(nnx.to_pure_dict(nnx.state(models.build(model, seed), nnx.Param)))
         for seed in (3, 3, 4)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn import metrics as oracle
 
-from wbc_jax import vocabulary
+from wbc_jax.labels import CELL_TYPES
 from wbc_jax.papers import confusions
 
 
@@ -22,7 +22,7 @@ def test_table_is_scikit_learns():
     precision, recall, f1, _ = oracle.precision_recall_fscore_support(truth, predicted)
     counts = confusions.of_matrix(matrix)
     found = confusions.table(counts)
-    for k, name in enumerate(vocabulary.CELL_TYPES):
+    for k, name in enumerate(CELL_TYPES):
         assert found[name, "precision"] == pytest.approx(precision[k])
         assert found[name, "recall"] == pytest.approx(recall[k])
         assert found[name, "F1"] == pytest.approx(f1[k])
@@ -44,7 +44,7 @@ def test_counts_behind_table_5():
     assert counts.hits.tolist() == [46, 66, 68, 46, 75]
     assert counts.false_alarms.tolist() == [0, 0, 13, 2, 7]
     assert counts.support.tolist() == [53, 72, 71, 52, 75]
-    # Every cell has one prediction: what one type misses is another's false alarm.
+    # Every cell has one prediction: a miss of one type is a false alarm of another.
     assert (counts.support - counts.hits).sum() == counts.false_alarms.sum() == 22
     assert confusions.readings(counts)["plain"] == 301 / 323
 

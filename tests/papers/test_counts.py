@@ -1,6 +1,6 @@
 import pytest
 
-from wbc_jax import vocabulary
+from wbc_jax.labels import CELL_TYPES
 from wbc_jax.papers import counts
 
 SPLITS = ("train", "validation", "test")
@@ -20,7 +20,7 @@ def test_table_3_is_as_printed():
         "neutrophil": (8204, 2051, 4308, 14563, 75),
         "total": (15809, 3952, 8367, 28128, 323),
     }
-    assert tuple(rows()) == (*vocabulary.CELL_TYPES, "total")
+    assert tuple(rows()) == (*CELL_TYPES, "total")
 
 
 def test_rows_and_columns_sum_to_what_is_printed():
@@ -28,14 +28,14 @@ def test_rows_and_columns_sum_to_what_is_printed():
     for row in found.values():
         assert sum(row[split] for split in SPLITS) == row["total"]
     for key in (*SPLITS, "total", "independent"):
-        assert sum(found[name][key] for name in vocabulary.CELL_TYPES) == found["total"][key]
+        assert sum(found[name][key] for name in CELL_TYPES) == found["total"][key]
 
 
 def test_the_contradiction_is_noted_in_both_its_rows():
     found = rows()
     assert found["neutrophil"]["total"] == counts.TEXT_TOTAL == 14_563
     assert found["total"]["total"] == 28_128
-    # The text is in one mind with itself: segmentation leaves the basophils out.
+    # The numbers in the text agree with each other: segmentation leaves the basophils out.
     assert counts.TEXT_TOTAL - found["basophil"]["total"] == 13_105
     assert [name for name, row in found.items() if row["note"]] == ["neutrophil", "total"]
     assert "14,563" in found["neutrophil"]["note"]
@@ -54,7 +54,7 @@ def test_by_type_counts_labels():
 
 
 def numbers(text):
-    """{cell type: its cells, a blank between them}."""
+    """Returns {cell type: the table cells of its row, joined by blanks}."""
     lines = [" ".join(line.split()) for line in text.splitlines()[3:-2]]
     return dict(line.split(" ", 1) for line in lines)
 

@@ -1,19 +1,19 @@
-"""Paper A's tables from their own counts, and where they contradict each other and the text."""
+"""Paper A's tables recomputed from their own counts, and their contradictions."""
 
 import math
 
 import pytest
 
-from wbc_jax.papers import cells, ratios
+from wbc_jax.papers import printed, ratios
 
 
 def figure(number):
-    return next(f for f in ratios.all_figures() if f.number == str(number))
+    return next(f for f in ratios.all_rows() if f.number == str(number))
 
 
 def flagged(column):
     return {
-        int(f.number) for f in ratios.all_figures() if f.printed[column].flag == cells.CONTRADICTION
+        int(f.number) for f in ratios.all_rows() if f.cells[column].flag == printed.CONTRADICTION
     }
 
 
@@ -26,43 +26,43 @@ def test_ratios_are_of_the_counts():
     assert one.mean_ratio == 14.0528 / 15.7522
     assert one.offset_mean_ratio == pytest.approx(15.0528 / 16.7522)
     assert figure(32).offset_mean_ratio == pytest.approx(39.775 / 10.2732)
-    assert [len(ratios.figures(t)) for t in "1234"] == [11, 10, 10, 10]
+    assert [len(ratios.rows(t)) for t in "1234"] == [11, 10, 10, 10]
 
 
 def test_a_constant_explains_the_printed_ratios():
-    found = ratios.all_figures()
+    found = ratios.all_rows()
 
     def fit(column, attribute):
-        return sum(cells.same_digits(getattr(f, attribute), f.printed[column]) for f in found)
+        return sum(printed.same_digits(getattr(f, attribute), f.cells[column]) for f in found)
 
     assert (fit("N/C", "nc_ratio"), fit("N/C", "offset_ratio")) == (5, 34)
     assert fit("ratio of means", "mean_ratio") == 0
     assert fit("ratio of means", "offset_mean_ratio") == 31
     # No other whole constant does as well.
     for other in (0, 1, 5, 9, 11, 20):
-        counts = ((f.printed["nucleus"].number, f.printed["cytoplasm"].number, f) for f in found)
+        counts = ((f.cells["nucleus"].number, f.cells["cytoplasm"].number, f) for f in found)
         again = sum(
-            cells.same_digits((n + other) / (c + other), f.printed["N/C"]) for n, c, f in counts
+            printed.same_digits((n + other) / (c + other), f.cells["N/C"]) for n, c, f in counts
         )
         assert again < 20
 
 
 def test_the_rows_whose_ratio_does_not_follow_are_flagged():
-    found = ratios.all_figures()
+    found = ratios.all_rows()
     wrong = {int(f.number) for f in found if not f.ratio_follows}
     assert wrong == flagged("N/C") == {24, 35, 37, 40, 41}
     wrong = {int(f.number) for f in found if not f.mean_ratio_follows}
     assert wrong == flagged("ratio of means") == {1, 8, 19, 23, 35, 37, 41}
     for f in found:
         if not f.ratio_follows:
-            assert f"{f.nc_ratio:.2f}" in f.printed["N/C"].note
-    # One digit away.
+            assert f"{f.nc_ratio:.2f}" in f.cells["N/C"].note
+    # One digit differs from the printed ratio.
     assert f"{figure(24).offset_ratio:.4f}" == "3.4094"
 
 
 def test_rows_that_share_numbers_are_flagged():
     def cell(number, column):
-        return figure(number).printed[column]
+        return figure(number).cells[column]
 
     for one, other in ((10, 12), (11, 17), (2, 6)):
         assert cell(one, "nucleus").value == cell(other, "nucleus").value
@@ -75,22 +75,20 @@ def test_rows_that_share_numbers_are_flagged():
             gap = cell(one, part).number - cell(other, part).number
             assert gap == pytest.approx(1, abs=5e-4)
     assert cell(9, "ratio of means").value == cell(20, "ratio of means").value
-    counts = [f.printed["nucleus"].value for f in ratios.all_figures()]
-    twice = {
-        int(f.number) for f in ratios.all_figures() if counts.count(f.printed["nucleus"].value) > 1
-    }
+    counts = [f.cells["nucleus"].value for f in ratios.all_rows()]
+    twice = {int(f.number) for f in ratios.all_rows() if counts.count(f.cells["nucleus"].value) > 1}
     assert twice == flagged("nucleus") == {2, 6, 10, 11, 12, 17}
     assert flagged("cytoplasm") == {10, 12, 39, 40}
     assert flagged("mean nucleus") == flagged("mean cytoplasm") == {9, 20}
 
 
 def test_verdicts_that_the_text_contradicts_are_flagged():
-    found = {int(f.number): f for f in ratios.all_figures()}
+    found = {int(f.number): f for f in ratios.all_rows()}
     wrong = {n for n, f in found.items() if not f.verdict_follows}
     assert wrong == {4, 21, 24, 35}
-    # The other four are one cell in two tables, with another verdict in each.
+    # The other four are two cells that stand in two tables each, with different verdicts.
     assert flagged("verdict") == wrong | {10, 11, 12, 17}
-    assert [found[n].printed["verdict"].value for n in (10, 12, 11, 17)] == [
+    assert [found[n].cells["verdict"].value for n in (10, 12, 11, 17)] == [
         "unhealthy", "healthy", "healthy", "unhealthy",
     ]  # fmt: skip
     assert (found[24].verdict, found[24].verdict_of_printed) == ("unhealthy", "healthy")

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 import browser
-from wbc_jax import results, vocabulary
+from wbc_jax.fields import results
+from wbc_jax.labels import REVIEW
 from wbc_jax.report import cell_page as page
 from wbc_jax.report import figures
 
@@ -17,7 +18,7 @@ def rows():
         review = "low_probability" if n % 10 == 0 else ""
         row |= {
             "file": f"in/<b>{n // 2}</b>.png", "mask": "masks/a.png", "overlay": "overlays/a#1.png",
-            "cell": n % 2 + 1, "type": vocabulary.REVIEW if review else kind, "best_guess": kind,
+            "cell": n % 2 + 1, "type": REVIEW if review else kind, "best_guess": kind,
             "probability": 0.5 if review else 0.7 + n / 100, "review": review,
             "nucleus_px": 100 + n, "cytoplasm_px": 50, "nc_ratio": (100 + n) / 50, "lobes": 1,
             "nucleus_share": 0.6, "nucleus_um2": 9.0, "cytoplasm_um2": 5.0, "um_per_px": 0.3,

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from wbc_jax.data import records, sources
+from wbc_jax.data import sources
+from wbc_jax.data.images import encode_png
 from wbc_jax.report import figures, gallery
 
 EVIL = """<script>alert("x")</script>'"&"""
@@ -61,7 +62,7 @@ def source(labels, name="drawn", ids=None, has_mask=None, subtypes=None, mask=No
     n = len(labels)
     image, ours = ring()
     mask = ours if mask is None else mask
-    record = {"image": records.encode_png(image), "mask": records.encode_png(mask)}
+    record = {"image": encode_png(image), "mask": encode_png(mask)}
     ids = tuple(ids or (f"cell-{i:03}" for i in range(n)))
     return sources.Source(
         name=name,
@@ -220,8 +221,8 @@ def test_size_is_bounded_even_by_noise():
     rng = np.random.default_rng(0)
     noisy = source([2] * 8)
     record = {
-        "image": records.encode_png(rng.integers(0, 256, (300, 300, 3), np.uint8)),
-        "mask": records.encode_png(np.zeros((300, 300), np.uint8)),
+        "image": encode_png(rng.integers(0, 256, (300, 300, 3), np.uint8)),
+        "mask": encode_png(np.zeros((300, 300), np.uint8)),
     }
     many = sources.Source(
         **{k: getattr(noisy, k) for k in noisy.__slots__ if k != "encoded"}, encoded=[record] * 8

@@ -14,7 +14,7 @@ import pytest
 from etils import epath
 from PIL import Image
 
-from wbc_jax import vocabulary
+from wbc_jax.labels import CELL_TYPES
 from wbc_jax.report import figures
 from wbc_jax.report import html as report
 
@@ -90,7 +90,7 @@ def example(place, score, truth=True, name=""):
 
 
 def arguments():
-    by_type = {name: result(8) for name in vocabulary.CELL_TYPES}
+    by_type = {name: result(8) for name in CELL_TYPES}
     whole = result(60, mean_iou=0.876, by_type=by_type)
     return {
         "title": "A run & its <name>",
@@ -387,7 +387,7 @@ def test_calibration_of_pixels():
 def typed_arguments():
     by_type = {
         name: {"images": 8, "recall": 0.875, "auroc": 0.99, "intervals": {"recall": [0.6, 1.0]}}
-        for name in vocabulary.CELL_TYPES
+        for name in CELL_TYPES
     }
     found = {
         "images": 40,

@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from wbc_jax import vocabulary
+from wbc_jax.labels import CELL_TYPES, MASK_CLASSES
 from wbc_jax.report import tables
 
 
@@ -91,7 +91,7 @@ def test_rows_are_flat_and_unrounded():
     assert (row["mean_iou_low"], row["mean_iou_high"]) == (0.88, 0.9151)
     assert (row["nc_error"], row["nc_error_low"], row["nc_error_high"]) == (0.0561, 0.04, 0.08)
     assert (row["nc_images"], row["nc_flagged"], row["nc_spearman"]) == (39, 1, 0.954)
-    for name in vocabulary.MASK_CLASSES:
+    for name in MASK_CLASSES:
         assert row[f"iou_{name}"] == result()["iou"][name]
         assert row[f"dice_{name}"] == result()["dice"][name]
     assert {column.key for column in tables.COLUMNS} <= set(row)
@@ -170,9 +170,9 @@ def test_tables_of_a_classification():
 
 
 def test_confusion_table():
-    text = tables.confusion_table(typed_result()["confusion"], vocabulary.CELL_TYPES)
+    text = tables.confusion_table(typed_result()["confusion"], CELL_TYPES)
     head, rule, *rows = text.split("\n")
-    assert head.split() == ["truth", "\\", "prediction", *vocabulary.CELL_TYPES]
+    assert head.split() == ["truth", "\\", "prediction", *CELL_TYPES]
     assert rows[2].split() == ["lymphocyte", "2", "2", "1,200", "2", "2"]
     assert {len(row) for row in rows} == {len(head), len(rule)}
 

@@ -8,7 +8,9 @@ from PIL import Image
 
 import building
 from building import digests, read
-from wbc_jax.data import records
+from wbc_jax.data import building as building_lib
+from wbc_jax.data.images import decode_image, decode_mask
+from wbc_jax.errors import DataError
 from wbc_jax.tfds_builders.bcd import bcd_dataset_builder as module
 
 HEADER = "image_id,image,xmin,ymin,xmax,ymax,label"
@@ -56,8 +58,8 @@ def test_crops(layout, tmp_path):
     assert sorted(found) == sorted(CROPS)
     for id, (y0, x0, y1, x1) in CROPS.items():
         row = found[id]
-        assert np.array_equal(records.decode_image(row["image"]), pixels(id)[y0:y1, x0:x1])
-        assert (records.decode_mask(row["mask"]) == 255).all()
+        assert np.array_equal(decode_image(row["image"]), pixels(id)[y0:y1, x0:x1])
+        assert (decode_mask(row["mask"]) == 255).all()
         assert (row["has_mask"], row["label"], row["label_source"]) == (False, -1, b"")
         assert (row["group"].decode(), row["source"]) == (id.split("_")[0], b"bcd")
         assert np.isnan(row["um_per_px"])
@@ -74,7 +76,7 @@ def test_frames(layout, tmp_path):
     found = read(build(layout.parent, tmp_path / "out", "frames"))
     assert sorted(found) == ["image-1", "image-2", "image-3"]
     for id, row in found.items():
-        assert np.array_equal(records.decode_image(row["image"]), pixels(id))
+        assert np.array_equal(decode_image(row["image"]), pixels(id))
         assert (row["has_mask"], row["label"], row["group"].decode()) == (False, -1, id)
 
 
@@ -107,7 +109,7 @@ def test_types_of_the_user(layout, tmp_path):
 )
 def test_bad_types(layout, tmp_path, text, reason):
     (layout / "types.csv").write_text(text)
-    with pytest.raises(records.DataError, match=reason) as caught:
+    with pytest.raises(DataError, match=reason) as caught:
         build(layout.parent, tmp_path / "out")
     assert str(layout / "types.csv") in str(caught.value)
 
@@ -117,7 +119,7 @@ def test_tiny_excess_is_clipped_and_counted(layout, tmp_path):
     built = build(layout.parent, tmp_path / "out")
     assert built.info.metadata["clipped_boxes"] == 1
     y0, x0, y1, x1 = CROPS["image-2_0"]
-    image = records.decode_image(read(built)["image-2_0"]["image"])
+    image = decode_image(read(built)["image-2_0"]["image"])
     assert np.array_equal(image, pixels("image-2")[y0:y1, x0:x1])
 
 
@@ -138,7 +140,7 @@ def test_tiny_excess_is_clipped_and_counted(layout, tmp_path):
 )
 def test_pixel_box(edges, expected):
     if expected is None:
-        with pytest.raises(records.DataError, match="allowed are fractions from 0 to 1"):
+        with pytest.raises(DataError, match="allowed are fractions from 0 to 1"):
             module.pixel_box(edges, 10, 20)
     else:
         assert module.pixel_box(edges, 10, 20) == expected
@@ -159,12 +161,12 @@ BAD_LINES = {
 def test_bad_boxes(layout, tmp_path, kind):
     line, reason = BAD_LINES[kind]
     write(layout, [*LINES[:2], line, *LINES[3:]])
-    with pytest.raises(records.DataError, match=reason) as caught:
+    with pytest.raises(DataError, match=reason) as caught:
         build(layout.parent, tmp_path / "out")
     assert str(layout / "annotations.csv") in str(caught.value)
     assert "1 bad file;" in str(caught.value) and "line 3" in str(caught.value)
 
-    with records.on_bad_file("skip") as collector:
+    with building_lib.on_bad_file("skip") as collector:
         built = build(layout.parent, tmp_path / "out")
     assert sorted(read(built)) == ["image-1_1", "image-2_0"]  # not renumbered
     assert len(collector.files) == built.info.metadata["left_out_files"] == 1
@@ -181,15 +183,15 @@ def test_bad_boxes(layout, tmp_path, kind):
 )
 def test_bad_lines(layout, tmp_path, line, reason):
     write(layout, [HEADER, line, *LINES[2:]])
-    with pytest.raises(records.DataError, match=reason):
+    with pytest.raises(DataError, match=reason):
         build(layout.parent, tmp_path / "out")
-    with records.on_bad_file("skip"):
+    with building_lib.on_bad_file("skip"):
         assert sorted(read(build(layout.parent, tmp_path / "out"))) == sorted(CROPS)
 
 
 def test_bad_header(layout, tmp_path):
     write(layout, ["image,xmin", *LINES[1:]])
-    with pytest.raises(records.DataError, match=f"allowed is '{HEADER}'"):
+    with pytest.raises(DataError, match=f"allowed is '{HEADER}'"):
         build(layout.parent, tmp_path / "out")
 
 
@@ -197,17 +199,17 @@ def test_bad_header(layout, tmp_path):
 def test_truncated_image(layout, tmp_path, config, left):
     path = layout / "images" / "image-1.png"
     path.write_bytes(path.read_bytes()[:-200])
-    with pytest.raises(records.DataError, match="truncated or damaged") as caught:
+    with pytest.raises(DataError, match="truncated or damaged") as caught:
         build(layout.parent, tmp_path / "out", config)
     assert str(path) in str(caught.value) and "1 bad file;" in str(caught.value)
-    with records.on_bad_file("skip"):
+    with building_lib.on_bad_file("skip"):
         found = read(build(layout.parent, tmp_path / "out", config))
     assert sorted(found) == (left or ["image-2", "image-3"])
 
 
 def test_exclusions(layout, tmp_path, monkeypatch):
     listed = {"image-1_1": "cut", "image-3": "blurred", "other": "elsewhere"}
-    monkeypatch.setattr(records, "read_exclusions", lambda folder: listed)
+    monkeypatch.setattr(building_lib, "read_exclusions", lambda folder: listed)
     for config, left in (("crops", ["image-1_0", "image-2_0"]), ("frames", ["image-1", "image-2"])):
         built = build(layout.parent, tmp_path / "out", config)
         assert sorted(read(built)) == left
@@ -230,14 +232,14 @@ def test_fields_are_listed_once():
 
 
 def test_records_that_are_excluded():
-    excluded = records.read_exclusions(module.Builder.pkg_dir_path)
+    excluded = building_lib.read_exclusions(module.Builder.pkg_dir_path)
     assert sorted(excluded) == ["image-100_0", "image-104_0", "image-114_0"]
 
 
 def test_no_images(layout, tmp_path):
     for file in (layout / "images").iterdir():
         file.unlink()
-    with pytest.raises(records.DataError, match=r"holds no \.png file"):
+    with pytest.raises(DataError, match=r"holds no \.png file"):
         build(layout.parent, tmp_path / "out")
 
 
@@ -252,7 +254,7 @@ def test_manual_dir_may_be_the_folder(layout, tmp_path):
 
 
 def test_says_where_to_put_it(tmp_path):
-    with pytest.raises(records.DataError, match=r"'annotations\.csv'") as caught:
+    with pytest.raises(DataError, match=r"'annotations\.csv'") as caught:
         build(tmp_path / "nowhere", tmp_path / "out")
     assert module.PAGE in str(caught.value) and str(tmp_path / "nowhere/bcd") in str(caught.value)
 
@@ -278,7 +280,7 @@ def test_real_files(real_data, tmp_path):
         image = np.asarray(Image.open(folder / "images" / f"{id.rsplit('_', 1)[0]}.png"))
         seen = [r for r in white if r["image"] == f"{id.rsplit('_', 1)[0]}.png"]
         box = seen[int(id.rsplit("_", 1)[1])]
-        crop = records.decode_image(row["image"])
+        crop = decode_image(row["image"])
         assert crop.shape[0] == crop.shape[1] == row["height"] == row["width"]
         # The box's own pixels lie in the crop: 1.5 times its longer side, up to rounding.
         longer = 256 * max(
@@ -299,4 +301,4 @@ def test_real_files(real_data, tmp_path):
     assert sorted(frames) == sorted(file.stem for file in (folder / "images").glob("*.png"))
     for id, row in frames.items():
         image = np.asarray(Image.open(folder / "images" / f"{id}.png"))[..., :3]
-        assert np.array_equal(records.decode_image(row["image"]), image)
+        assert np.array_equal(decode_image(row["image"]), image)

@@ -12,7 +12,9 @@ from PIL import Image
 
 import building
 from building import digests, read
-from wbc_jax.data import records
+from wbc_jax.data import building as building_lib
+from wbc_jax.data.images import decode_image, decode_mask
+from wbc_jax.errors import DataError
 from wbc_jax.tfds_builders.folder import folder_dataset_builder as module
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (12, 10, 3), np.uint8)
@@ -38,7 +40,7 @@ def build(manual_dir, data_dir, own=True):
 
 
 def raises(root, tmp_path, reason):
-    with pytest.raises(records.DataError, match=reason) as caught:
+    with pytest.raises(DataError, match=reason) as caught:
         build(root, tmp_path / "out")
     return str(caught.value)
 
@@ -57,7 +59,7 @@ def test_images_alone(root, tmp_path):
     assert found["b"]["image"] == (root / "images" / "b.JPG").read_bytes()
     for id, row in found.items():
         if id != "b":
-            assert np.array_equal(records.decode_image(row["image"]), PIXELS)
+            assert np.array_equal(decode_image(row["image"]), PIXELS)
         assert (row["has_mask"], row["label"], row["label_source"]) == (False, -1, b"")
         assert (row["group"].decode(), row["source"]) == (id, b"folder")
         assert np.isnan(row["um_per_px"])
@@ -84,7 +86,7 @@ def test_class_folders_and_masks(root, tmp_path):
         "BASOPHIL/a": (0, b"class folder", False),
         "a": (-1, b"", True),
     }
-    assert np.array_equal(records.decode_mask(found["a"]["mask"]), MASK)
+    assert np.array_equal(decode_mask(found["a"]["mask"]), MASK)
     assert (built.info.metadata["images_without_mask"]) == 1
 
 
@@ -154,7 +156,7 @@ def test_mask_values(root, tmp_path):
         '{"0": "background", "128": "cytoplasm", "255": "nucleus", "7": "ignore"}'
     )
     row = read(build(root, tmp_path / "out"))["a"]
-    assert np.array_equal(records.decode_mask(row["mask"]), MASK)
+    assert np.array_equal(decode_mask(row["mask"]), MASK)
 
 
 @pytest.mark.parametrize(
@@ -187,7 +189,7 @@ def test_masks_of_0_and_255_alone(root, tmp_path):
     said = raises(root, tmp_path, r"no mask holds cytoplasm \(1\) or nucleus \(2\)")
     assert str(root / "mask_values.json") in said
     (root / "mask_values.json").write_text('{"0": "background", "255": "ignore"}')
-    mask = records.decode_mask(read(build(root, tmp_path / "out"))["a"]["mask"])
+    mask = decode_mask(read(build(root, tmp_path / "out"))["a"]["mask"])
     assert np.array_equal(mask, np.where(MASK > 0, 255, 0))
 
 
@@ -240,7 +242,7 @@ def test_bad_images(root, tmp_path, kind):
     draw(root / "images" / name)
     said = raises(root, tmp_path, reason)
     assert str(root / "images" / name) in said and "1 bad file;" in said
-    with records.on_bad_file("skip") as collector:
+    with building_lib.on_bad_file("skip") as collector:
         built = build(root, tmp_path / "out")
     assert sorted(read(built)) == ["good"]
     assert len(collector.files) == built.info.metadata["left_out_files"] == 1
@@ -280,7 +282,7 @@ def test_kinds_of_images(root, tmp_path, kind):
     name, image, expected = KINDS[kind]
     save(root / "images" / name, image)
     row = read(build(root, tmp_path / "out"))["x"]
-    assert np.array_equal(records.decode_image(row["image"]), expected)
+    assert np.array_equal(decode_image(row["image"]), expected)
 
 
 # Name: (the mask's file, what is drawn, what the message says besides the file).
@@ -362,7 +364,7 @@ def test_two_files_of_one_id(root, tmp_path):
     (root / "labels.csv").write_text("name,label\na.png,basophil\n")
     said = raises(root, tmp_path, "has the id 'a', as has .*a.jpg: allowed is one file")
     assert str(root / "images" / "a.png") in said and "1 bad file;" in said
-    with records.on_bad_file("skip"):
+    with building_lib.on_bad_file("skip"):
         assert sorted(read(build(root, tmp_path / "out"))) == ["b"]
 
 
@@ -431,9 +433,9 @@ def test_another_folder_without_its_own_config(tmp_path):
     first = build(tmp_path / "one", tmp_path / "out", own=False)
     build(tmp_path / "one", tmp_path / "out", own=False)
     module.check_same_folder(first, tmp_path / "one")
-    with pytest.raises(records.DataError, match=r"another folder, .*one: choose another data_dir"):
+    with pytest.raises(DataError, match=r"another folder, .*one: choose another data_dir"):
         module.check_same_folder(first, tmp_path / "two")
-    with pytest.raises(records.DataError, match="another folder"):
+    with pytest.raises(DataError, match="another folder"):
         build(tmp_path / "two", tmp_path / "out", own=False)
 
 
@@ -455,9 +457,9 @@ def test_files_that_have_changed(root, tmp_path, kind):
     module.check_same_folder(built, root)
     CHANGES[kind](root)
     reopened = module.Builder(config=module.folder_config(root), data_dir=tmp_path / "out")
-    with pytest.raises(records.DataError, match=r"have changed since .*: delete that directory"):
+    with pytest.raises(DataError, match=r"have changed since .*: delete that directory"):
         module.check_same_folder(reopened, root)
-    with pytest.raises(records.DataError, match="have changed since"):
+    with pytest.raises(DataError, match="have changed since"):
         build(root, tmp_path / "out")
 
 

@@ -11,8 +11,10 @@ from PIL import Image
 
 import building
 from building import digests, read
-from wbc_jax import vocabulary
-from wbc_jax.data import records
+from wbc_jax.data import building as building_lib
+from wbc_jax.data.images import decode_image
+from wbc_jax.errors import DataError
+from wbc_jax.labels import CELL_TYPES
 from wbc_jax.tfds_builders.kaggle_blood_cells import kaggle_blood_cells_dataset_builder as module
 
 WIDTH, HEIGHT = 64, 48
@@ -141,7 +143,7 @@ def test_crops(layout, tmp_path):
         frame = id[:16]
         y, x, side = CROPS[id][2]
         pixels = np.asarray(Image.open(layout / f"JPEGImages/{frame}.jpg"))
-        crop = records.decode_image(row["image"])
+        crop = decode_image(row["image"])
         assert crop.shape == (side, side, 3)
         # Two JPEG decoders may differ by a few levels; a shift by a pixel of noise is far more.
         assert np.abs(crop.astype(int) - pixels[y : y + side, x : x + side]).mean() < 3
@@ -179,7 +181,7 @@ def test_copies(copies, tmp_path):
 
 def test_excluded_records(layout, copies, tmp_path, monkeypatch):
     excluded = {"BloodImage_00004_2": "no cell", "train_eosinophil_0_207": "blurred", "x": "y"}
-    monkeypatch.setattr(records, "read_exclusions", lambda folder: excluded)
+    monkeypatch.setattr(building_lib, "read_exclusions", lambda folder: excluded)
     built = build(layout.parent.parent, tmp_path / "out")
     assert read(built).keys() == CROPS.keys() - excluded.keys()
     assert dict(built.info.metadata.items()) == COUNTS | {"excluded_records": 1}
@@ -282,12 +284,12 @@ BAD = {
 def test_bad_files(layout, tmp_path, kind):
     harm, file, reason = BAD[kind]
     harm(layout)
-    with pytest.raises(records.DataError, match=reason) as caught:
+    with pytest.raises(DataError, match=reason) as caught:
         build(layout.parent.parent, tmp_path / "out")
     assert str(layout / file) in str(caught.value)
     assert "1 bad file;" in str(caught.value)
 
-    with records.on_bad_file("skip") as collector:
+    with building_lib.on_bad_file("skip") as collector:
         built = build(layout.parent.parent, tmp_path / "out")
     assert read(built).keys() == CROPS.keys() - {"BloodImage_00000"}
     assert len(collector.files) == built.info.metadata["left_out_files"] == 1
@@ -296,10 +298,10 @@ def test_bad_files(layout, tmp_path, kind):
 def test_bad_copies(copies, tmp_path):
     file = copies / "TEST/MONOCYTE/_0_1.jpeg"
     file.write_bytes(b"")
-    with pytest.raises(records.DataError, match="1 bad file;") as caught:
+    with pytest.raises(DataError, match="1 bad file;") as caught:
         build(copies.parents[2].parent, tmp_path / "out", "augmented")
     assert str(file) in str(caught.value)
-    with records.on_bad_file("skip"):
+    with building_lib.on_bad_file("skip"):
         built = build(copies.parents[2].parent, tmp_path / "out", "augmented")
     assert len(read(built)) == len(COPIES) - 1
     assert built.info.metadata["left_out_files"] == 1
@@ -325,7 +327,7 @@ def test_bad_copies(copies, tmp_path):
 )
 def test_bad_folders_of_copies(copies, tmp_path, harm, reason):
     harm(copies)
-    with pytest.raises(records.DataError, match=reason):
+    with pytest.raises(DataError, match=reason):
         build(copies.parents[2].parent, tmp_path / "out", "augmented")
 
 
@@ -343,16 +345,16 @@ def test_bad_folders_of_copies(copies, tmp_path, harm, reason):
 )
 def test_bad_labels(layout, tmp_path, text, reason):
     (layout / "labels.csv").write_text(text)
-    with pytest.raises(records.DataError, match=reason) as caught:
+    with pytest.raises(DataError, match=reason) as caught:
         build(layout.parent.parent, tmp_path / "out")
     assert str(layout / "labels.csv") in str(caught.value)
 
 
 def test_incomplete_folder(layout, tmp_path):
     (layout / "labels.csv").unlink()
-    with pytest.raises(records.DataError, match=r"dataset-master: lacks 'labels.csv'"):
+    with pytest.raises(DataError, match=r"dataset-master: lacks 'labels.csv'"):
         build(layout.parent.parent, tmp_path / "out")
-    with pytest.raises(records.DataError, match="kaggle_blood_cells: lacks 'dataset2-master'"):
+    with pytest.raises(DataError, match="kaggle_blood_cells: lacks 'dataset2-master'"):
         build(layout.parent.parent, tmp_path / "out", "augmented")
 
 
@@ -360,7 +362,7 @@ def test_incomplete_folder(layout, tmp_path):
     "config, top", [("original", "dataset-master"), ("augmented", "dataset2-master")]
 )
 def test_says_where_to_put_it(tmp_path, config, top):
-    with pytest.raises(records.DataError, match="not in") as caught:
+    with pytest.raises(DataError, match="not in") as caught:
         build(tmp_path / "nowhere", tmp_path / "out", config)
     assert module.PAGE in str(caught.value)
     assert str(tmp_path / "nowhere" / "kaggle_blood_cells" / top) in str(caught.value)
@@ -386,14 +388,14 @@ def test_real_frames(real_data, real_folder, tmp_path):
         boxes[file.stem] = [item for item in found if item.findtext("name") == "WBC"]
     images = {file.stem for file in (top / "JPEGImages").glob("*.jpg")}
     single = {s for s in images if len(boxes.get(s, ())) == 1}
-    excluded = records.read_exclusions(module.Builder.pkg_dir_path)
+    excluded = building_lib.read_exclusions(module.Builder.pkg_dir_path)
 
     built = build(real_data, tmp_path)
     found = read(built)
     several = {f"{s}_{i + 1}" for s in images - single for i in range(len(boxes.get(s, ())))}
     assert found.keys() == (single | several) - excluded.keys()
     counted = collections.Counter(row["label"] for row in found.values())
-    for index, name in enumerate(vocabulary.CELL_TYPES):
+    for index, name in enumerate(CELL_TYPES):
         assert counted[index] == sum(category.get(s) == name.upper() for s in single)
     for id, row in found.items():
         sides = [int(boxes[id[:16]][0].findtext(f"bndbox/{side}")) for side in ("xmin", "xmax")]
@@ -413,7 +415,7 @@ def test_real_copies(real_data, real_folder, tmp_path):
     found = read(build(real_data, tmp_path, "augmented"))
     assert len(found) == len(files)
     assert collections.Counter(
-        (row["subtype"].decode().upper(), vocabulary.CELL_TYPES[row["label"]].upper())
+        (row["subtype"].decode().upper(), CELL_TYPES[row["label"]].upper())
         for row in found.values()
     ) == collections.Counter(file.parts[-3:-1] for file in files)
     # No group stands on both sides of upstream's division, and each is of one type.

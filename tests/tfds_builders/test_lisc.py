@@ -6,8 +6,10 @@ from PIL import Image
 
 import building
 from building import digests, read
-from wbc_jax import vocabulary
-from wbc_jax.data import records
+from wbc_jax.data import building as building_lib
+from wbc_jax.data.images import decode_image, decode_mask
+from wbc_jax.errors import DataError
+from wbc_jax.labels import CELL_TYPES
 from wbc_jax.tfds_builders.lisc import lisc_dataset_builder as module
 
 HEIGHT, WIDTH, BORDER = 72, 90, 4
@@ -109,14 +111,14 @@ def test_frames(layout, tmp_path):
         row = found[f"{folder.lower()}_{name}"]
         cell_only = values[1] is None
         image = np.asarray(Image.open(layout / "Main Dataset" / folder / f"{name}.bmp"))
-        assert np.array_equal(records.decode_image(row["image"]), image)
-        assert np.array_equal(records.decode_mask(row["mask"]), expected_mask(corners, cell_only))
+        assert np.array_equal(decode_image(row["image"]), image)
+        assert np.array_equal(decode_mask(row["mask"]), expected_mask(corners, cell_only))
         assert row["subtype"] == (b"cell_only" if cell_only else b"")
         assert (row["has_mask"], row["source"]) == (True, b"lisc")
         assert row["group"] == row["id"] and np.isnan(row["um_per_px"])
         mixed = folder == "mixt"
         assert row["label_source"] == (b"" if mixed else b"authors")
-        kinds = [type[:4] for type in vocabulary.CELL_TYPES]
+        kinds = [type[:4] for type in CELL_TYPES]
         assert row["label"] == (-1 if mixed else kinds.index(folder.lower()))
     assert built.info.metadata == COUNTS
 
@@ -140,7 +142,7 @@ def test_crops(layout, tmp_path, id, box):
     frame = read(build(layout.parent, tmp_path / "out", "frames"))[id.rsplit("_", 1)[0]]
     y0, x0, y1, x1 = box
     row = found[id]
-    for decode, key in ((records.decode_image, "image"), (records.decode_mask, "mask")):
+    for decode, key in ((decode_image, "image"), (decode_mask, "mask")):
         assert np.array_equal(decode(row[key]), decode(frame[key])[y0:y1, x0:x1])
     assert (row["label"], row["group"]) == (frame["label"], frame["id"])
 
@@ -153,7 +155,7 @@ def test_one_pale_nucleus_does_not_turn_its_class(layout, tmp_path):
     draw(layout, "neut", "32", [(28, 30)], (128, 255))
     draw(layout, "neut", "33", [(28, 30)], (128, 255), dark=False)
     built = build(layout.parent, tmp_path / "out", "frames")
-    mask = records.decode_mask(read(built)["neut_33"]["mask"])
+    mask = decode_mask(read(built)["neut_33"]["mask"])
     assert np.array_equal(mask, expected_mask([(28, 30)], False))
 
 
@@ -162,7 +164,7 @@ def test_masks_as_large_as_the_frame(layout, tmp_path):
     full = np.pad(np.asarray(Image.open(path)), BORDER)
     Image.fromarray(np.dstack([full] * 3)).save(path)  # of three equal channels as well
     built = build(layout.parent, tmp_path / "out", "frames")
-    mask = records.decode_mask(read(built)["neut_31"]["mask"])
+    mask = decode_mask(read(built)["neut_31"]["mask"])
     assert np.array_equal(mask == 2, full == 255) and np.array_equal(mask == 0, full == 0)
     assert built.info.metadata["padded_masks"] == 6
 
@@ -178,7 +180,7 @@ def test_specks_and_empty_masks(layout, tmp_path):
     assert set(read(built)) == IDS - {"mono_7_0"}
     assert (built.info.metadata["specks"], built.info.metadata["empty_masks"]) == (1, 1)
     frame = read(build(layout.parent, tmp_path / "out", "frames"))["neut_31"]
-    assert (records.decode_mask(frame["mask"])[6:9, 64:67] == 255).all()
+    assert (decode_mask(frame["mask"])[6:9, 64:67] == 255).all()
 
 
 def test_long_class_names(layout, tmp_path):
@@ -241,12 +243,12 @@ def test_bad_files(layout, tmp_path, kind):
     harm, is_mask, reason = BAD[kind]
     image_file, mask_file = layout / "Main Dataset/neut/31.bmp", mask_path(layout, "neut", "31")
     harm(image_file, mask_file)
-    with pytest.raises(records.DataError, match=reason) as caught:
+    with pytest.raises(DataError, match=reason) as caught:
         build(layout.parent, tmp_path / "out")
     assert str(mask_file if is_mask else image_file) in str(caught.value)
     assert "1 bad file;" in str(caught.value)
 
-    with records.on_bad_file("skip") as collector:
+    with building_lib.on_bad_file("skip") as collector:
         built = build(layout.parent, tmp_path / "out")
     assert set(read(built)) == IDS - {"neut_31_0"} | {"neut_38_0"}
     assert len(collector.files) == built.info.metadata["left_out_files"] == 1
@@ -267,20 +269,20 @@ def test_bad_files(layout, tmp_path, kind):
 )
 def test_bad_folders(layout, tmp_path, source, target, reason):
     (layout / source).rename(layout / target)
-    with pytest.raises(records.DataError, match=reason):
+    with pytest.raises(DataError, match=reason):
         build(layout.parent, tmp_path / "out")
 
 
 def test_no_class_folder(tmp_path):
     for name in (module.IMAGES, module.MASKS):
         (tmp_path / "lisc" / name).mkdir(parents=True)
-    with pytest.raises(records.DataError, match="holds no class folder: allowed are Baso"):
+    with pytest.raises(DataError, match="holds no class folder: allowed are Baso"):
         build(tmp_path, tmp_path / "out")
 
 
 def test_exclusions(layout, tmp_path, monkeypatch):
     listed = {"lymp_3_1": "cut", "neut_31": "blurred", "other": "elsewhere"}
-    monkeypatch.setattr(records, "read_exclusions", lambda folder: listed)
+    monkeypatch.setattr(building_lib, "read_exclusions", lambda folder: listed)
     built = build(layout.parent, tmp_path / "out")
     assert set(read(built)) == IDS - {"lymp_3_1", "neut_31_0"}
     assert built.info.metadata["excluded_records"] == 2
@@ -289,7 +291,7 @@ def test_exclusions(layout, tmp_path, monkeypatch):
 
 
 def test_no_record_is_excluded_so_far():
-    assert records.read_exclusions(module.Builder.pkg_dir_path) == {}
+    assert building_lib.read_exclusions(module.Builder.pkg_dir_path) == {}
 
 
 @pytest.mark.parametrize("name", module.FOLDERS)
@@ -303,7 +305,7 @@ def test_manual_dir_may_be_the_folder(layout, tmp_path):
 
 
 def test_says_where_to_put_it(tmp_path):
-    with pytest.raises(records.DataError, match="only to those who got it from its authors") as got:
+    with pytest.raises(DataError, match="only to those who got it from its authors") as got:
         build(tmp_path / "nowhere", tmp_path / "out")
     assert module.PAGE in str(got.value)
     assert str(tmp_path / "nowhere" / "LISC Database") in str(got.value)

@@ -8,8 +8,10 @@ from PIL import Image
 
 import building
 from building import digests, read
-from wbc_jax import vocabulary
-from wbc_jax.data import records
+from wbc_jax.data import building as building_lib
+from wbc_jax.data.images import decode_mask
+from wbc_jax.errors import DataError
+from wbc_jax.labels import CELL_TYPES
 from wbc_jax.tfds_builders.pbc import pbc_dataset_builder as module
 
 FILES = (
@@ -82,7 +84,7 @@ def test_records(layout, tmp_path, config, expected):
         assert (row["group"].decode(), row["source"]) == (id, b"pbc")
         assert row["label_source"] == (b"authors" if row["label"] >= 0 else b"")
         assert (row["has_mask"], row["height"], row["width"]) == (False, 15, 14)
-        assert (records.decode_mask(row["mask"]) == 255).all()
+        assert (decode_mask(row["mask"]) == 255).all()
         assert np.isnan(row["um_per_px"])
     assert built.info.metadata == {"excluded_records": 0, "left_out_files": 0}
 
@@ -121,7 +123,7 @@ def test_excluded_records(layout, tmp_path, monkeypatch):
     (layout / "monocyte/MO_100695.jpg").write_bytes(b"")  # is not even opened
     draw(layout / "monocyte/MO_2.jpg", 50)
     excluded = {"pbc_MO_100695": "the file is empty", "elsewhere": "damaged"}
-    monkeypatch.setattr(records, "read_exclusions", lambda folder: excluded)
+    monkeypatch.setattr(building_lib, "read_exclusions", lambda folder: excluded)
     built = build(layout.parent.parent, tmp_path / "out")
     assert sorted(read(built)) == sorted((FIVE.keys() - {"pbc_MO_100695"}) | {"pbc_MO_2"})
     assert built.info.metadata["excluded_records"] == 1
@@ -173,12 +175,12 @@ def test_bad_files(layout, tmp_path, kind):
     harm, file, reason, number = BAD[kind]
     harm(layout)
     draw(layout / "monocyte/MO_2.jpg", 50)
-    with pytest.raises(records.DataError, match=reason) as caught:
+    with pytest.raises(DataError, match=reason) as caught:
         build(layout.parent.parent, tmp_path / "out")
     assert str(layout / file) in str(caught.value)
     assert f"{number} bad file" in str(caught.value)
 
-    with records.on_bad_file("skip") as collector:
+    with building_lib.on_bad_file("skip") as collector:
         built = build(layout.parent.parent, tmp_path / "out")
     assert sorted(read(built)) == sorted((FIVE.keys() - {"pbc_MO_100695"}) | {"pbc_MO_2"})
     assert len(collector.files) == built.info.metadata["left_out_files"] == number
@@ -197,7 +199,7 @@ def test_bad_files(layout, tmp_path, kind):
 )
 def test_bad_folders(layout, tmp_path, harm, reason):
     harm(layout)
-    with pytest.raises(records.DataError, match=reason) as caught:
+    with pytest.raises(DataError, match=reason) as caught:
         build(layout.parent.parent, tmp_path / "out")
     assert str(layout) in str(caught.value)
 
@@ -206,12 +208,12 @@ def test_five_needs_no_other_class(layout, tmp_path):
     for name in module.OTHER_CLASSES:
         (layout / name).rename(tmp_path / name)
     assert read(build(layout.parent.parent, tmp_path / "out")).keys() == FIVE.keys()
-    with pytest.raises(records.DataError, match="lacks 'erythroblast', 'ig', 'platelet'"):
+    with pytest.raises(DataError, match="lacks 'erythroblast', 'ig', 'platelet'"):
         build(layout.parent.parent, tmp_path / "out", "eight")
 
 
 def test_says_where_to_put_it(tmp_path):
-    with pytest.raises(records.DataError, match="not in") as caught:
+    with pytest.raises(DataError, match="not in") as caught:
         build(tmp_path / "nowhere", tmp_path / "out")
     assert module.PAGE in str(caught.value)
     assert str(tmp_path / "nowhere" / "pbc" / "PBC_dataset_normal_DIB") in str(caught.value)
@@ -228,16 +230,12 @@ def real_folder(real_data):
 @pytest.mark.data
 def test_real_files(real_data, real_folder, tmp_path):
     found = read(build(real_data, tmp_path))
-    files = {
-        f"pbc_{f.stem}": f
-        for name in vocabulary.CELL_TYPES
-        for f in real_folder.glob(f"{name}/*.jpg")
-    }
-    excluded = records.read_exclusions(module.Builder.pkg_dir_path)
+    files = {f"pbc_{f.stem}": f for name in CELL_TYPES for f in real_folder.glob(f"{name}/*.jpg")}
+    excluded = building_lib.read_exclusions(module.Builder.pkg_dir_path)
     assert found.keys() == files.keys() - excluded.keys()
     for id, row in found.items():
         assert row["image"] == files[id].read_bytes()
-        assert vocabulary.CELL_TYPES[row["label"]] == files[id].parent.name
+        assert CELL_TYPES[row["label"]] == files[id].parent.name
     subtypes = collections.Counter(row["subtype"].decode() for row in found.values())
     assert set(subtypes) <= {"", "band", "segmented"}
     for name, prefix in (("band", "BNE"), ("segmented", "SNE")):
@@ -250,16 +248,14 @@ def test_some_real_files_of_all_classes(real_folder, tmp_path):
     for name in module.CLASSES:
         target = tmp_path / "manual" / name
         target.mkdir(parents=True)
-        for file in sorted((real_folder / name).glob("*.jpg"))[
-            :: 40 if name in vocabulary.CELL_TYPES else 1
-        ]:
+        for file in sorted((real_folder / name).glob("*.jpg"))[:: 40 if name in CELL_TYPES else 1]:
             (target / file.name).symlink_to(file)
             counts[name] += 1
     found = read(build(tmp_path / "manual", tmp_path / "out", "eight"))
     classes = collections.Counter()
     for row in found.values():
         other = row["subtype"].decode().split("_")[0]
-        classes[vocabulary.CELL_TYPES[row["label"]] if row["label"] >= 0 else other] += 1
+        classes[CELL_TYPES[row["label"]] if row["label"] >= 0 else other] += 1
     assert classes == counts
     known = {
         "ig",

@@ -6,8 +6,10 @@ from PIL import Image
 
 import building
 from building import digests, read
-from wbc_jax import vocabulary
-from wbc_jax.data import records
+from wbc_jax.data import building as building_lib
+from wbc_jax.data.images import decode_mask
+from wbc_jax.errors import DataError
+from wbc_jax.labels import CELL_TYPES
 from wbc_jax.tfds_builders.raabin_gt import raabin_gt_dataset_builder as module
 
 
@@ -62,7 +64,7 @@ def test_records(layout, tmp_path):
     for id, row in found.items():
         assert row["image"] == (layout / "images" / f"{id}.jpg").read_bytes()
         expected = CELL_ONLY if id.startswith("2019") else THREE
-        assert np.array_equal(records.decode_mask(row["mask"]), expected)
+        assert np.array_equal(decode_mask(row["mask"]), expected)
         assert (row["has_mask"], row["height"], row["width"]) == (True, 16, 14)
     assert built.info.metadata == {
         "cell_only_masks": 1,
@@ -91,7 +93,7 @@ def test_frame(name, frame):
 def test_excluded_records(layout, tmp_path, monkeypatch):
     (layout / "images/95-8-17-3_225_1.jpg").write_bytes(b"")  # is not even opened
     excluded = {"95-8-17-3_225_1": "the file is empty", "elsewhere": "damaged"}
-    monkeypatch.setattr(records, "read_exclusions", lambda folder: excluded)
+    monkeypatch.setattr(building_lib, "read_exclusions", lambda folder: excluded)
     built = build(layout.parent, tmp_path / "out")
     assert sorted(read(built)) == ["20190526_165423_0", "95-8-17-3_225_2", "95-8-27-1_34_1"]
     assert built.info.metadata["excluded_records"] == 1
@@ -152,12 +154,12 @@ BAD = {
 def test_bad_files(layout, tmp_path, kind):
     harm, file, reason = BAD[kind]
     harm(layout)
-    with pytest.raises(records.DataError, match=reason) as caught:
+    with pytest.raises(DataError, match=reason) as caught:
         build(layout.parent, tmp_path / "out")
     assert str(layout / file) in str(caught.value)
     assert "1 bad file;" in str(caught.value)
 
-    with records.on_bad_file("skip") as collector:
+    with building_lib.on_bad_file("skip") as collector:
         built = build(layout.parent, tmp_path / "out")
     assert sorted(read(built)) == ["20190526_165423_0", "95-8-17-3_225_1", "95-8-27-1_34_1"]
     assert len(collector.files) == built.info.metadata["left_out_files"] == 1
@@ -175,13 +177,13 @@ def test_bad_files(layout, tmp_path, kind):
 )
 def test_bad_labels(layout, tmp_path, text, reason):
     (layout / "labels.csv").write_text(text)
-    with pytest.raises(records.DataError, match=reason) as caught:
+    with pytest.raises(DataError, match=reason) as caught:
         build(layout.parent, tmp_path / "out")
     assert str(layout / "labels.csv") in str(caught.value)
 
 
 def test_says_where_to_put_it(tmp_path):
-    with pytest.raises(records.DataError, match="web form") as caught:
+    with pytest.raises(DataError, match="web form") as caught:
         build(tmp_path / "nowhere", tmp_path / "out")
     assert module.PAGE in str(caught.value)
     assert str(tmp_path / "nowhere" / "raabin_gt" / "masks") in str(caught.value)
@@ -199,7 +201,7 @@ def test_real_files(real_data, tmp_path):
         grey = np.asarray(Image.open(folder / "masks" / f"{id}.png"))
         cell = 1 if (grey == 120).any() else 255
         expected = np.select([grey == 120, grey == 255], [2, cell], 0)
-        assert np.array_equal(records.decode_mask(row["mask"]), expected)
-        basophil = row["label"] == vocabulary.CELL_TYPES.index("basophil")
+        assert np.array_equal(decode_mask(row["mask"]), expected)
+        basophil = row["label"] == CELL_TYPES.index("basophil")
         assert (row["subtype"] == b"cell_only") == basophil
         assert row["group"].decode() == id.rsplit("_", 1)[0]

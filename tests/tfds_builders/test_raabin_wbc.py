@@ -6,7 +6,8 @@ from PIL import Image
 
 import building
 from building import digests, read
-from wbc_jax.data import records
+from wbc_jax.data import building as building_lib
+from wbc_jax.errors import DataError
 from wbc_jax.tfds_builders.raabin_wbc import raabin_wbc_dataset_builder as module
 
 # Split, folder of the type, stem. One frame (95-5-4-1_7) has a cell in Train and one in TestA.
@@ -122,7 +123,7 @@ def test_excluded_records(layout, tmp_path, monkeypatch):
         "train_cell": "damaged",
         "test_a_cell": "elsewhere",
     }
-    monkeypatch.setattr(records, "read_exclusions", lambda folder: excluded)
+    monkeypatch.setattr(building_lib, "read_exclusions", lambda folder: excluded)
     built = build(layout.parent, tmp_path / "out")
     assert "train_cell" not in read(built, "train")
     assert list(read(built, "test_b")) == ["test_b_95-9-1-1_1_1"]
@@ -161,12 +162,12 @@ def test_bad_files(layout, tmp_path, kind):
     harm, file, reason, ids = BAD[kind]
     draw(layout / "TestB/Neutrophil/95-9-1-1_2_1.jpg", 50)
     harm(layout)
-    with pytest.raises(records.DataError, match=reason) as caught:
+    with pytest.raises(DataError, match=reason) as caught:
         build(layout.parent, tmp_path / "out")
     assert str(layout / file) in str(caught.value)
     assert "bad file" in str(caught.value)
 
-    with records.on_bad_file("skip") as collector:
+    with building_lib.on_bad_file("skip") as collector:
         built = build(layout.parent, tmp_path / "out")
     kept = (EXPECTED["test_b"].keys() | {"test_b_95-9-1-1_2_1"}) - ids
     assert read(built, "test_b").keys() == kept
@@ -196,7 +197,7 @@ def empty(folder):
 )
 def test_bad_folders(layout, tmp_path, harm, reason):
     harm(layout)
-    with pytest.raises(records.DataError, match=reason) as caught:
+    with pytest.raises(DataError, match=reason) as caught:
         build(layout.parent, tmp_path / "out")
     assert str(layout) in str(caught.value)
 
@@ -209,7 +210,7 @@ def test_bad_folders(layout, tmp_path, harm, reason):
     ],
 )
 def test_says_where_to_put_it(tmp_path, config, page, folder):
-    with pytest.raises(records.DataError, match="not in") as caught:
+    with pytest.raises(DataError, match="not in") as caught:
         build(tmp_path / "nowhere", tmp_path / "out", config)
     assert page in str(caught.value)
     assert str(tmp_path / "nowhere" / folder) in str(caught.value)

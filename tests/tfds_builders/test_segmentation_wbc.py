@@ -9,8 +9,10 @@ from PIL import Image
 
 import building
 from building import digests, read
-from wbc_jax import vocabulary
-from wbc_jax.data import records
+from wbc_jax.data import building as building_lib
+from wbc_jax.data.images import decode_image, decode_mask
+from wbc_jax.errors import DataError
+from wbc_jax.labels import CELL_TYPES
 from wbc_jax.tfds_builders.segmentation_wbc import segmentation_wbc_dataset_builder as module
 
 
@@ -59,7 +61,7 @@ def build(manual_dir, data_dir, config):
 
 def test_records_of_dataset_1(layout, tmp_path):
     found = read(build(layout.parent, tmp_path / "out", "jtsc"))
-    types = {id: vocabulary.CELL_TYPES[row["label"]] for id, row in found.items()}
+    types = {id: CELL_TYPES[row["label"]] for id, row in found.items()}
     assert types == {
         "jtsc_001": "neutrophil",
         "jtsc_002": "lymphocyte",
@@ -69,8 +71,8 @@ def test_records_of_dataset_1(layout, tmp_path):
     }
     for id, row in found.items():
         number = int(id.removeprefix("jtsc_"))
-        assert np.array_equal(records.decode_image(row["image"]), pixels(number))
-        assert np.array_equal(records.decode_mask(row["mask"]), CODES)
+        assert np.array_equal(decode_image(row["image"]), pixels(number))
+        assert np.array_equal(decode_mask(row["mask"]), CODES)
         assert (row["group"].decode(), row["source"]) == (id, b"jtsc")
         assert (row["has_mask"], row["height"], row["width"]) == (True, 12, 10)
         assert np.isnan(row["um_per_px"])
@@ -84,7 +86,7 @@ def test_stray_greys_and_missing_labels_are_counted(layout, tmp_path):
         "cellavision_003": 4,
         "cellavision_004": -1,
     }
-    assert np.array_equal(records.decode_mask(found["cellavision_003"]["mask"]), CODES)
+    assert np.array_equal(decode_mask(found["cellavision_003"]["mask"]), CODES)
     counts = {
         "quantised_pixels": 1,
         "quantised_images": 1,
@@ -114,7 +116,7 @@ def test_strays_go_to_the_nearest(tmp_path, grey, code, moved):
 def test_excluded_records(layout, tmp_path, monkeypatch):
     (layout / "Dataset 1/002.bmp").write_bytes(b"")  # is not even opened
     excluded = {"jtsc_002": "the file is empty", "cellavision_001": "damaged"}
-    monkeypatch.setattr(records, "read_exclusions", lambda folder: excluded)
+    monkeypatch.setattr(building_lib, "read_exclusions", lambda folder: excluded)
     built = build(layout.parent, tmp_path / "out", "jtsc")
     assert sorted(read(built)) == ["jtsc_001", "jtsc_005", "jtsc_010", "jtsc_011"]
     assert built.info.metadata["excluded_records"] == 1
@@ -193,13 +195,13 @@ BAD = {
 def test_bad_files(layout, tmp_path, kind):
     harm, file, reason = BAD[kind]
     harm(layout)
-    with pytest.raises(records.DataError, match=reason) as caught:
+    with pytest.raises(DataError, match=reason) as caught:
         build(layout.parent, tmp_path / "out", "jtsc")
     assert str(layout / file) in str(caught.value)
     assert "1 bad file;" in str(caught.value)
     assert not list((tmp_path / "out").rglob("*.array_record*"))
 
-    with records.on_bad_file("skip") as collector:
+    with building_lib.on_bad_file("skip") as collector:
         built = build(layout.parent, tmp_path / "out", "jtsc")
     assert sorted(read(built)) == ["jtsc_001", "jtsc_005", "jtsc_010", "jtsc_011"]
     assert len(collector.files) == built.info.metadata["left_out_files"] == 1
@@ -208,7 +210,7 @@ def test_bad_files(layout, tmp_path, kind):
 def test_all_bad_files_are_listed(layout, tmp_path):
     for name in ("001.bmp", "005.png"):
         cut(layout / "Dataset 1" / name)
-    with pytest.raises(records.DataError, match="2 bad files") as caught:
+    with pytest.raises(DataError, match="2 bad files") as caught:
         build(layout.parent, tmp_path / "out", "jtsc")
     assert "001.bmp" in str(caught.value)
     assert "005.png" in str(caught.value)
@@ -228,7 +230,7 @@ def test_all_bad_files_are_listed(layout, tmp_path):
 def test_bad_labels(layout, tmp_path, text, reason):
     file = layout / "Class Labels of Dataset 1.csv"
     file.write_bytes(text if isinstance(text, bytes) else text.encode())
-    with pytest.raises(records.DataError, match=reason) as caught:
+    with pytest.raises(DataError, match=reason) as caught:
         build(layout.parent, tmp_path / "out", "jtsc")
     assert str(file) in str(caught.value)
 
@@ -238,12 +240,12 @@ def test_bad_labels(layout, tmp_path, text, reason):
 )
 def test_labels_read_whatever_the_header(tmp_path, text):
     (tmp_path / "a.csv").write_bytes(text.encode())
-    assert module.read_labels(tmp_path / "a.csv") == {1: vocabulary.CELL_TYPES.index("basophil")}
+    assert module.read_labels(tmp_path / "a.csv") == {1: CELL_TYPES.index("basophil")}
 
 
 def test_incomplete_folder(layout, tmp_path):
     (layout / "Class Labels of Dataset 1.csv").unlink()
-    with pytest.raises(records.DataError, match=r"lacks 'Class Labels of Dataset 1.csv'"):
+    with pytest.raises(DataError, match=r"lacks 'Class Labels of Dataset 1.csv'"):
         build(layout.parent, tmp_path / "out", "jtsc")
 
 
@@ -266,7 +268,7 @@ def test_says_where_to_put_it(tmp_path, monkeypatch):
         raise ConnectionError("no route")
 
     monkeypatch.setattr(tfds.download.DownloadManager, "download", fail)
-    with pytest.raises(records.DataError, match="no route") as caught:
+    with pytest.raises(DataError, match="no route") as caught:
         build(tmp_path / "nowhere", tmp_path / "out", "jtsc")
     assert module.URL in str(caught.value)
     assert str(tmp_path / "nowhere" / "segmentation_WBC") in str(caught.value)
@@ -288,7 +290,7 @@ def test_real_files(real_data, tmp_path, config, number):
         grey = np.asarray(Image.open(folder / f"{stem}.png")).astype(int)
         moved += (~np.isin(grey, [0, 128, 255])).sum()
         nearest = np.abs(grey[..., None] - [0, 128, 255]).argmin(-1)
-        assert np.array_equal(records.decode_image(row["image"]), image)
-        assert np.array_equal(records.decode_mask(row["mask"]), nearest)
+        assert np.array_equal(decode_image(row["image"]), image)
+        assert np.array_equal(decode_mask(row["mask"]), nearest)
         assert row["label"] >= 0
     assert built.info.metadata["quantised_pixels"] == moved

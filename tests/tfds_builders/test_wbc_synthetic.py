@@ -7,7 +7,7 @@ import pytest
 from scipy import ndimage
 from skimage import measure
 
-from wbc_jax import vocabulary
+from wbc_jax.labels import CELL_TYPES
 from wbc_jax.tfds_builders.wbc_synthetic import render, wbc_synthetic_dataset_builder
 
 BASOPHIL, EOSINOPHIL, LYMPHOCYTE, MONOCYTE, NEUTROPHIL = range(5)
@@ -223,7 +223,7 @@ def test_the_builder_writes_what_the_renderer_draws(tmp_path):
         assert np.array_equal(record["image"], cell.image)
         assert np.array_equal(record["mask"][..., 0], cell.mask)
         assert record["has_mask"]
-        assert record["label"] == cell.label == index % len(vocabulary.CELL_TYPES)
+        assert record["label"] == cell.label == index % len(CELL_TYPES)
         assert record["subtype"].decode() == cell.subtype
         assert record["group"] == record["id"]
         assert record["source"] == b"wbc_synthetic"

@@ -9,8 +9,10 @@ import tensorflow_datasets as tfds
 from absl import logging
 from etils import epath
 
-from wbc_jax import vocabulary
-from wbc_jax.data import crops, records
+from wbc_jax.data import building, crops, records
+from wbc_jax.data.images import decode_image, read_image_file
+from wbc_jax.errors import DataError
+from wbc_jax.labels import CELL_TYPES, UNKNOWN_LABEL
 
 PAGE = "https://github.com/draaslan/blood-cell-detection-dataset"
 FOLDERS = ("bcd", "blood-cell-detection-dataset", "blood-cell-detection-dataset-master")
@@ -74,17 +76,17 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         )
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager):
-        folder = records.manual_folder(dl_manager, FOLDERS, ("images", "annotations.csv"))
+        folder = building.manual_folder(dl_manager, FOLDERS, ("images", "annotations.csv"))
         if folder is None:
-            manual_dir = records.manual_path(dl_manager) or epath.Path("<manual_dir>")
-            raise records.DataError(
+            manual_dir = building.manual_path(dl_manager) or epath.Path("<manual_dir>")
+            raise DataError(
                 f"bcd is not in {manual_dir}: fetch {PAGE} and place it so that the folder "
                 f"{manual_dir / FOLDERS[0]} holds 'images' and 'annotations.csv'"
             )
         return {"train": self._generate_examples(folder)}
 
     def _generate_examples(self, folder: epath.Path) -> Iterator[tuple[str, dict[str, object]]]:
-        bad = records.bad_files()
+        bad = building.bad_files()
         already_bad = len(bad.files)
         table = folder / "annotations.csv"
         cells, broken = _white_cells(table, bad)
@@ -96,7 +98,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
             if path.name.lower().endswith(".png") and not path.name.startswith(".")
         }
         if not images:
-            raise records.DataError(
+            raise DataError(
                 f"{folder / 'images'}: holds no .png file: unpack the authors' images there"
             )
         for name in sorted(cells.keys() - images.keys()):
@@ -106,7 +108,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
                 f"white cells (lines {lines}) of an image that is missing: "
                 f"{folder / 'images' / name}",
             )
-        excluded = records.read_exclusions(self.pkg_dir_path)
+        excluded = building.read_exclusions(self.pkg_dir_path)
         fields = read_fields(self.pkg_dir_path / "same_field.csv")
         whole = self.builder_config.name == "frames"
         if whole:
@@ -117,18 +119,18 @@ class Builder(tfds.core.GeneratorBasedBuilder):
 
         def read(name: str) -> tuple[list[dict[str, object]], int, list[str]]:
             """The records, the number of clipped boxes, and what is wrong with other boxes."""
-            encoded, _, _ = records.read_image_file(images[name])
+            encoded, _, _ = read_image_file(images[name])
             if whole:
                 id = images[name].stem
                 group = fields.get(id)
                 return [records.example(image=encoded, id=id, group=group, source=SOURCE)], 0, []
-            pixels = records.decode_image(encoded)
+            pixels = decode_image(encoded)
             found, clipped, wrong = [], 0, []
             for box in cells[name]:
                 if cell_id(box) not in excluded:
                     try:
                         record, was_clipped = _crop(table, pixels, box, types, fields)
-                    except records.DataError as error:
+                    except DataError as error:
                         wrong.append(str(error))
                         continue
                     found.append(record)
@@ -136,7 +138,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
             return found, clipped, wrong
 
         clipped_boxes = unlabelled = 0
-        for found, clipped, wrong in records.each(read, chosen, images.get, bad):
+        for found, clipped, wrong in building.each(read, chosen, images.get, bad):
             for reason in wrong:
                 bad.add(table, reason)
             clipped_boxes += clipped
@@ -175,9 +177,9 @@ def read_annotations(path: epath.PathLike) -> tuple[list[Box], dict[int, tuple[s
     Raises:
         DataError: no such file, or another header.
     """
-    (_, header), *rows = records.read_csv(path)
+    (_, header), *rows = building.read_csv(path)
     if [cell.strip() for cell in header] != HEADER:
-        raise records.DataError(
+        raise DataError(
             f"{path}: the header is {','.join(header)!r}: allowed is {','.join(HEADER)!r}"
         )
     boxes, wrong, white = [], {}, {}
@@ -217,18 +219,18 @@ def read_fields(path: epath.PathLike) -> dict[str, str]:
     Returns:
         Image to the image whose name is the group of both.
     """
-    return {image: other for _, (image, other) in records.read_csv(path)[1:]}
+    return {image: other for _, (image, other) in building.read_csv(path)[1:]}
 
 
 def read_types(path: epath.PathLike, known: set[str]) -> dict[str, int]:
     """Reads the user's `types.csv`, if there is one.
 
     Args:
-        path: CSV with the header `id,type`: a record's id and one of `vocabulary.CELL_TYPES`.
+        path: CSV with the header `id,type`: a record's id and one of `labels.CELL_TYPES`.
         known: ids of all white cells.
 
     Returns:
-        Record id to index into `vocabulary.CELL_TYPES`; empty if there is no such file.
+        Record id to index into `labels.CELL_TYPES`; empty if there is no such file.
 
     Raises:
         DataError: another header, an unknown id or type, or an id twice; lists up to 20 lines.
@@ -236,26 +238,26 @@ def read_types(path: epath.PathLike, known: set[str]) -> dict[str, int]:
     path = epath.Path(path)
     if not path.exists():
         return {}
-    (_, header), *rows = records.read_csv(path)
+    (_, header), *rows = building.read_csv(path)
     if [cell.strip() for cell in header] != ["id", "type"]:
-        raise records.DataError(f"{path}: the header is {','.join(header)!r}: allowed is 'id,type'")
+        raise DataError(f"{path}: the header is {','.join(header)!r}: allowed is 'id,type'")
     types, wrong = {}, []
     for line, row in rows:
         cells = [cell.strip() for cell in row]
         said = f"line {line}: {','.join(row)!r}"
-        if len(cells) != 2 or cells[1] not in vocabulary.CELL_TYPES:
+        if len(cells) != 2 or cells[1] not in CELL_TYPES:
             wrong.append(f"{said} has no known type")
         elif cells[0] not in known:
             wrong.append(f"{said} is no white cell of annotations.csv")
         elif cells[0] in types:
             wrong.append(f"{said} names the cell again")
         else:
-            types[cells[0]] = vocabulary.CELL_TYPES.index(cells[1])
+            types[cells[0]] = CELL_TYPES.index(cells[1])
     if wrong:
-        raise records.DataError(
+        raise DataError(
             f"{path}: {len(wrong)} lines are wrong: allowed is a white cell's id, once (such as "
             f"{min(known, default='image-1_0')}: the image's name and the number of the white cell "
-            f"in it, from 0), and one of {', '.join(vocabulary.CELL_TYPES)}; mend them:\n  "
+            f"in it, from 0), and one of {', '.join(CELL_TYPES)}; mend them:\n  "
             + "\n  ".join(wrong[:20])
         )
     return types
@@ -284,14 +286,16 @@ def pixel_box(
     y0, x0 = (max(math.floor(round(edge, 6)), 0) for edge in exact[:2])
     y1, x1 = (min(math.ceil(round(edge, 6)), size) for edge, size in zip(exact[2:], sizes))
     if excess > MAX_EXCESS or y0 >= y1 or x0 >= x1:
-        raise records.DataError(
+        raise DataError(
             f"the box (ymin, xmin, ymax, xmax) = {edges} reaches {excess:.1f} pixels out of its "
             f"frame: allowed are fractions from 0 to 1, or {MAX_EXCESS:g} pixel beyond"
         )
     return (y0, x0, y1, x1), excess > 0
 
 
-def _white_cells(table: epath.Path, bad: records.BadFiles) -> tuple[dict[str, list[Box]], set[str]]:
+def _white_cells(
+    table: epath.Path, bad: building.BadFiles
+) -> tuple[dict[str, list[Box]], set[str]]:
     """White cells by image, and the ids of those whose line is broken. Red ones are checked too."""
     boxes, wrong = read_annotations(table)
     for reason, _ in wrong.values():
@@ -313,9 +317,9 @@ def _crop(
     """The record of one white cell, and whether its box was clipped."""
     try:
         inside, clipped = pixel_box(box.edges, *pixels.shape[:2])
-    except records.DataError as error:
-        raise records.DataError(f"{table}: line {box.line}: {error}") from error
-    label = types.get(cell_id(box), vocabulary.UNKNOWN_LABEL)
+    except DataError as error:
+        raise DataError(f"{table}: line {box.line}: {error}") from error
+    label = types.get(cell_id(box), UNKNOWN_LABEL)
     stem = epath.Path(box.image).stem
     record = records.example(
         image=crops.cut(pixels, inside),

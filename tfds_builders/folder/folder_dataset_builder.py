@@ -14,8 +14,16 @@ import tensorflow_datasets as tfds
 from absl import logging
 from etils import epath
 
-from wbc_jax import vocabulary
-from wbc_jax.data import records
+from wbc_jax.data import building, records
+from wbc_jax.data.images import (
+    check_mask,
+    describe_values,
+    read_image_file,
+    read_mask_file,
+    unknown_values,
+)
+from wbc_jax.errors import DataError
+from wbc_jax.labels import BACKGROUND, CELL_TYPES, CYTOPLASM, IGNORE, NUCLEUS, UNKNOWN_LABEL
 
 FOLDER = "folder"
 SOURCE = "folder"
@@ -26,10 +34,10 @@ PASSED_OVER = ("thumbs.db", "desktop.ini")
 """Files that operating systems leave behind; hidden files are passed over as well."""
 
 CLASSES = {
-    "background": vocabulary.BACKGROUND,
-    "cytoplasm": vocabulary.CYTOPLASM,
-    "nucleus": vocabulary.NUCLEUS,
-    "ignore": vocabulary.IGNORE,
+    "background": BACKGROUND,
+    "cytoplasm": CYTOPLASM,
+    "nucleus": NUCLEUS,
+    "ignore": IGNORE,
 }
 """The names that `mask_values.json` may use."""
 
@@ -45,7 +53,7 @@ LAYOUT = """
 class Entry:
     """What one line of `labels.csv` says."""
 
-    label: int = vocabulary.UNKNOWN_LABEL
+    label: int = UNKNOWN_LABEL
     group: str = ""
     um_per_px: float = math.nan
 
@@ -88,16 +96,16 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         super().download_and_prepare(download_config=download_config, **kwargs)
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager):
-        return {"train": self._generate_examples(find_folder(records.manual_path(dl_manager)))}
+        return {"train": self._generate_examples(find_folder(building.manual_path(dl_manager)))}
 
     def _generate_examples(self, folder: epath.Path) -> Iterator[tuple[str, dict[str, object]]]:
-        bad = records.bad_files()
+        bad = building.bad_files()
         already_bad = len(bad.files)
         prints = fingerprint(folder)
         found = find_files(folder / "images", SUFFIXES, bad)
         images = {id: paths[0] for id, paths in found.items() if len(paths) == 1}
         if not found and len(bad.files) == already_bad:
-            raise records.DataError(
+            raise DataError(
                 f"{folder / 'images'}: holds no image: allowed are files that end in "
                 f"{', '.join(SUFFIXES)} (in either case); expected is:{LAYOUT}"
             )
@@ -114,11 +122,11 @@ class Builder(tfds.core.GeneratorBasedBuilder):
 
         def read(id: str) -> tuple[dict[str, object], set[int]]:
             """The record, and the values of its mask."""
-            image, height, width = records.read_image_file(images[id])
+            image, height, width = read_image_file(images[id])
             mask = None
             if id in masks:
                 mask = read_mask(masks[id], values)
-                records.check_same_size(masks[id], mask, (height, width))
+                building.check_same_size(masks[id], mask, (height, width))
             entry = (entries or {}).get(id, Entry())
             label = entry.label if entry.label >= 0 else types.get(id, entry.label)
             told_by = LABELS if entry.label >= 0 else "class folder"
@@ -136,14 +144,14 @@ class Builder(tfds.core.GeneratorBasedBuilder):
 
         unlabelled = without_mask = 0
         seen = set()
-        for record, present in records.each(read, list(images), images.get, bad):
+        for record, present in building.each(read, list(images), images.get, bad):
             unlabelled += record["label"] < 0
             without_mask += not record["has_mask"]
             seen |= present
             yield record["id"], record
         bad.finish(f"folder {folder}")
-        if values is None and seen in ({vocabulary.IGNORE}, {0, vocabulary.IGNORE}):
-            raise records.DataError(
+        if values is None and seen in ({IGNORE}, {0, IGNORE}):
+            raise DataError(
                 f"{folder / 'masks'}: no mask holds cytoplasm (1) or nucleus (2), only 255 ignore "
                 f"and perhaps 0 background: write {folder / MASK_VALUES} to say what the values "
                 f"mean, such as {_VALUES_EXAMPLE}"
@@ -197,13 +205,13 @@ def check_same_folder(builder: tfds.core.DatasetBuilder, manual_dir: epath.PathL
     folder = find_folder(epath.Path(manual_dir))
     made_of = builder.info.metadata["folder"]
     if made_of != os.fspath(folder):
-        raise records.DataError(
+        raise DataError(
             f"{folder}: the records in {builder.data_path} were made of another folder, "
             f"{made_of}: choose another data_dir, or hand config=folder_config(manual_dir) to the "
             "builder, which gives each folder a directory of its own"
         )
     if builder.info.metadata["fingerprint"] != fingerprint(folder):
-        raise records.DataError(
+        raise DataError(
             f"{folder}: its files have changed since the records in {builder.data_path} were "
             "written: delete that directory, or choose another data_dir"
         )
@@ -239,13 +247,11 @@ def find_folder(manual_dir: epath.Path | None) -> epath.Path:
         for folder in (path / FOLDER, path):
             if (folder / "images").is_dir():
                 return folder
-    raise records.DataError(
-        f"{manual_dir or '<manual_dir>'}: has no folder 'images': expected is:{LAYOUT}"
-    )
+    raise DataError(f"{manual_dir or '<manual_dir>'}: has no folder 'images': expected is:{LAYOUT}")
 
 
 def find_files(
-    root: epath.Path, suffixes: tuple[str, ...], bad: records.BadFiles
+    root: epath.Path, suffixes: tuple[str, ...], bad: building.BadFiles
 ) -> dict[str, list[epath.Path]]:
     """Finds the images or masks below a folder.
 
@@ -291,7 +297,7 @@ def folder_types(
             folders are allowed, such as one for each patient.
 
     Returns:
-        Id to index into `vocabulary.CELL_TYPES`, for images in class folders.
+        Id to index into `labels.CELL_TYPES`, for images in class folders.
 
     Raises:
         DataError: a folder that is no cell type (without `labels.csv`), or one that contradicts
@@ -302,23 +308,23 @@ def folder_types(
         first, slash, _ = id.partition("/")
         if not slash:
             continue
-        if first.lower() in vocabulary.CELL_TYPES:
-            types[id] = vocabulary.CELL_TYPES.index(first.lower())
+        if first.lower() in CELL_TYPES:
+            types[id] = CELL_TYPES.index(first.lower())
             told = (entries or {}).get(id, Entry()).label
-            if told not in (vocabulary.UNKNOWN_LABEL, types[id]):
-                wrong.append(f"{id}: {LABELS} says {vocabulary.CELL_TYPES[told]}")
+            if told not in (UNKNOWN_LABEL, types[id]):
+                wrong.append(f"{id}: {LABELS} says {CELL_TYPES[told]}")
         else:
             unknown[first] = unknown.get(first, 0) + 1
     if unknown and entries is None:
         listed = [f"{root / name} ({number} images)" for name, number in sorted(unknown.items())]
-        raise records.DataError(
+        raise DataError(
             f"{len(unknown)} folders are no cell types: allowed are {_TYPES} (in either case), and "
             f"images of unknown type straight in {root}; or name the types in {LABELS}, after "
             "which folders may have any name (its header name,label alone will do):\n  "
             + "\n  ".join(listed[:20])
         )
     if wrong:
-        raise records.DataError(
+        raise DataError(
             f"{root}: the class folders of {len(wrong)} images contradict {LABELS}: mend either:"
             "\n  " + "\n  ".join(wrong[:20])
         )
@@ -332,7 +338,7 @@ def read_labels(
 
     Args:
         path: CSV with a header. `name`: an image's path below `images`, with or without suffix.
-            `label`: one of `vocabulary.CELL_TYPES` in either case; empty or `unknown` if unknown.
+            `label`: one of `labels.CELL_TYPES` in either case; empty or `unknown` if unknown.
             Optional: `group` (or `groups`; records of one group are never split apart) and
             `um_per_px`; both may be empty.
         images: by id.
@@ -344,13 +350,13 @@ def read_labels(
     Raises:
         DataError: another header, or wrong lines; lists up to 20 of them.
     """
-    (_, first), *rows = records.read_csv(path)
+    (_, first), *rows = building.read_csv(path)
     header = [cell.strip().lower() for cell in first]
     columns = ["group" if cell == "groups" else cell for cell in header]
     optional = ("name", "label", "group", "um_per_px")
     missing = [cell for cell in optional[:2] if cell not in columns]
     if missing or len(set(columns)) < len(columns) or not set(columns) <= set(optional):
-        raise records.DataError(
+        raise DataError(
             f"{path}: the header is {','.join(first)!r}"
             + (f", without {' and '.join(map(repr, missing))}" if missing else "")
             + ": allowed are the columns name and label, and group and um_per_px if you like, each "
@@ -383,7 +389,7 @@ def read_labels(
         else:
             entries[id] = Entry(label=label, group=cells.get("group", ""), um_per_px=um_per_px)
     if wrong:
-        raise records.DataError(
+        raise DataError(
             f"{path}: {len(wrong)} lines are wrong: allowed is an image's path below images, with "
             f"or without suffix, once, and one of {_TYPES} (or nothing if unknown); mend them:\n  "
             + "\n  ".join(wrong[:20])
@@ -411,7 +417,7 @@ def read_mask_values(path: epath.PathLike) -> np.ndarray | None:
     try:
         pairs = json.loads(path.read_bytes().decode("utf-8-sig"), object_pairs_hook=_Pairs)
     except ValueError as error:  # of JSON and of UTF-8
-        raise records.DataError(
+        raise DataError(
             f"{path}: is no JSON text ({error}): allowed is such as {_VALUES_EXAMPLE}"
         ) from error
     table = np.full(256, -1, np.int16)
@@ -424,7 +430,7 @@ def read_mask_values(path: epath.PathLike) -> np.ndarray | None:
         else:
             table[number] = CLASSES[name]
     if wrong or not pairs or not isinstance(pairs, _Pairs):
-        raise records.DataError(
+        raise DataError(
             f"{path}: {', '.join(wrong[:20]) or 'what it holds'} is not known: allowed are values "
             f"from 0 to 255, each once, as {', '.join(CLASSES)}, such as {_VALUES_EXAMPLE}"
         )
@@ -444,20 +450,20 @@ def read_mask(path: epath.PathLike, values: np.ndarray | None) -> np.ndarray:
     Raises:
         DataError: an unreadable file, or values that have no meaning.
     """
-    grey = records.read_mask_file(path)
+    grey = read_mask_file(path)
     if values is None:
         try:
-            records.check_mask(grey, os.fspath(path))
-        except records.DataError as error:
-            raise records.DataError(
+            check_mask(grey, os.fspath(path))
+        except DataError as error:
+            raise DataError(
                 f"{error}, or write {MASK_VALUES} beside the folder masks, such as "
                 f"{_VALUES_EXAMPLE}"
             ) from error
         return grey
     known = tuple(int(value) for value in np.flatnonzero(values >= 0))
-    if unknown := records.unknown_values(grey, known):
-        raise records.DataError(
-            f"{path}: mask values {records.describe_values(unknown)} are unknown: allowed by "
+    if unknown := unknown_values(grey, known):
+        raise DataError(
+            f"{path}: mask values {describe_values(unknown)} are unknown: allowed by "
             f"{MASK_VALUES} are {', '.join(map(str, known))}; add the others or redraw the mask"
         )
     return values.astype(np.uint8)[grey]
@@ -467,7 +473,7 @@ class _Pairs(list):
     """The pairs of a JSON object; a dict would hide keys that occur twice."""
 
 
-_TYPES = ", ".join(vocabulary.CELL_TYPES)
+_TYPES = ", ".join(CELL_TYPES)
 _VALUES_EXAMPLE = '{"0": "background", "128": "cytoplasm", "255": "nucleus"}'
 
 
@@ -498,14 +504,14 @@ def _walk(folder: epath.Path, above: tuple[str, ...] = ()) -> Iterator[epath.Pat
 def _label(text: str) -> tuple[int, str]:
     """Index of a cell type's name, and what is wrong with it, if anything."""
     lower = text.lower()
-    if lower in vocabulary.CELL_TYPES:
-        return vocabulary.CELL_TYPES.index(lower), ""
+    if lower in CELL_TYPES:
+        return CELL_TYPES.index(lower), ""
     if lower in ("", "unknown"):
-        return vocabulary.UNKNOWN_LABEL, ""
-    named = [type for type in vocabulary.CELL_TYPES if type in lower]
+        return UNKNOWN_LABEL, ""
+    named = [type for type in CELL_TYPES if type in lower]
     if len(named) > 1:
-        return vocabulary.UNKNOWN_LABEL, "two types in a cell: allowed is one, or none if unknown"
-    return vocabulary.UNKNOWN_LABEL, f"the label {text!r} is not known"
+        return UNKNOWN_LABEL, "two types in a cell: allowed is one, or none if unknown"
+    return UNKNOWN_LABEL, f"the label {text!r} is not known"
 
 
 def _positive(text: str) -> float | None:

@@ -9,8 +9,10 @@ import tensorflow_datasets as tfds
 from absl import logging
 from etils import epath
 
-from wbc_jax import vocabulary
-from wbc_jax.data import crops, records
+from wbc_jax.data import building, crops, records
+from wbc_jax.data.images import decode_image, read_image_file
+from wbc_jax.errors import DataError
+from wbc_jax.labels import CELL_TYPES, UNKNOWN_LABEL
 
 PAGE = "https://www.kaggle.com/datasets/paultimothymooney/blood-cells"
 FOLDERS = ("kaggle_blood_cells", "blood-cells")
@@ -23,7 +25,7 @@ NEVER_TOGETHER = {"augmented": "original"}
 MAX_OVERHANG = 2
 """Boxes may reach this many pixels out of the frame; they are cut off there, and counted."""
 
-TYPES = {name.upper(): index for index, name in enumerate(vocabulary.CELL_TYPES)}
+TYPES = {name.upper(): index for index, name in enumerate(CELL_TYPES)}
 """The authors' categories."""
 
 PARTITIONS = {"TRAIN": "train", "TEST": "test", "TEST_SIMPLE": "test"}
@@ -76,10 +78,10 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     def _split_generators(self, dl_manager: tfds.download.DownloadManager):
         config = self.builder_config.name
         top = TOPS[config]
-        folder = records.manual_folder(dl_manager, FOLDERS, (top,))
+        folder = building.manual_folder(dl_manager, FOLDERS, (top,))
         if folder is None:
-            manual_dir = records.manual_path(dl_manager) or epath.Path("<manual_dir>")
-            raise records.DataError(
+            manual_dir = building.manual_path(dl_manager) or epath.Path("<manual_dir>")
+            raise DataError(
                 f"kaggle_blood_cells/{config} is not in {manual_dir}: download {PAGE} and unpack "
                 f"it so that {manual_dir / FOLDERS[0] / top} exists"
             )
@@ -90,7 +92,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         inner = folder / top / top
         folder = inner if inner.is_dir() else folder / top
         if missing := [entry for entry in entries if not (folder / entry).exists()]:
-            raise records.DataError(
+            raise DataError(
                 f"{folder}: lacks {', '.join(map(repr, missing))}: it must hold "
                 f"{', '.join(map(repr, entries))}; unpack Kaggle's files there, unchanged"
             )
@@ -102,13 +104,13 @@ class Builder(tfds.core.GeneratorBasedBuilder):
 
     def _generate_crops(self, folder: epath.Path) -> Iterator[tuple[str, dict[str, object]]]:
         categories = read_labels(folder / "labels.csv")
-        exclusions = records.read_exclusions(self.pkg_dir_path)
-        bad = records.bad_files()
+        exclusions = building.read_exclusions(self.pkg_dir_path)
+        bad = building.bad_files()
         already_bad = len(bad.files)
         images = _by_stem(folder / "JPEGImages", ".jpg")
         annotations = _by_stem(folder / "Annotations", ".xml")
         if not images:
-            raise records.DataError(
+            raise DataError(
                 f"{folder / 'JPEGImages'}: holds no .jpg file: unpack Kaggle's images there"
             )
         named = []
@@ -121,10 +123,10 @@ class Builder(tfds.core.GeneratorBasedBuilder):
 
         def read(stem: str) -> tuple[list[dict[str, object]], dict[str, int]]:
             """The records of a frame, and what is counted of it."""
-            image, height, width = records.read_image_file(images[stem])
+            image, height, width = read_image_file(images[stem])
             boxes, clipped = read_boxes(annotations[stem], height, width)
             label, subtype = _label(categories.get(_number(stem), ()), len(boxes))
-            pixels = records.decode_image(image)
+            pixels = decode_image(image)
             ids = [stem if len(boxes) == 1 else f"{stem}_{i + 1}" for i in range(len(boxes))]
             found = [
                 records.example(
@@ -149,7 +151,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
             }
 
         counts = collections.Counter()
-        for found, counted in records.each(read, annotated, images.get, bad):
+        for found, counted in building.each(read, annotated, images.get, bad):
             counts.update(counted)
             for record in found:
                 yield record["id"], record
@@ -165,18 +167,18 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         self._note({name: int(counts[name]) for name in names}, len(bad.files) - already_bad)
 
     def _generate_copies(self, folder: epath.Path) -> Iterator[tuple[str, dict[str, object]]]:
-        exclusions = records.read_exclusions(self.pkg_dir_path)
-        bad = records.bad_files()
+        exclusions = building.read_exclusions(self.pkg_dir_path)
+        bad = building.bad_files()
         already_bad = len(bad.files)
         found = find_copies(folder / "images")
         chosen = [copy for copy in found if _copy_id(*copy) not in exclusions]
 
         def read(copy: tuple[str, str, epath.Path]) -> dict[str, object]:
             partition, cell_type, path = copy
-            image, _, _ = records.read_image_file(path)
+            image, _, _ = read_image_file(path)
             return records.example(
                 image=image,
-                label=vocabulary.CELL_TYPES.index(cell_type),
+                label=CELL_TYPES.index(cell_type),
                 id=_copy_id(*copy),
                 group=f"augmented_{PARTITIONS[partition]}_{cell_type}",
                 source=SOURCE,
@@ -184,7 +186,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
                 label_source="authors",
             )
 
-        for record in records.each(read, chosen, lambda copy: copy[2], bad):
+        for record in building.each(read, chosen, lambda copy: copy[2], bad):
             yield record["id"], record
         bad.finish(f"kaggle_blood_cells/augmented in {folder}")
         self._note({"excluded_records": len(found) - len(chosen)}, len(bad.files) - already_bad)
@@ -203,17 +205,17 @@ def read_labels(path: epath.PathLike) -> dict[int, tuple[str, ...]]:
             several cell types, separated by commas.
 
     Returns:
-        Image number to the types (of `vocabulary.CELL_TYPES`), as many as the category names.
+        Image number to the types (of `labels.CELL_TYPES`), as many as the category names.
 
     Raises:
         DataError: no such file, another header, or wrong rows; lists up to 20 of them.
     """
     labels, wrong = {}, []
-    for line, row in records.read_csv(path):
+    for line, row in building.read_csv(path):
         cells = [cell.strip() for cell in row]
         if line == 1:
             if cells != ["", "Image", "Category"]:
-                raise records.DataError(
+                raise DataError(
                     f"{path}: the header is {','.join(row)!r}: allowed is ',Image,Category'"
                 )
             continue
@@ -225,7 +227,7 @@ def read_labels(path: epath.PathLike) -> dict[int, tuple[str, ...]]:
         if labels.setdefault(int(cells[1]), types) != types:
             wrong.append(f"line {line}: {','.join(row)!r} contradicts an earlier line")
     if wrong:
-        raise records.DataError(
+        raise DataError(
             f"{path}: {len(wrong)} lines are wrong: allowed is an image number and cell types of "
             f"{', '.join(TYPES)} (none, one, or several in quotes); mend them or fetch the file "
             "again:\n  " + "\n  ".join(wrong[:20])
@@ -252,12 +254,10 @@ def read_boxes(path: epath.PathLike, height: int, width: int) -> tuple[list[Box]
     try:
         root = ElementTree.fromstring(epath.Path(path).read_bytes())
     except (OSError, ElementTree.ParseError) as error:
-        raise records.DataError(
-            f"{path}: cannot be read as XML ({error}): fetch the file again"
-        ) from error
+        raise DataError(f"{path}: cannot be read as XML ({error}): fetch the file again") from error
     size = tuple((root.findtext(f"size/{side}") or "").strip() for side in ("width", "height"))
     if size != (str(width), str(height)):
-        raise records.DataError(
+        raise DataError(
             f"{path}: says that the image is {size[0]} x {size[1]} pixels (width x height), but it "
             f"is {width} x {height}: allowed is one size for both; the boxes would be elsewhere, "
             "fetch both files again"
@@ -271,7 +271,7 @@ def read_boxes(path: epath.PathLike, height: int, width: int) -> tuple[list[Box]
         try:
             x0, y0, x1, y1 = map(int, texts)
         except ValueError as error:
-            raise records.DataError(
+            raise DataError(
                 f"{path}: the box of a white cell is {_shown(texts)}: allowed are whole numbers; "
                 "mend it or fetch the file again"
             ) from error
@@ -279,7 +279,7 @@ def read_boxes(path: epath.PathLike, height: int, width: int) -> tuple[list[Box]
         inside = (max(y0, 0), max(x0, 0), min(y1, height), min(x1, width))
         overhang = max(-x0, -y0, x1 - width, y1 - height)
         if overhang > MAX_OVERHANG or inside[0] >= inside[2] or inside[1] >= inside[3]:
-            raise records.DataError(
+            raise DataError(
                 f"{path}: the box of a white cell is {_shown(texts)} in an image of {width} x "
                 f"{height} pixels: allowed is a box that is not empty and lies in the image, or up "
                 f"to {MAX_OVERHANG} pixels out of it; mend it or fetch the file again"
@@ -306,7 +306,7 @@ def find_copies(folder: epath.Path) -> list[tuple[str, str, epath.Path]]:
                 if path.name.lower().endswith((".jpeg", ".jpg")) and path.name[0] != "."
             ]
     if not found:
-        raise records.DataError(
+        raise DataError(
             f"{folder}: holds no image: allowed are .jpeg files in {', '.join(PARTITIONS)}, in "
             f"folders named by cell type ({', '.join(TYPES)}); unpack Kaggle's images there"
         )
@@ -316,7 +316,7 @@ def find_copies(folder: epath.Path) -> list[tuple[str, str, epath.Path]]:
 def _folders(folder: epath.Path, allowed: tuple[str, ...]) -> list[epath.Path]:
     found = sorted(path for path in folder.iterdir() if path.is_dir() and path.name[0] not in "._")
     if unknown := [path.name for path in found if path.name not in allowed]:
-        raise records.DataError(
+        raise DataError(
             f"{folder}: {', '.join(map(repr, unknown))}: unknown: allowed are the folders "
             f"{', '.join(allowed)}; rename or remove the folder"
         )
@@ -327,12 +327,12 @@ def _label(types: tuple[str, ...], boxes: int) -> tuple[int, str]:
     """Label and subtype of a frame's cells, of the types that its category names."""
     if boxes > 1 or (len(types) > 1 and len(set(types)) == 1):
         # Nothing says which box is which type, or which of the cells was boxed.
-        return vocabulary.UNKNOWN_LABEL, "several_cells"
+        return UNKNOWN_LABEL, "several_cells"
     if len(types) > 1:
-        return vocabulary.UNKNOWN_LABEL, "several_types"
+        return UNKNOWN_LABEL, "several_types"
     if not types or not boxes:
-        return vocabulary.UNKNOWN_LABEL, ""
-    return vocabulary.CELL_TYPES.index(types[0]), ""
+        return UNKNOWN_LABEL, ""
+    return CELL_TYPES.index(types[0]), ""
 
 
 def _number(stem: str) -> int:

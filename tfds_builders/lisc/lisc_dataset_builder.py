@@ -11,8 +11,10 @@ from absl import logging
 from etils import epath
 from skimage import measure
 
-from wbc_jax import vocabulary
-from wbc_jax.data import crops, records
+from wbc_jax.data import building, crops, records
+from wbc_jax.data.images import decode_image, describe_values, read_image_file, read_mask_file
+from wbc_jax.errors import DataError
+from wbc_jax.labels import CELL_TYPES, CYTOPLASM, IGNORE, NUCLEUS, UNKNOWN_LABEL
 
 PAGE = "http://users.cecs.anu.edu.au/~hrezatofighi/Data/Leukocyte%20Data.htm"
 FOLDERS = ("LISC Database", "LISC_Database", "lisc")
@@ -23,12 +25,12 @@ MASK_FOLDER = "areaforexpert1"
 MASK_SUFFIX = "_expert.bmp"
 
 CLASSES = {
-    "baso": vocabulary.CELL_TYPES.index("basophil"),
-    "eosi": vocabulary.CELL_TYPES.index("eosinophil"),
-    "lymp": vocabulary.CELL_TYPES.index("lymphocyte"),
-    "mixt": vocabulary.UNKNOWN_LABEL,
-    "mono": vocabulary.CELL_TYPES.index("monocyte"),
-    "neut": vocabulary.CELL_TYPES.index("neutrophil"),
+    "baso": CELL_TYPES.index("basophil"),
+    "eosi": CELL_TYPES.index("eosinophil"),
+    "lymp": CELL_TYPES.index("lymphocyte"),
+    "mixt": UNKNOWN_LABEL,
+    "mono": CELL_TYPES.index("monocyte"),
+    "neut": CELL_TYPES.index("neutrophil"),
 }
 """Class folders by the first four letters of their names, in lower case; `mixt` frames hold cells
 of several types, and nothing says which is which."""
@@ -96,10 +98,10 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         )
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager):
-        folder = records.manual_folder(dl_manager, FOLDERS, (IMAGES, MASKS))
+        folder = building.manual_folder(dl_manager, FOLDERS, (IMAGES, MASKS))
         if folder is None:
-            manual_dir = records.manual_path(dl_manager) or epath.Path("<manual_dir>")
-            raise records.DataError(
+            manual_dir = building.manual_path(dl_manager) or epath.Path("<manual_dir>")
+            raise DataError(
                 f"lisc is not in {manual_dir}: its terms allow its use only to those who got it "
                 f"from its authors; get it at {PAGE} and unpack it so that the folder "
                 f"{manual_dir / FOLDERS[0]} holds {IMAGES!r} and {MASKS!r}"
@@ -107,9 +109,9 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         return {"train": self._generate_examples(folder)}
 
     def _generate_examples(self, folder: epath.Path) -> Iterator[tuple[str, dict[str, object]]]:
-        bad = records.bad_files()
+        bad = building.bad_files()
         already_bad = len(bad.files)
-        excluded = records.read_exclusions(self.pkg_dir_path)
+        excluded = building.read_exclusions(self.pkg_dir_path)
         whole = self.builder_config.name == "frames"
         counts = collections.Counter()
         nucleus_values = {}
@@ -119,7 +121,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
             order = value_order(kept)
             nucleus_values[kind] = sorted({nucleus for _, nucleus in order.values()})
             read = functools.partial(_read, whole=whole, order=order, excluded=excluded)
-            for found, counted in records.each(read, kept, lambda frame: frame.image_file, bad):
+            for found, counted in building.each(read, kept, lambda frame: frame.image_file, bad):
                 counts.update(counted)
                 for record in found:
                     yield record["id"], record
@@ -133,7 +135,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
             logging.info("lisc/%s: %s = %s", self.builder_config.name, name, count)
 
 
-def find_frames(folder: epath.PathLike, bad: records.BadFiles) -> dict[str, list[Frame]]:
+def find_frames(folder: epath.PathLike, bad: building.BadFiles) -> dict[str, list[Frame]]:
     """Finds frames and masks, `Main Dataset/Baso/1.bmp` with
     `Ground Truth Segmentation/Baso/areaforexpert1/1_expert.bmp`.
 
@@ -153,17 +155,17 @@ def find_frames(folder: epath.PathLike, bad: records.BadFiles) -> dict[str, list
     for kind, image_folder in image_folders.items():
         masks = mask_folders.get(kind, epath.Path(folder) / MASKS / image_folder.name) / MASK_FOLDER
         if not masks.is_dir():
-            raise records.DataError(
+            raise DataError(
                 f"{masks}: does not exist: it must hold the masks of {image_folder}, such as "
                 f"1{MASK_SUFFIX}; unpack the authors' files again"
             )
-        images, masks = records.pair_files(image_folder, ".bmp", masks, MASK_SUFFIX, bad)
+        images, masks = building.pair_files(image_folder, ".bmp", masks, MASK_SUFFIX, bad)
         found[kind] = [
             Frame(f"{kind}_{stem}", kind, image_file, masks[stem])
             for stem, image_file in images.items()
         ]
     if not found:
-        raise records.DataError(
+        raise DataError(
             f"{epath.Path(folder) / IMAGES}: holds no class folder: allowed are {_ALLOWED}; unpack "
             "the authors' files there"
         )
@@ -181,13 +183,13 @@ def read_frame(frame: Frame) -> tuple[np.ndarray, np.ndarray, int]:
         DataError: an unreadable file, or a mask that neither is as large as its frame nor lacks
             the same few pixels at all four edges.
     """
-    encoded, height, width = records.read_image_file(frame.image_file)
-    grey = records.read_mask_file(frame.mask_file)
+    encoded, height, width = read_image_file(frame.image_file)
+    grey = read_mask_file(frame.mask_file)
     lack = (height - grey.shape[0], width - grey.shape[1])
     border = lack[0] // 2
     if lack[0] != lack[1] or lack[0] % 2 or not 0 <= border <= MAX_BORDER:
-        records.check_same_size(frame.mask_file, grey, (height, width))
-    return records.decode_image(encoded), np.pad(grey, border), border
+        building.check_same_size(frame.mask_file, grey, (height, width))
+    return decode_image(encoded), np.pad(grey, border), border
 
 
 def value_order(frames: list[Frame]) -> dict[tuple[int, int], tuple[int, int]]:
@@ -206,7 +208,7 @@ def value_order(frames: list[Frame]) -> dict[tuple[int, int], tuple[int, int]]:
     for frame in frames:
         try:
             pixels, grey, _ = read_frame(frame)
-        except records.DataError:
+        except DataError:
             continue  # told of when its record is made
         green = pixels[..., 1]
         for _, region, values in _islands(grey):
@@ -241,21 +243,21 @@ def classes_and_cells(
         size = np.count_nonzero(region)
         if size < MIN_CELL_PIXELS:
             specks += 1
-            mask[region] = vocabulary.IGNORE
+            mask[region] = IGNORE
             continue
         if len(values) > 2:
             counts = {value: int(np.count_nonzero(grey[region] == value)) for value in values}
-            raise records.DataError(
+            raise DataError(
                 f"{path}: the cell at row {box[0]}, column {box[1]} has the mask values "
-                f"{records.describe_values(counts)}: allowed are 0 background and at most two "
+                f"{describe_values(counts)}: allowed are 0 background and at most two "
                 "others in a cell, nucleus and cytoplasm; redraw or fetch the mask again"
             )
         if len(values) == 1:
-            mask[region] = vocabulary.IGNORE
+            mask[region] = IGNORE
         else:
             cytoplasm, nucleus = order[values]
-            mask[region & (grey == cytoplasm)] = vocabulary.CYTOPLASM
-            mask[region & (grey == nucleus)] = vocabulary.NUCLEUS
+            mask[region & (grey == cytoplasm)] = CYTOPLASM
+            mask[region & (grey == nucleus)] = NUCLEUS
         cells.append((box, len(values) == 1))
     return mask, cells, specks
 
@@ -270,11 +272,11 @@ def _class_folders(folder: epath.Path) -> dict[str, epath.Path]:
             continue
         kind = path.name.lower()[:4]
         if kind not in CLASSES:
-            raise records.DataError(
+            raise DataError(
                 f"{path}: the class folder is not known: allowed are {_ALLOWED}; move it elsewhere"
             )
         if kind in found:
-            raise records.DataError(
+            raise DataError(
                 f"{path}: is a second folder for the class of {found[kind]}: allowed is one for "
                 "each class; join the two"
             )
@@ -304,8 +306,8 @@ def _read(
     pixels, grey, border = read_frame(frame)
     mask, boxes, specks = classes_and_cells(frame.mask_file, grey, order)
     if border:
-        mask[:border], mask[-border:] = vocabulary.IGNORE, vocabulary.IGNORE
-        mask[:, :border], mask[:, -border:] = vocabulary.IGNORE, vocabulary.IGNORE
+        mask[:border], mask[-border:] = IGNORE, IGNORE
+        mask[:, :border], mask[:, -border:] = IGNORE, IGNORE
     counted = {"padded_masks": border > 0, "specks": specks, "empty_masks": not boxes}
     if whole:
         cell_only = bool(boxes) and all(only for _, only in boxes)

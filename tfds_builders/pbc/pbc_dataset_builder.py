@@ -8,8 +8,10 @@ import tensorflow_datasets as tfds
 from absl import logging
 from etils import epath
 
-from wbc_jax import vocabulary
-from wbc_jax.data import records
+from wbc_jax.data import building, records
+from wbc_jax.data.images import read_image_file
+from wbc_jax.errors import DataError
+from wbc_jax.labels import CELL_TYPES, UNKNOWN_LABEL
 
 PAGE = "https://data.mendeley.com/datasets/snkd93bnjr/1"
 FOLDER = "PBC_dataset_normal_DIB"
@@ -18,7 +20,7 @@ SOURCE = "pbc"
 SUFFIXES = (".jpg", ".jpeg")
 
 OTHER_CLASSES = ("erythroblast", "ig", "platelet")
-CLASSES = tuple(sorted((*vocabulary.CELL_TYPES, *OTHER_CLASSES)))
+CLASSES = tuple(sorted((*CELL_TYPES, *OTHER_CLASSES)))
 """The authors' folders."""
 
 SUBTYPES = {
@@ -61,7 +63,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     BUILDER_CONFIGS = [  # noqa: RUF012
         PbcConfig(
             name="five",
-            classes=vocabulary.CELL_TYPES,
+            classes=CELL_TYPES,
             description="The five types of white blood cells.",
         ),
         PbcConfig(
@@ -82,10 +84,10 @@ class Builder(tfds.core.GeneratorBasedBuilder):
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager):
         classes = self.builder_config.classes
-        folder = records.manual_folder(dl_manager, FOLDERS, classes)
+        folder = building.manual_folder(dl_manager, FOLDERS, classes)
         if folder is None:
-            manual_dir = records.manual_path(dl_manager) or epath.Path("<manual_dir>")
-            raise records.DataError(
+            manual_dir = building.manual_path(dl_manager) or epath.Path("<manual_dir>")
+            raise DataError(
                 f"pbc is not in {manual_dir}: download {FOLDER}.zip at {PAGE} and unpack it so "
                 f"that the folder {manual_dir / 'pbc' / FOLDER} holds {', '.join(classes)}"
             )
@@ -93,8 +95,8 @@ class Builder(tfds.core.GeneratorBasedBuilder):
 
     def _generate_examples(self, folder: epath.Path) -> Iterator[tuple[str, dict[str, object]]]:
         name = f"pbc/{self.builder_config.name}"
-        exclusions = records.read_exclusions(self.pkg_dir_path)
-        bad = records.bad_files()
+        exclusions = building.read_exclusions(self.pkg_dir_path)
+        bad = building.bad_files()
         already_bad = len(bad.files)
         found = find_images(folder, self.builder_config.classes)
         places = collections.Counter(path.stem for _, path in found)
@@ -108,7 +110,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
                 bad.add(path, f"has the name of {', '.join(others)}: allowed is one class a cell")
             else:
                 chosen.append((cell_class, path))
-        for record in records.each(_record, chosen, lambda entry: entry[1], bad):
+        for record in building.each(_record, chosen, lambda entry: entry[1], bad):
             yield record["id"], record
         bad.finish(f"{name} in {folder}")
         self.info.metadata.update(
@@ -120,10 +122,10 @@ class Builder(tfds.core.GeneratorBasedBuilder):
 
 def _record(entry: tuple[str, epath.Path]) -> dict[str, object]:
     cell_class, path = entry
-    image, _, _ = records.read_image_file(path)
-    label = vocabulary.UNKNOWN_LABEL
-    if cell_class in vocabulary.CELL_TYPES:
-        label = vocabulary.CELL_TYPES.index(cell_class)
+    image, _, _ = read_image_file(path)
+    label = UNKNOWN_LABEL
+    if cell_class in CELL_TYPES:
+        label = CELL_TYPES.index(cell_class)
     return records.example(
         image=image,
         label=label,
@@ -144,7 +146,7 @@ def find_images(folder: epath.Path, classes: tuple[str, ...]) -> list[tuple[str,
     """
     folders = [path.name for path in folder.iterdir() if path.is_dir()]
     if unknown := sorted(name for name in folders if name not in CLASSES and name[0] not in "._"):
-        raise records.DataError(
+        raise DataError(
             f"{folder}: {', '.join(map(repr, unknown))}: no class of this data set: allowed are "
             f"{', '.join(CLASSES)}; rename or remove the folder"
         )
@@ -156,7 +158,7 @@ def find_images(folder: epath.Path, classes: tuple[str, ...]) -> list[tuple[str,
             if path.name.lower().endswith(SUFFIXES) and not path.name.startswith(".")
         )
         if not paths:
-            raise records.DataError(
+            raise DataError(
                 f"{folder / cell_class}: holds no .jpg file: unpack the authors' images there"
             )
         found += [(cell_class, path) for path in paths]
@@ -172,6 +174,6 @@ def subtype(cell_class: str, stem: str) -> str:
     """
     prefix = stem.split("_", maxsplit=1)[0]
     finer = SUBTYPES[cell_class].get(prefix.upper(), prefix)
-    if cell_class in vocabulary.CELL_TYPES:
+    if cell_class in CELL_TYPES:
         return finer
     return f"{cell_class}_{finer}" if finer else cell_class

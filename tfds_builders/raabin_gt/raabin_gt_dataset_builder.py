@@ -8,14 +8,16 @@ import tensorflow_datasets as tfds
 from absl import logging
 from etils import epath
 
-from wbc_jax import vocabulary
-from wbc_jax.data import records
+from wbc_jax.data import building, records
+from wbc_jax.data.images import describe_values, read_image_file, read_mask_file, unknown_values
+from wbc_jax.errors import DataError
+from wbc_jax.labels import BACKGROUND, CELL_TYPES, CYTOPLASM, IGNORE, NUCLEUS, UNKNOWN_LABEL
 
 PAGE = "https://raabindata.com/free-data/"
 FOLDER = "raabin_gt"
 SOURCE = "raabin_gt"
 
-VALUES = {0: vocabulary.BACKGROUND, 120: vocabulary.NUCLEUS, 255: vocabulary.CYTOPLASM}
+VALUES = {0: BACKGROUND, 120: NUCLEUS, 255: CYTOPLASM}
 """The authors' mask values. In a mask without 120, 255 is the whole cell instead."""
 
 # slide_frame_cell (95-8-17-3_225_1) and date_time_cell (20190526_165423_0).
@@ -55,10 +57,10 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         )
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager):
-        folder = records.manual_folder(dl_manager, (FOLDER,), ("images", "masks", "labels.csv"))
+        folder = building.manual_folder(dl_manager, (FOLDER,), ("images", "masks", "labels.csv"))
         if folder is None:
-            manual_dir = records.manual_path(dl_manager) or epath.Path("<manual_dir>")
-            raise records.DataError(
+            manual_dir = building.manual_path(dl_manager) or epath.Path("<manual_dir>")
+            raise DataError(
                 f"raabin_gt is not in {manual_dir}: it is handed out by a web form only; ask for "
                 f"the nucleus and cytoplasm ground truth at {PAGE} and place the images in "
                 f"{manual_dir / FOLDER / 'images'}, the masks in {manual_dir / FOLDER / 'masks'} "
@@ -68,17 +70,19 @@ class Builder(tfds.core.GeneratorBasedBuilder):
 
     def _generate_examples(self, folder: epath.Path) -> Iterator[tuple[str, dict[str, object]]]:
         labels = read_labels(folder / "labels.csv")
-        exclusions = records.read_exclusions(self.pkg_dir_path)
-        bad = records.bad_files()
+        exclusions = building.read_exclusions(self.pkg_dir_path)
+        bad = building.bad_files()
         already_bad = len(bad.files)
-        images, masks = records.pair_files(folder / "images", ".jpg", folder / "masks", ".png", bad)
+        images, masks = building.pair_files(
+            folder / "images", ".jpg", folder / "masks", ".png", bad
+        )
         chosen = [stem for stem in images if stem not in exclusions]
 
         def read(stem: str) -> dict[str, object]:
-            image, height, width = records.read_image_file(images[stem])
+            image, height, width = read_image_file(images[stem])
             mask, whole_cell = read_mask(masks[stem])
-            records.check_same_size(masks[stem], mask, (height, width))
-            label, label_source = labels.get(stem, (vocabulary.UNKNOWN_LABEL, ""))
+            building.check_same_size(masks[stem], mask, (height, width))
+            label, label_source = labels.get(stem, (UNKNOWN_LABEL, ""))
             return records.example(
                 image=image,
                 mask=mask,
@@ -91,7 +95,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
             )
 
         unlabelled = cell_only = 0
-        for record in records.each(read, chosen, images.get, bad):
+        for record in building.each(read, chosen, images.get, bad):
             unlabelled += record["label"] < 0
             cell_only += record["subtype"] == "cell_only"
             yield record["id"], record
@@ -130,10 +134,10 @@ def read_mask(path: epath.PathLike) -> tuple[np.ndarray, bool]:
     Raises:
         DataError: an unreadable file, or other values.
     """
-    grey = records.read_mask_file(path)
-    if unknown := records.unknown_values(grey, tuple(VALUES)):
-        raise records.DataError(
-            f"{path}: mask values {records.describe_values(unknown)} are unknown: allowed are 0 "
+    grey = read_mask_file(path)
+    if unknown := unknown_values(grey, tuple(VALUES)):
+        raise DataError(
+            f"{path}: mask values {describe_values(unknown)} are unknown: allowed are 0 "
             "background, 120 nucleus, 255 cytoplasm; redraw or fetch the mask again"
         )
     cell_only = not (grey == 120).any()
@@ -141,7 +145,7 @@ def read_mask(path: epath.PathLike) -> tuple[np.ndarray, bool]:
     for value, code in VALUES.items():
         table[value] = code
     if cell_only:
-        table[255] = vocabulary.IGNORE
+        table[255] = IGNORE
     return table[grey], cell_only
 
 
@@ -152,31 +156,31 @@ def read_labels(path: epath.PathLike) -> dict[str, tuple[int, str]]:
         path: CSV with the header `name,label,label_source`; an empty label is unknown.
 
     Returns:
-        Name to index into `vocabulary.CELL_TYPES` (or -1) and the label's source.
+        Name to index into `labels.CELL_TYPES` (or -1) and the label's source.
 
     Raises:
         DataError: no such file, another header, or wrong rows; lists up to 20 of them.
     """
     header, labels, wrong = ["name", "label", "label_source"], {}, []
-    for line, row in records.read_csv(path):
+    for line, row in building.read_csv(path):
         cells = [cell.strip() for cell in row]
         if line == 1:
             if cells != header:
-                raise records.DataError(
+                raise DataError(
                     f"{path}: the header is {','.join(row)!r}: allowed is {','.join(header)!r}"
                 )
             continue
-        if len(cells) != 3 or cells[1] not in ("", *vocabulary.CELL_TYPES):
+        if len(cells) != 3 or cells[1] not in ("", *CELL_TYPES):
             wrong.append(f"line {line}: {','.join(row)!r}")
             continue
-        label = vocabulary.CELL_TYPES.index(cells[1]) if cells[1] else vocabulary.UNKNOWN_LABEL
+        label = CELL_TYPES.index(cells[1]) if cells[1] else UNKNOWN_LABEL
         entry = (label, cells[2] if label >= 0 else "")
         if labels.setdefault(cells[0], entry)[0] != label:
             wrong.append(f"line {line}: {','.join(row)!r} contradicts an earlier line")
     if wrong:
-        raise records.DataError(
+        raise DataError(
             f"{path}: {len(wrong)} lines are wrong: allowed is a name, one of "
-            f"{', '.join(vocabulary.CELL_TYPES)} (or nothing), and a source; mend them:\n  "
+            f"{', '.join(CELL_TYPES)} (or nothing), and a source; mend them:\n  "
             + "\n  ".join(wrong[:20])
         )
     return labels

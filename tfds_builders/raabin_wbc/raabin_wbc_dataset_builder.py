@@ -8,8 +8,10 @@ import tensorflow_datasets as tfds
 from absl import logging
 from etils import epath
 
-from wbc_jax import vocabulary
-from wbc_jax.data import records
+from wbc_jax.data import building, records
+from wbc_jax.data.images import read_image_file
+from wbc_jax.errors import DataError
+from wbc_jax.labels import CELL_TYPES
 from wbc_jax.tfds_builders.raabin_gt.raabin_gt_dataset_builder import frame
 
 SOURCE = "raabin_wbc"
@@ -94,8 +96,8 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     def _generate_examples(
         self, folder: epath.Path, split: str, images: Sequence[tuple[str, epath.Path]]
     ) -> Iterator[tuple[str, dict[str, object]]]:
-        exclusions = records.read_exclusions(self.pkg_dir_path)
-        bad = records.bad_files()
+        exclusions = building.read_exclusions(self.pkg_dir_path)
+        bad = building.bad_files()
         already_bad = len(bad.files)
         places = collections.defaultdict(list)
         for _, path in images:
@@ -112,17 +114,17 @@ class Builder(tfds.core.GeneratorBasedBuilder):
 
         def read(entry: tuple[str, epath.Path]) -> dict[str, object]:
             cell_type, path = entry
-            image, _, _ = records.read_image_file(path)
+            image, _, _ = read_image_file(path)
             return records.example(
                 image=image,
-                label=vocabulary.CELL_TYPES.index(cell_type),
+                label=CELL_TYPES.index(cell_type),
                 id=f"{split}_{path.stem}",
                 group=frame(path.stem),
                 source=SOURCE,
                 label_source="authors",
             )
 
-        for record in records.each(read, chosen, lambda entry: entry[1], bad):
+        for record in building.each(read, chosen, lambda entry: entry[1], bad):
             yield record["id"], record
         name = f"raabin_wbc/{self.builder_config.name}"
         bad.finish(f"{name} in {folder}")
@@ -146,7 +148,7 @@ def split_folders(folder: epath.Path) -> dict[str, epath.Path]:
         if split is None or not path.is_dir():
             continue
         if split in found:
-            raise records.DataError(
+            raise DataError(
                 f"{folder}: holds both {found[split].name!r} and {path.name!r}: allowed is one "
                 f"folder of the split {SPLITS[split]}; remove one of them"
             )
@@ -167,10 +169,10 @@ def find_images(folder: epath.Path) -> list[tuple[str, epath.Path]]:
     for path in sorted(folder.iterdir()):
         if not path.is_dir() or path.name[0] in "._":
             continue
-        if path.name.lower() not in vocabulary.CELL_TYPES:
-            raise records.DataError(
+        if path.name.lower() not in CELL_TYPES:
+            raise DataError(
                 f"{path}: {path.name!r} is no cell type: allowed are "
-                f"{', '.join(vocabulary.CELL_TYPES)} (in any case); rename or remove the folder"
+                f"{', '.join(CELL_TYPES)} (in any case); rename or remove the folder"
             )
         found += [
             (path.name.lower(), file)
@@ -178,9 +180,9 @@ def find_images(folder: epath.Path) -> list[tuple[str, epath.Path]]:
             if file.name.lower().endswith(SUFFIXES) and not file.name.startswith(".")
         ]
     if not found:
-        raise records.DataError(
+        raise DataError(
             f"{folder}: holds no image: allowed are {', '.join(SUFFIXES)} files in folders named "
-            f"by cell type ({', '.join(vocabulary.CELL_TYPES)}); unpack the authors' images there"
+            f"by cell type ({', '.join(CELL_TYPES)}); unpack the authors' images there"
         )
     return sorted(found, key=lambda entry: (entry[0], entry[1].name))
 
@@ -192,7 +194,7 @@ def _plain(name: str) -> str:
 def _find(
     dl_manager: tfds.download.DownloadManager, config: RaabinWbcConfig
 ) -> tuple[epath.Path, dict[str, epath.Path]]:
-    manual_dir = records.manual_path(dl_manager)
+    manual_dir = building.manual_path(dl_manager)
     if manual_dir is not None:
         for name in (*config.folders, ""):
             folder = manual_dir / name if name else manual_dir
@@ -201,12 +203,12 @@ def _find(
             if splits := split_folders(folder):
                 return folder, splits
             if name:
-                raise records.DataError(
+                raise DataError(
                     f"{folder}: holds none of {', '.join(SPLITS.values())}: unpack the folders of "
                     f"{config.page} there, unchanged"
                 )
     manual_dir = manual_dir or epath.Path("<manual_dir>")
-    raise records.DataError(
+    raise DataError(
         f"raabin_wbc/{config.name} is not in {manual_dir}: fetch it at {config.page} and unpack it "
         f"so that the folder {manual_dir / config.folders[0]} holds {', '.join(SPLITS.values())}, "
         "each with one folder a cell type"

@@ -8,8 +8,10 @@ import tensorflow_datasets as tfds
 from absl import logging
 from etils import epath
 
-from wbc_jax import vocabulary
-from wbc_jax.data import records
+from wbc_jax.data import building, records
+from wbc_jax.data.images import describe_values, read_image_file, read_mask_file, unknown_values
+from wbc_jax.errors import DataError
+from wbc_jax.labels import BACKGROUND, CELL_TYPES, CYTOPLASM, NUCLEUS, UNKNOWN_LABEL
 
 URL = "https://github.com/zxaoyou/segmentation_WBC/archive/refs/heads/master.zip"
 """Fetched where `manual_dir` lacks the set. Not yet run against the real address."""
@@ -19,7 +21,7 @@ FOLDERS = ("segmentation_WBC", "segmentation_WBC-master")
 TYPES = {1: "neutrophil", 2: "lymphocyte", 3: "monocyte", 4: "eosinophil", 5: "basophil"}
 """The authors' numbers of the cell types (their README)."""
 
-GREYS = {0: vocabulary.BACKGROUND, 128: vocabulary.CYTOPLASM, 255: vocabulary.NUCLEUS}
+GREYS = {0: BACKGROUND, 128: CYTOPLASM, 255: NUCLEUS}
 """The authors' mask values."""
 
 MAX_STRAY_FRACTION = 0.01
@@ -83,10 +85,10 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     def _generate_examples(self, folder: epath.Path) -> Iterator[tuple[str, dict[str, object]]]:
         config = self.builder_config
         labels = read_labels(folder / config.labels)
-        exclusions = records.read_exclusions(self.pkg_dir_path)
-        bad = records.bad_files()
+        exclusions = building.read_exclusions(self.pkg_dir_path)
+        bad = building.bad_files()
         already_bad = len(bad.files)
-        images, masks = records.pair_files(
+        images, masks = building.pair_files(
             folder / config.images, ".bmp", folder / config.images, ".png", bad
         )
         named = []
@@ -98,10 +100,10 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         chosen = [stem for stem in named if f"{config.name}_{stem}" not in exclusions]
 
         def read(stem: str) -> tuple[dict[str, object], int]:
-            image, height, width = records.read_image_file(images[stem])
+            image, height, width = read_image_file(images[stem])
             mask, moved = read_mask(masks[stem])
-            records.check_same_size(masks[stem], mask, (height, width))
-            label = labels.get(int(stem), vocabulary.UNKNOWN_LABEL)
+            building.check_same_size(masks[stem], mask, (height, width))
+            label = labels.get(int(stem), UNKNOWN_LABEL)
             record = records.example(
                 image=image,
                 mask=mask,
@@ -114,7 +116,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
 
         quantised = []
         unlabelled = 0
-        for record, moved in records.each(read, chosen, images.get, bad):
+        for record, moved in building.each(read, chosen, images.get, bad):
             unlabelled += record["label"] < 0
             if moved:
                 quantised.append(moved)
@@ -145,12 +147,12 @@ def read_mask(path: epath.PathLike) -> tuple[np.ndarray, int]:
     Raises:
         DataError: an unreadable file, or stray greys in more than 1% of the pixels.
     """
-    grey = records.read_mask_file(path)
-    strays = records.unknown_values(grey, tuple(GREYS))
+    grey = read_mask_file(path)
+    strays = unknown_values(grey, tuple(GREYS))
     moved = sum(strays.values())
     if moved > MAX_STRAY_FRACTION * grey.size:
-        raise records.DataError(
-            f"{path}: mask values {records.describe_values(strays)} are unknown: allowed are 0, "
+        raise DataError(
+            f"{path}: mask values {describe_values(strays)} are unknown: allowed are 0, "
             f"128, 255, and other greys in at most {MAX_STRAY_FRACTION:.0%} of the pixels; redraw "
             "or fetch the mask again"
         )
@@ -166,24 +168,24 @@ def read_labels(path: epath.PathLike) -> dict[int, int]:
         path: CSV with a header (`image ID,class label` or `image ID,class`) and rows `number,1-5`.
 
     Returns:
-        Image number to index into `vocabulary.CELL_TYPES`.
+        Image number to index into `labels.CELL_TYPES`.
 
     Raises:
         DataError: no such file, or rows that are not as above; lists up to 20 of them.
     """
     labels, wrong = {}, []
-    for line, row in records.read_csv(path):
+    for line, row in building.read_csv(path):
         cells = [cell.strip() for cell in row]
         if line == 1 and not cells[0].isdecimal():
             continue
         if len(cells) < 2 or not cells[0].isdecimal() or cells[1] not in map(str, TYPES):
             wrong.append(f"line {line}: {','.join(row)!r}")
             continue
-        label = vocabulary.CELL_TYPES.index(TYPES[int(cells[1])])
+        label = CELL_TYPES.index(TYPES[int(cells[1])])
         if labels.setdefault(int(cells[0]), label) != label:
             wrong.append(f"line {line}: {','.join(row)!r} contradicts an earlier line")
     if wrong:
-        raise records.DataError(
+        raise DataError(
             f"{path}: {len(wrong)} lines are wrong: allowed is an image number and a class from 1 "
             f"to 5; mend them or fetch the file again:\n  " + "\n  ".join(wrong[:20])
         )
@@ -192,29 +194,29 @@ def read_labels(path: epath.PathLike) -> dict[int, int]:
 
 def _find(dl_manager: tfds.download.DownloadManager, config: SegmentationWbcConfig) -> epath.Path:
     entries = (config.images, config.labels)
-    folder = records.manual_folder(dl_manager, FOLDERS, entries)
+    folder = building.manual_folder(dl_manager, FOLDERS, entries)
     if folder is not None:
         return folder
-    manual_dir = records.manual_path(dl_manager) or epath.Path("<manual_dir>")
+    manual_dir = building.manual_path(dl_manager) or epath.Path("<manual_dir>")
     by_hand = (
         f"download {URL} and unpack it so that the folder {manual_dir / FOLDERS[0]} holds "
         f"{' and '.join(map(repr, entries))}"
     )
-    if not records.may_download():
-        raise records.DataError(f"segmentation_WBC is not in {manual_dir}: {by_hand}")
+    if not building.may_download():
+        raise DataError(f"segmentation_WBC is not in {manual_dir}: {by_hand}")
     try:
         archive = epath.Path(dl_manager.download(URL))
-        root = records.unzip(archive, archive.parent / f"{archive.name}.unzipped")
-    except records.DataError:
+        root = building.unzip(archive, archive.parent / f"{archive.name}.unzipped")
+    except DataError:
         raise
     except Exception as error:  # requests, urllib3 and TFDS each have their own
-        raise records.DataError(
+        raise DataError(
             f"segmentation_WBC is not in {manual_dir} and could not be downloaded ({error}): "
             f"{by_hand}"
         ) from error
     folder = root / FOLDERS[1]
     if missing := [entry for entry in entries if not (folder / entry).exists()]:
-        raise records.DataError(
+        raise DataError(
             f"{archive}: lacks {', '.join(map(repr, missing))} below {FOLDERS[1]!r}: its authors "
             f"may have changed it; {by_hand}"
         )

@@ -13,7 +13,7 @@ import itertools
 import numpy as np
 from scipy import ndimage
 
-from wbc_jax import vocabulary
+from wbc_jax.labels import CELL_TYPES, CYTOPLASM, NUCLEUS
 
 __all__ = ["PALETTES", "Cell", "Field", "FieldCell", "Palette", "render_cell", "render_field"]
 
@@ -145,7 +145,7 @@ def render_cell(seed: int, index: int, size: int = 96) -> Cell:
         raise ValueError(f"seed, index >= 0 and size >= 32 needed, got {seed}, {index}, {size}")
     rng = np.random.default_rng([seed, index])
     palette = PALETTES[rng.integers(len(PALETTES))]
-    label = index % len(vocabulary.CELL_TYPES)
+    label = index % len(CELL_TYPES)
     low, high = _SHARE[label]
     plan = _plan(rng, label)
     side = 2 * plan.radius / rng.uniform(low, high)
@@ -444,8 +444,8 @@ def _draw(rng, plans, height, width, um_per_px, palette):
 
     cell, nucleus = shrink(canvas.cell)[..., 0], shrink(canvas.nucleus)[..., 0]
     mask = np.zeros((height, width), np.uint8)
-    mask[cell >= 0.5] = vocabulary.CYTOPLASM
-    mask[nucleus >= 0.5] = vocabulary.NUCLEUS
+    mask[cell >= 0.5] = CYTOPLASM
+    mask[nucleus >= 0.5] = NUCLEUS
     _fringe(rng, canvas.colour)
     return _sensor(rng, shrink(canvas.colour), um_per_px, palette), mask, boxes
 

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 import tensorflow_datasets as tfds
 from etils import epath
 
-from wbc_jax.data import records
+from wbc_jax.data import building, records
+from wbc_jax.data.images import encode_png
 from wbc_jax.tfds_builders.wbc_synthetic import render
 
 SOURCE = "wbc_synthetic"
@@ -57,7 +58,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         def draw(index: int) -> dict[str, object]:
             cell = render.render_cell(config.seed, index, config.size)
             return records.example(
-                image=records.encode_png(cell.image),
+                image=encode_png(cell.image),
                 mask=cell.mask,
                 label=cell.label,
                 id=f"synthetic_{index:05d}",
@@ -67,5 +68,5 @@ class Builder(tfds.core.GeneratorBasedBuilder):
                 um_per_px=cell.um_per_px,
             )
 
-        for record in records.each(draw, range(config.cells)):
+        for record in building.each(draw, range(config.cells)):
             yield record["id"], record

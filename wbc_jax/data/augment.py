@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from wbc_jax import config as config_lib
-from wbc_jax import vocabulary
+from wbc_jax.config import Augment
+from wbc_jax.labels import BACKGROUND, IGNORE
 
 # Ruifrok & Johnston 2001: optical density (R, G, B) of hematoxylin, eosin and a third stain, as in
 # scikit-image's `rgb_from_hed`. Romanowsky stains differ, but the axes (blue-violet and pink) are
@@ -37,7 +37,7 @@ def example_keys(seed: jax.Array | int, epoch: jax.Array, index: jax.Array) -> j
 
 
 def augment(
-    settings: config_lib.Augment,
+    settings: Augment,
     keys: jax.Array,
     images: jax.Array,
     masks: jax.Array | None = None,
@@ -69,7 +69,7 @@ def _augment_one(s, key, image, mask):
     return _finish(s, finish, image, mask)
 
 
-def _resamples(s: config_lib.Augment) -> bool:
+def _resamples(s: Augment) -> bool:
     return s.rotation_degrees > 0 or s.zoom > 0 or s.translation_px > 0
 
 
@@ -163,7 +163,7 @@ def sample(
         return new_image, None
     new_mask = read(jnp.asarray(mask).reshape(-1), jnp.round(y), jnp.round(x))
     if fill != "reflect":
-        beyond = vocabulary.BACKGROUND if fill == "zero" else vocabulary.IGNORE
+        beyond = BACKGROUND if fill == "zero" else IGNORE
         new_mask = jnp.where(inside, new_mask, beyond).astype(mask.dtype)
     return new_image, new_mask
 
@@ -241,7 +241,7 @@ def _finish(s, key, image, mask):
         if mask is not None:
             # What is under a box cannot be known: no loss there. What a box takes from its
             # surroundings is their context.
-            mask = jnp.where(hidden, vocabulary.IGNORE, mask).astype(mask.dtype)
+            mask = jnp.where(hidden, IGNORE, mask).astype(mask.dtype)
     return image, mask
 
 

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from wbc_jax.data import records
+from wbc_jax.errors import DataError
 
 MARGIN = 0.25
 """Part of a cell's longer side that builders add at each end: the cell spans two thirds."""
@@ -65,12 +65,12 @@ def square_crop_box(
     """
     y0, x0, y1, x1, height, width = (int(edge) for edge in (*box, height, width))
     if not (0 <= y0 < y1 <= height and 0 <= x0 < x1 <= width):
-        raise records.DataError(
+        raise DataError(
             f"the box (y0, x0, y1, x1) = {(y0, x0, y1, x1)} is empty or reaches out of its frame: "
             f"allowed are 0 <= y0 < y1 <= {height} and 0 <= x0 < x1 <= {width}"
         )
     if not 0 <= margin < math.inf:
-        raise records.DataError(f"the margin is {margin}: allowed is a number from 0 upwards")
+        raise DataError(f"the margin is {margin}: allowed is a number from 0 upwards")
     longer = max(y1 - y0, x1 - x0)
     # Rounded first, as 0.1 * 30 is a little more than 3.
     side = longer + 2 * math.ceil(round(margin * longer, 6))

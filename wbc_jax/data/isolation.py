@@ -19,14 +19,17 @@ from etils import epath
 from scipy import ndimage
 from skimage import segmentation
 
-from wbc_jax import config as config_lib
-from wbc_jax import files, vocabulary
-from wbc_jax import progress as progress_lib
-from wbc_jax import weights as weights_lib
-from wbc_jax.data import crops, records, sources
+from wbc_jax.config import Data
+from wbc_jax.data import crops, sources
+from wbc_jax.data.images import decode_image, encode_png
+from wbc_jax.errors import ConfigError, WeightsError
+from wbc_jax.inference import weights as weights_lib
+from wbc_jax.labels import BACKGROUND, CYTOPLASM, NUCLEUS
+from wbc_jax.utils import atomic
+from wbc_jax.utils.progress import Progress
 
 if TYPE_CHECKING:
-    from wbc_jax import inference
+    from wbc_jax.inference import model as inference
 
 MARGIN = 0.08
 """Part of the cell's longer side that is kept around it, as a segmenter may cut a rim off."""
@@ -80,7 +83,7 @@ def keep_middle_cell(mask: np.ndarray) -> np.ndarray:
         Its like, with background where another cell was.
     """
     cell = _middle_cell(mask)
-    return mask if cell is None else np.where(cell, mask, np.uint8(vocabulary.BACKGROUND))
+    return mask if cell is None else np.where(cell, mask, np.uint8(BACKGROUND))
 
 
 def _white(image: np.ndarray) -> np.ndarray:
@@ -93,7 +96,7 @@ def _white(image: np.ndarray) -> np.ndarray:
 
 def _middle_cell(mask: np.ndarray) -> np.ndarray | None:
     """bool `[H, W]`: the part of the mask that is the image's cell, holes filled."""
-    stained = ((mask == vocabulary.NUCLEUS) | (mask == vocabulary.CYTOPLASM)).astype(np.uint8)
+    stained = ((mask == NUCLEUS) | (mask == CYTOPLASM)).astype(np.uint8)
     count, parts = cv2.connectedComponents(stained)
     if count < 2:
         return None
@@ -110,7 +113,7 @@ def _middle_cell(mask: np.ndarray) -> np.ndarray | None:
         return filled > 0
     parts = segmentation.watershed(-depth, cores, mask=filled > 0)
     best = _in_the_middle(mask, parts, count)
-    nucleus = np.bincount(parts[mask == vocabulary.NUCLEUS], minlength=count)
+    nucleus = np.bincount(parts[mask == NUCLEUS], minlength=count)
     others = nucleus >= np.maximum(OWN_NUCLEUS * nucleus[best], 1)
     others[[0, best]] = False
     return (filled > 0) & ~others[parts]
@@ -120,7 +123,7 @@ def _in_the_middle(mask: np.ndarray, parts: np.ndarray, count: int) -> int:
     """Which of the parts 1 to `count` - 1 has the most nucleus, less what it lies off the middle;
     cytoplasm counts a tenth."""
     index = np.arange(1, count)
-    weight = np.where(mask == vocabulary.NUCLEUS, 1.0, 0.1)
+    weight = np.where(mask == NUCLEUS, 1.0, 0.1)
     amounts = ndimage.sum_labels(weight, parts, index)
     middles = np.array(ndimage.center_of_mass(np.ones(mask.shape), parts, index))
     off = middles / mask.shape * 2 - 1
@@ -138,11 +141,11 @@ class _Isolated(Sequence):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         record = dict(self._encoded[index])
-        cut = isolate(records.decode_image(record["image"]), self._masks[index])
-        return record | {"image": records.encode_png(cut)}
+        cut = isolate(decode_image(record["image"]), self._masks[index])
+        return record | {"image": encode_png(cut)}
 
 
-def isolated(sets: Sequence[sources.Source], data: config_lib.Data) -> Sequence[sources.Source]:
+def isolated(sets: Sequence[sources.Source], data: Data) -> Sequence[sources.Source]:
     """Returns sources whose images are cut to their cell, as `data.isolate` says.
 
     The segmenter's masks, 128×128, are kept beside the records, so that it runs only once.
@@ -163,7 +166,7 @@ def isolated(sets: Sequence[sources.Source], data: config_lib.Data) -> Sequence[
     return found
 
 
-def weights_file(data: config_lib.Data) -> epath.Path:
+def weights_file(data: Data) -> epath.Path:
     """Returns the file of the segmenter that `data.isolate` names.
 
     Raises:
@@ -172,14 +175,14 @@ def weights_file(data: config_lib.Data) -> epath.Path:
     file = weights_lib.find(data.isolate)
     if file is None or not file.exists():
         known = ", ".join(weights_lib.shipped()) or "none"
-        raise weights_lib.WeightsError(
+        raise WeightsError(
             f"config.data.isolate is {data.isolate!r}: no {weights_lib.SUFFIX} file and no shipped "
             f"weights (there are: {known})."
         )
     return file
 
 
-def segmenter(data: config_lib.Data) -> "inference.Model":
+def segmenter(data: Data) -> "inference.Model":
     """Returns the model that `data.isolate` names, without test-time flips: a box needs none.
     Which cell is the middle one, `isolate` says.
 
@@ -187,11 +190,11 @@ def segmenter(data: config_lib.Data) -> "inference.Model":
         WeightsError: as `weights_file`.
         ConfigError: it is no segmenter.
     """
-    from wbc_jax import inference
+    from wbc_jax.inference import model as inference
 
     model = inference.load(weights_file(data)).with_flips(False).with_middle_cell(False)
     if model.config.task != "segmentation":
-        raise config_lib.ConfigError(
+        raise ConfigError(
             f"config.data.isolate is {data.isolate!r}, weights for {model.config.task}; it must "
             "name a segmenter's."
         )
@@ -210,7 +213,7 @@ def _masks(
         pass  # predicted again
     model = load()
     print(f"{source.name}: finding the cell in each of its {len(source)} images", flush=True)
-    progress = progress_lib.Progress("image", len(source))
+    progress = Progress("image", len(source))
     masks = np.zeros((len(source), MASK_SIDE, MASK_SIDE), np.uint8)
     for start in range(0, len(source), _BATCH):
         places = range(start, min(start + _BATCH, len(source)))
@@ -221,5 +224,5 @@ def _masks(
     progress.close()
     out = io.BytesIO()
     np.savez_compressed(out, ids=np.array(source.ids), masks=masks)
-    files.write_bytes(path, out.getvalue())
+    atomic.write_bytes(path, out.getvalue())
     return masks

@@ -13,9 +13,10 @@ import grain
 import numpy as np
 import scipy.sparse
 
-from wbc_jax import config as config_lib
-from wbc_jax import vocabulary
+from wbc_jax.config import Data
 from wbc_jax.data import isolation, sources, splits
+from wbc_jax.data.images import decode_image, decode_mask
+from wbc_jax.labels import CELL_TYPES, IGNORE, UNKNOWN_LABEL
 
 ALL = "all"
 
@@ -89,13 +90,13 @@ class Examples:
             return self._cache[index]
         source, position = self.entries[index]
         record = source.encoded[position]
-        image = sources.records.decode_image(record["image"])
+        image = decode_image(record["image"])
         example = {
             "image": resize_image(image, self.image_size, self.image_size),
             "label": np.int32(source.labels[position]),
         }
         if self.mask_size:
-            mask = sources.records.decode_mask(record["mask"])
+            mask = decode_mask(record["mask"])
             example["mask"] = resize_mask(mask, self.mask_size, self.mask_size)
         if self._cache is not None:
             self._cache[index] = example
@@ -118,23 +119,21 @@ class Examples:
         return np.asarray([source.labels[i] for source, i in self.entries], np.int64)
 
 
-def usable(source: sources.Source, data: config_lib.Data, task: str) -> np.ndarray:
+def usable(source: sources.Source, data: Data, task: str) -> np.ndarray:
     """Returns bool `[N]`: the records that a task can use.
 
     Classification: those whose type is known. Segmentation: those with a mask, without the ones
     whose mask marks only the whole cell, unless `data.cell_only_masks` keeps them.
     """
     if task == "classification":
-        return source.labels != vocabulary.UNKNOWN_LABEL
+        return source.labels != UNKNOWN_LABEL
     kept = source.has_mask.copy()
     if not data.cell_only_masks:
         kept &= np.asarray([subtype != "cell_only" for subtype in source.subtypes])
     return kept
 
 
-def load_whole(
-    name: str, data: config_lib.Data, mask_size: int, task: str = "segmentation"
-) -> Examples:
+def load_whole(name: str, data: Data, mask_size: int, task: str = "segmentation") -> Examples:
     """Opens all usable records of one data set, which need not be in the config.
 
     Raises:
@@ -144,15 +143,13 @@ def load_whole(
     kept = np.flatnonzero(usable(source, data, task))
     if not len(kept):
         lacks = "a known cell type" if task == "classification" else "a mask"
-        raise sources.records.DataError(f"{name}: none of its {len(source)} records has {lacks}.")
+        raise sources.DataError(f"{name}: none of its {len(source)} records has {lacks}.")
     entries = [(source, int(i)) for i in kept]
     size = 0 if task == "classification" else mask_size
     return Examples(entries, data.image_size, size, data.cache_megabytes)
 
 
-def load_splits(
-    data: config_lib.Data, mask_size: int, task: str = "segmentation"
-) -> dict[str, Examples]:
+def load_splits(data: Data, mask_size: int, task: str = "segmentation") -> dict[str, Examples]:
     """Opens and splits the data sets of a config.
 
     Returns:
@@ -187,7 +184,7 @@ def class_counts(examples: Examples, classes: int) -> np.ndarray:
     """
     if not examples.mask_size:
         labels = examples.labels
-        return np.bincount(labels[labels != vocabulary.UNKNOWN_LABEL], minlength=classes)
+        return np.bincount(labels[labels != UNKNOWN_LABEL], minlength=classes)
     total = np.zeros(256, np.int64)
     for i in range(len(examples)):
         total += np.bincount(examples[i]["mask"].ravel(), minlength=256)
@@ -208,7 +205,7 @@ class _Indices:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Part:
+class Component:
     """One part of a mixture: examples that are drawn evenly among themselves.
 
     Attributes:
@@ -222,7 +219,7 @@ class Part:
     share: float
 
 
-def mixture(examples: Examples, data: config_lib.Data) -> list[Part]:
+def mixture(examples: Examples, data: Data) -> list[Component]:
     """Returns the parts from which training draws, as `data.mixture` and `class_mixture` say.
 
     Data sets of which the protocol leaves nothing to train on have no part; the shares of the
@@ -239,16 +236,16 @@ def mixture(examples: Examples, data: config_lib.Data) -> list[Part]:
     parts = []
     for name, share in weights.items():
         if data.class_mixture == "natural":
-            parts.append(Part(name, np.flatnonzero(names == name), share))
+            parts.append(Component(name, np.flatnonzero(names == name), share))
             continue
         present = sorted(set(labels[names == name].tolist()))
         for label in present:
-            kind = "unknown" if label < 0 else vocabulary.CELL_TYPES[label]
+            kind = "unknown" if label < 0 else CELL_TYPES[label]
             chosen = np.flatnonzero((names == name) & (labels == label))
-            parts.append(Part(f"{name} {kind}", chosen, share / len(present)))
+            parts.append(Component(f"{name} {kind}", chosen, share / len(present)))
     if data.mixture == data.class_mixture == "natural":
         # All examples are alike: one permutation of them all, an epoch.
-        return [Part(ALL, np.arange(len(names)), 1.0)]
+        return [Component(ALL, np.arange(len(names)), 1.0)]
     return parts
 
 
@@ -259,7 +256,7 @@ def train_dataset(
     seed: int,
     process_index: int = 0,
     process_count: int = 1,
-    parts: Sequence[Part] = (),
+    parts: Sequence[Component] = (),
 ) -> grain.MapDataset:
     """Returns a Grain data set whose element s is this host's part of the batch of step s.
 
@@ -282,7 +279,7 @@ def train_dataset(
         often the example was drawn before).
     """
 
-    def passes(part: Part, number: int) -> grain.MapDataset:
+    def passes(part: Component, number: int) -> grain.MapDataset:
         n = len(part.indices)
 
         def place(position: int, index: int) -> tuple[int, int]:
@@ -295,7 +292,7 @@ def train_dataset(
         index, epoch = place
         return {**examples[index], "index": np.int32(index), "epoch": np.int32(epoch)}
 
-    parts = parts or [Part(ALL, np.arange(len(examples)), 1.0)]
+    parts = parts or [Component(ALL, np.arange(len(examples)), 1.0)]
     each = [passes(part, number) for number, part in enumerate(parts)]
     shares = [part.share for part in parts]
     order = each[0] if len(each) == 1 else grain.MapDataset.mix(each, weights=shares)
@@ -337,5 +334,5 @@ def eval_batches(
         }
         if "mask" in items[0]:
             mask = np.stack([item["mask"] for item in items])
-            batch["mask"] = np.pad(mask, fill, constant_values=vocabulary.IGNORE)
+            batch["mask"] = np.pad(mask, fill, constant_values=IGNORE)
         yield batch

@@ -18,9 +18,11 @@ import tensorflow_datasets as tfds
 from absl import logging
 from etils import epath
 
-from wbc_jax import config as config_lib
-from wbc_jax import files
-from wbc_jax.data import duplicates, records
+from wbc_jax.config import Data
+from wbc_jax.data import building, duplicates, records
+from wbc_jax.data.images import decode_image, decode_mask
+from wbc_jax.errors import ConfigError, DataError
+from wbc_jax.utils import atomic
 
 MANUAL_DIR_VARIABLE = "WBC_JAX_DATA"
 INDEX = "wbc_jax_index.json"
@@ -65,11 +67,11 @@ class Source:
 
     def image(self, index: int) -> np.ndarray:
         """Returns uint8 `[H, W, 3]`, RGB, at the record's own size."""
-        return records.decode_image(self.encoded[index]["image"])
+        return decode_image(self.encoded[index]["image"])
 
     def mask(self, index: int) -> np.ndarray:
         """Returns uint8 `[H, W]`: 0 background, 1 cytoplasm, 2 nucleus, 255 ignore."""
-        return records.decode_mask(self.encoded[index]["mask"])
+        return decode_mask(self.encoded[index]["mask"])
 
 
 def names() -> list[str]:
@@ -83,7 +85,7 @@ def names() -> list[str]:
     return found
 
 
-def builder(name: str, data: config_lib.Data) -> tfds.core.DatasetBuilder:
+def builder(name: str, data: Data) -> tfds.core.DatasetBuilder:
     """Returns the TFDS builder of `name` or `name/config`, with `data.data_dir`.
 
     The data set `folder` (the user's own images) has a config for each `data.manual_dir`, so that
@@ -104,20 +106,20 @@ def builder(name: str, data: config_lib.Data) -> tfds.core.DatasetBuilder:
             if own and manual:
                 chosen = own(manual)
             return cls(data_dir=os.fspath(local_dir(data)), config=chosen)
-    raise config_lib.ConfigError(
+    raise ConfigError(
         f"there is no data set {name!r}; there are {', '.join(names())}. Set config.data.datasets "
         "to some of these."
     )
 
 
-def local_dir(data: config_lib.Data) -> epath.Path:
+def local_dir(data: Data) -> epath.Path:
     """Returns the folder that records are read from and written to.
 
     ArrayRecord reads local files only. With `data.data_dir` in an object store (`gs://`) it is a
     copy, `$XDG_CACHE_HOME/wbc_jax/copies/...` (`~/.cache` if unset), of what lies there.
     """
     folder = epath.Path(data.data_dir).expanduser()
-    if not files.is_remote(folder):
+    if not atomic.is_remote(folder):
         return folder
     cache = epath.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser()
     name = os.fspath(folder).replace("://", "/").strip("/").replace("/", "_")
@@ -125,15 +127,15 @@ def local_dir(data: config_lib.Data) -> epath.Path:
     return cache / "wbc_jax" / "copies" / f"{name}-{digest}"
 
 
-def _remote(made: tfds.core.DatasetBuilder, data: config_lib.Data) -> epath.Path | None:
+def _remote(made: tfds.core.DatasetBuilder, data: Data) -> epath.Path | None:
     """The folder of a data set's records in the object store that `data_dir` is in, if it is."""
     folder = epath.Path(data.data_dir).expanduser()
-    if not files.is_remote(folder):
+    if not atomic.is_remote(folder):
         return None
     return folder / os.path.relpath(made.data_dir, local_dir(data))
 
 
-def _fetch(name: str, made: tfds.core.DatasetBuilder, data: config_lib.Data) -> None:
+def _fetch(name: str, made: tfds.core.DatasetBuilder, data: Data) -> None:
     """Copies a data set from the object store, if it is there and not here."""
     there = _remote(made, data)
     if there is None or _has_records(made) or not (there / COMPLETE).exists():
@@ -152,7 +154,7 @@ def _fetch(name: str, made: tfds.core.DatasetBuilder, data: config_lib.Data) -> 
     partial.rename(here)
 
 
-def _publish(name: str, made: tfds.core.DatasetBuilder, data: config_lib.Data) -> None:
+def _publish(name: str, made: tfds.core.DatasetBuilder, data: Data) -> None:
     """Copies a data set to the object store, if `data_dir` is in one and it is not there."""
     there = _remote(made, data)
     if there is None or (there / COMPLETE).exists():
@@ -164,13 +166,13 @@ def _publish(name: str, made: tfds.core.DatasetBuilder, data: config_lib.Data) -
     (there / COMPLETE).write_text("")  # the last one: what has it is whole
 
 
-def manual_dir(data: config_lib.Data) -> str:
+def manual_dir(data: Data) -> str:
     """Returns the folder with the authors' files: the config's, else `$WBC_JAX_DATA`, else ''."""
     chosen = data.manual_dir or os.environ.get(MANUAL_DIR_VARIABLE, "")
     return os.fspath(epath.Path(chosen).expanduser()) if chosen else ""
 
 
-def check_distinct(names: Sequence[str], data: config_lib.Data) -> None:
+def check_distinct(names: Sequence[str], data: Data) -> None:
     """Checks that no two names mean the same records (`pbc` and `pbc/five`), or records that show
     the same cells without a way to tell which (`kaggle_blood_cells/original` and `augmented`).
 
@@ -181,7 +183,7 @@ def check_distinct(names: Sequence[str], data: config_lib.Data) -> None:
     for name in names:
         folder = os.fspath(builder(name, data).data_dir)
         if folder in seen:
-            raise config_lib.ConfigError(
+            raise ConfigError(
                 f"{seen[folder]!r} and {name!r} are the same data set; name it once in "
                 "config.data.datasets or config.evaluate.external."
             )
@@ -191,20 +193,20 @@ def check_distinct(names: Sequence[str], data: config_lib.Data) -> None:
         apart = getattr(_module(base), "NEVER_TOGETHER", {}).get(variant)
         other = f"{base}/{apart}"
         if apart and (other in names or (base in names and variant != apart)):
-            raise config_lib.ConfigError(
+            raise ConfigError(
                 f"{name!r} and {other!r} show the same cells, and nothing says which are the same:"
                 " one of them would give the other's test images away. Name one of them."
             )
 
 
-def is_prepared(name: str, data: config_lib.Data) -> bool:
+def is_prepared(name: str, data: Data) -> bool:
     """Returns whether the records of `name` lie in `data.data_dir`."""
     made = builder(name, data)
     there = _remote(made, data)
     return _has_records(made) or (there is not None and (there / COMPLETE).exists())
 
 
-def prepare(name: str, data: config_lib.Data) -> list[tuple[str, str]]:
+def prepare(name: str, data: Data) -> list[tuple[str, str]]:
     """Writes the records of `name`, and their index, unless they are there.
 
     Whole or not at all: they are written in a folder `incomplete.*` that is renamed at the end. One
@@ -222,7 +224,7 @@ def prepare(name: str, data: config_lib.Data) -> list[tuple[str, str]]:
     """
     made = builder(name, data)
     folder = manual_dir(data)
-    if files.is_remote(data.data_dir):
+    if atomic.is_remote(data.data_dir):
         with _alone(name, local_dir(data) / made.name):
             _fetch(name, made, data)
         made = builder(name, data)
@@ -239,14 +241,14 @@ def prepare(name: str, data: config_lib.Data) -> list[tuple[str, str]]:
         except (OSError, RuntimeError) as error:
             if not _is_of_writing(error, made):
                 raise
-            raise records.DataError(
+            raise DataError(
                 f"{name}: the records could not be written to {made.data_dir} ({error}). Nothing "
                 "half-written is left there: free space or make the disk writable and run this "
                 "again, or set config.data.data_dir to another disk."
             ) from error
     left_out = _left_out(made)
     if left_out and data.on_bad_file == "error":
-        raise records.DataError(
+        raise DataError(
             f"{name}: the records in {made.data_dir} were made without {len(left_out)} bad files, "
             f"such as {left_out[0][0]}: {left_out[0][1]}. Set config.data.on_bad_file=skip to use "
             "them so, or mend the files, delete that folder and run this again."
@@ -257,7 +259,7 @@ def prepare(name: str, data: config_lib.Data) -> list[tuple[str, str]]:
     return left_out
 
 
-def _write(name: str, made: tfds.core.DatasetBuilder, data: config_lib.Data) -> None:
+def _write(name: str, made: tfds.core.DatasetBuilder, data: Data) -> None:
     target = epath.Path(made.data_dir)
     if target.exists():  # killed before the list of the files left out was written
         target.rmtree()
@@ -265,8 +267,8 @@ def _write(name: str, made: tfds.core.DatasetBuilder, data: config_lib.Data) -> 
     tfds.disable_progress_bar()  # ours says more, and is not hundreds of lines in a log
     with contextlib.ExitStack() as stack:
         stack.enter_context(records.fixed_order())
-        stack.enter_context(records.reading(data.threads, name))
-        bad = stack.enter_context(records.on_bad_file(data.on_bad_file))
+        stack.enter_context(building.reading(data.threads, name))
+        bad = stack.enter_context(building.on_bad_file(data.on_bad_file))
         try:
             made.download_and_prepare(
                 file_format="array_record",
@@ -275,12 +277,12 @@ def _write(name: str, made: tfds.core.DatasetBuilder, data: config_lib.Data) -> 
         except AssertionError as error:
             if "No examples were yielded" not in str(error):
                 raise
-            raise records.DataError(
+            raise DataError(
                 f"{name}: no record is left: {len(bad.files)} files are bad"
                 + "".join(f"; {path}: {reason}" for path, reason in bad.files[:1])
             ) from error
     if bad.files:
-        files.write_json(target / LEFT_OUT, bad.files)
+        atomic.write_json(target / LEFT_OUT, bad.files)
 
 
 def _is_complete(made: tfds.core.DatasetBuilder) -> bool:
@@ -330,7 +332,7 @@ def _lock(name: str, handle: int) -> bool:
     return True
 
 
-def load(name: str, data: config_lib.Data) -> Source:
+def load(name: str, data: Data) -> Source:
     """Opens the records of `name`, which `prepare` has written.
 
     Raises:
@@ -338,15 +340,13 @@ def load(name: str, data: config_lib.Data) -> Source:
     """
     made = builder(name, data)
     if not _has_records(made):
-        raise records.DataError(
-            f"{name}: no records in {made.data_dir}; write them with --mode=prepare."
-        )
+        raise DataError(f"{name}: no records in {made.data_dir}; write them with --mode=prepare.")
     encoded = _Encoded(made)
     columns = _index(name, made, data.threads)
     ids = tuple(columns["id"])
     repeated = [i for i, count in collections.Counter(ids).items() if count > 1]
     if repeated:
-        raise records.DataError(
+        raise DataError(
             f"{name}: the ids {sorted(repeated)[:5]} stand at several records in {made.data_dir}; "
             "delete that folder and prepare the data set again."
         )
@@ -396,19 +396,19 @@ def _index(name: str, made: tfds.core.DatasetBuilder, threads: int) -> dict[str,
         row = {key: record[key] for key in _COLUMNS}
         row = {k: v.decode() if isinstance(v, bytes) else v for k, v in row.items()}
         row["has_mask"] = bool(row["has_mask"])
-        image = records.decode_image(record["image"])
+        image = decode_image(record["image"])
         row["hash"] = _hex(duplicates.perceptual_hash(image))
         row["cell_hash"] = _hex(duplicates.cell_hash(image))
         return row
 
-    with records.reading(threads, f"{name}: looking for duplicates"):
-        rows = list(records.each(read, range(len(encoded))))
+    with building.reading(threads, f"{name}: looking for duplicates"):
+        rows = list(building.each(read, range(len(encoded))))
     columns = {key: [row[key] for row in rows] for key in (*_COLUMNS, *_HASHES)}
     # Only a shortcut: records on a read-only disk are indexed anew each time.
     with contextlib.suppress(OSError):
         for leftover in path.parent.glob(f".{INDEX}.*.tmp"):
             leftover.unlink()
-        files.write_json(path, columns)
+        atomic.write_json(path, columns)
     return columns
 
 

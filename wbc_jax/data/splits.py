@@ -13,8 +13,9 @@ from collections.abc import Sequence
 import numpy as np
 from absl import logging
 
-from wbc_jax import config as config_lib
-from wbc_jax.data import duplicates, records, sources
+from wbc_jax.config import PAPER_FRACTIONS, Data
+from wbc_jax.data import duplicates, sources
+from wbc_jax.errors import DataError
 
 SPLITS = ("train", "validation", "test")
 
@@ -25,7 +26,7 @@ Pieces = Sequence[tuple[float, str]]
 """(upper end, split) in ascending order: how the stretch from 0 to 1 is shared out."""
 
 
-def tested_whole(data: config_lib.Data) -> frozenset[str]:
+def tested_whole(data: Data) -> frozenset[str]:
     """Returns the data sets of which the protocol trains on nothing: they are test as a whole."""
     if data.protocol == "leave_one_out":
         return frozenset({data.left_out})
@@ -36,9 +37,9 @@ def tested_whole(data: config_lib.Data) -> frozenset[str]:
     return frozenset()
 
 
-def pieces(data: config_lib.Data, dataset: str) -> Pieces:
+def pieces(data: Data, dataset: str) -> Pieces:
     """Returns how the protocol of `data` shares out a data set's records."""
-    train, validation, _ = config_lib.PAPER_FRACTIONS.get(data.protocol, data.fractions)
+    train, validation, _ = PAPER_FRACTIONS.get(data.protocol, data.fractions)
     if data.protocol == "k_fold":
         test = data.fold
         others = {test: "test", (test + 1) % data.folds: "validation"}
@@ -100,7 +101,7 @@ def stratified(
 
 
 def split_sources(
-    sets: Sequence[sources.Source], usable: Sequence[np.ndarray], data: config_lib.Data
+    sets: Sequence[sources.Source], usable: Sequence[np.ndarray], data: Data
 ) -> list[dict[str, np.ndarray]]:
     """Splits several data sets, each by itself, keeping duplicates in one split.
 
@@ -194,7 +195,7 @@ def _check_not_empty(
     wanted = {name for begin, (end, name) in zip(begins, shares) if end > begin}
     for name in SPLITS:
         if name in wanted and not len(split[name]):
-            raise records.DataError(
+            raise DataError(
                 f"{source.name}: the {name} split is empty: {kept} of {len(source)} records can be "
                 "used. Add images, set the share "
                 f"of {name} in config.data.fractions to 0, or leave the data set out of "
@@ -212,7 +213,7 @@ def check_disjoint(parts: dict[str, Sequence[tuple[str, str]]]) -> None:
     for name, keys in parts.items():
         for key in set(keys):
             if key in where:
-                raise records.DataError(
+                raise DataError(
                     f"{key[0]}: group {key[1]!r} stands in both {where[key]} and {name}; training "
                     "on it would leak into the score. Delete the records and prepare them again."
                 )
@@ -234,7 +235,7 @@ def check_leaks(parts: dict[str, Sequence[tuple[sources.Source, int]]]) -> None:
     for i, j, bits in _near_pairs([entry for _, *entry in flat]):
         (one, s, k), (two, t, m) = flat[i], flat[j]
         if one != two:
-            raise records.DataError(
+            raise DataError(
                 f"{s.name} {s.ids[k]} ({one}) and {t.name} {t.ids[m]} ({two}) are near duplicates "
                 f"({bits} bits apart); training on one would leak into the score of the other. "
                 "Leave one of the data sets out, or exclude one of the records."

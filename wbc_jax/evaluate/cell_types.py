@@ -5,14 +5,15 @@ from typing import Any
 
 import numpy as np
 
-from wbc_jax import metrics, vocabulary
+from wbc_jax import metrics
 from wbc_jax.data import pipeline
 from wbc_jax.evaluate import groups
+from wbc_jax.labels import CELL_TYPES
 
 Predict = Callable[[np.ndarray], np.ndarray]
 """uint8 images `[B, S, S, 3]` → float32 probabilities `[B, K]` of the cell types."""
 
-TYPES = vocabulary.CELL_TYPES
+TYPES = CELL_TYPES
 CLASSES = len(TYPES)
 SCORE = "macro_recall"
 """What the best checkpoint is chosen by, on the validation split."""

@@ -9,8 +9,12 @@ import numpy as np
 from etils import epath
 from scipy import optimize
 
-from wbc_jax import progress as progress_lib
+from wbc_jax.data.images import encode_png, read_image, read_image_file
+from wbc_jax.errors import DataError, InputError
+from wbc_jax.fields import detections, finder
 from wbc_jax.metrics import statistics
+from wbc_jax.utils import atomic
+from wbc_jax.utils.progress import Progress
 
 Box = tuple[int, int, int, int]
 
@@ -45,10 +49,10 @@ def read_truth(dataset: str, manual_dir: epath.PathLike, part: str = "all") -> l
 
     Raises:
         DataError: the data set is not there, or its boxes cannot be read.
-        ValueError: an unknown data set or part.
+        InputError: an unknown data set or part.
     """
     if dataset not in DATASETS or part not in PARTS:
-        raise ValueError(
+        raise InputError(
             f"dataset {dataset!r}, part {part!r}: allowed are {', '.join(DATASETS)}, and "
             f"{', '.join(PARTS)}"
         )
@@ -61,19 +65,17 @@ def read_truth(dataset: str, manual_dir: epath.PathLike, part: str = "all") -> l
 
 
 def _folder(manual_dir: epath.Path, names: Sequence[str], entry: str) -> epath.Path:
-    from wbc_jax.data import records
 
     for folder in [manual_dir / name for name in names] + [manual_dir]:
         if (folder / entry).exists():
             return folder
-    raise records.DataError(
+    raise DataError(
         f"{manual_dir}: holds no {names[0]}/{entry}: name the folder in which {names[0]}/ "
         "lies with --manual_dir"
     )
 
 
 def _read_bccd(manual_dir: epath.Path) -> Iterator[Truth]:
-    from wbc_jax.data import records
     from wbc_jax.tfds_builders.kaggle_blood_cells import (
         kaggle_blood_cells_dataset_builder as builder,
     )
@@ -84,18 +86,17 @@ def _read_bccd(manual_dir: epath.Path) -> Iterator[Truth]:
     for path in sorted((folder / "JPEGImages").glob("*.jpg")):
         annotation = folder / "Annotations" / f"{path.stem}.xml"
         if annotation.exists():
-            _, height, width = records.read_image_file(path)
+            _, height, width = read_image_file(path)
             yield Truth(path, builder.read_boxes(annotation, height, width)[0])
 
 
 def _read_bcd(manual_dir: epath.Path) -> Iterator[Truth]:
-    from wbc_jax.data import records
     from wbc_jax.tfds_builders.bcd import bcd_dataset_builder as builder
 
     folder = _folder(manual_dir, builder.FOLDERS, "annotations.csv")
     boxes, _ = builder.read_annotations(folder / "annotations.csv")
     for path in sorted((folder / "images").glob("*.png")):
-        _, height, width = records.read_image_file(path)
+        _, height, width = read_image_file(path)
         own = [box for box in boxes if box.index >= 0 and box.image == path.name]
         yield Truth(path, [builder.pixel_box(box.edges, height, width)[0] for box in own])
 
@@ -138,12 +139,11 @@ def measure(
         `worst` (the least that any box, true or found, overlaps with its best counterpart),
         `truth_boxes`, `found_boxes`.
     """
-    from wbc_jax.data import records
 
     rows = []
-    progress = progress_lib.Progress("image", len(truths))
+    progress = Progress("image", len(truths))
     for number, truth in enumerate(truths):
-        image = records.decode_image(records.read_image_file(truth.path)[0])
+        image = read_image(truth.path)
         found = list(find(image))
         iou = overlap(truth.boxes, found)
         best = [*iou.max(1, initial=0), *iou.max(0, initial=0)]
@@ -205,3 +205,42 @@ def table(result: dict[str, Any], title: str) -> str:
             texts.append(f"{result[prefix + key]['value']:.3f} ({low:.3f} to {high:.3f})")
         lines.append(f"{name:26}" + "".join(f"{text:>24}" for text in texts))
     return "\n".join(lines)
+
+
+def score(
+    dataset: str,
+    manual_dir: str,
+    part: str = "all",
+    out: epath.PathLike | None = None,
+    pictures: epath.PathLike | None = None,
+    most_pictures: int = 40,
+) -> None:
+    """Scores the finder against a data set's boxes and prints the table.
+
+    Args:
+        dataset: `kaggle_blood_cells` or `bcd`.
+        manual_dir: folder of the data sets.
+        part: `all`, `development` or `rest`.
+        out: JSON file for the figures, if any.
+        pictures: folder for drawings of the worst fields, if any.
+        most_pictures: how many of these.
+
+    Raises:
+        DataError: the data set is not there.
+        InputError: there is no such data set or part.
+    """
+    truths = read_truth(dataset, manual_dir, part)
+    rows = measure(truths, lambda image: [cell.box for cell in finder.find_cells(image)])
+    result = summary(rows)
+    print(table(result, f"{dataset}, {part}"), flush=True)
+    if out:
+        whole = {"dataset": dataset, "part": part, **result, "per_image": rows}
+        atomic.write_json(out, whole)
+    if pictures:
+        folder = epath.Path(pictures).expanduser()
+        ranked = sorted(zip(rows, truths), key=lambda pair: pair[0]["worst"])
+        for rank, (row, truth) in enumerate(ranked[:most_pictures]):
+            image = read_image(truth.path)
+            drawn = detections.draw(image, finder.find_cells(image), row["truth_boxes"])
+            name = f"{rank:03d}_{truth.path.stem}.png"
+            atomic.write_bytes(folder / name, encode_png(drawn))

@@ -6,15 +6,16 @@ from typing import Any
 import numpy as np
 import scipy
 
-from wbc_jax import metrics, vocabulary
+from wbc_jax import metrics
 from wbc_jax.data import pipeline
 from wbc_jax.evaluate import groups
+from wbc_jax.labels import BACKGROUND, CELL_TYPES, CYTOPLASM, IGNORE, MASK_CLASSES, NUCLEUS
 from wbc_jax.metrics.nc_ratio import NCRatio, from_areas
 
 Predict = Callable[[np.ndarray], np.ndarray]
 """uint8 images `[B, S, S, 3]` → uint8 classes `[B, M, M]`, M the examples' mask size."""
 
-CLASSES = len(vocabulary.MASK_CLASSES)
+CLASSES = len(MASK_CLASSES)
 SCORE = "mean_iou"
 """What the best checkpoint is chosen by, on the validation split."""
 SCORE_NAME = "mean IoU"
@@ -106,7 +107,7 @@ def measure_calibration(
         for i, index in enumerate(batch["index"]):
             if index < 0:
                 continue
-            known = batch["mask"][i] != vocabulary.IGNORE
+            known = batch["mask"][i] != IGNORE
             right = (predicted[i] == batch["mask"][i])[known]
             confidence = sure[i][known]
             which = np.searchsorted(edges, confidence)
@@ -187,8 +188,8 @@ def validation(counts: np.ndarray, examples: pipeline.Examples) -> dict[str, flo
     return {
         "score": score,
         **training_summary(total),
-        "iou_cytoplasm": float(iou[vocabulary.CYTOPLASM]),
-        "iou_nucleus": float(iou[vocabulary.NUCLEUS]),
+        "iou_cytoplasm": float(iou[CYTOPLASM]),
+        "iou_nucleus": float(iou[NUCLEUS]),
     }
 
 
@@ -208,13 +209,13 @@ def rows(counts: np.ndarray, examples: pipeline.Examples) -> list[dict[str, Any]
             "id": id_,
             "label": int(label),
             **{name: float(headlines[name][i]) for name in _HEADLINES},
-            "iou_background": float(iou[i, vocabulary.BACKGROUND]),
-            "iou_cytoplasm": float(iou[i, vocabulary.CYTOPLASM]),
-            "iou_nucleus": float(iou[i, vocabulary.NUCLEUS]),
-            "dice_cytoplasm": float(dice[i, vocabulary.CYTOPLASM]),
-            "dice_nucleus": float(dice[i, vocabulary.NUCLEUS]),
+            "iou_background": float(iou[i, BACKGROUND]),
+            "iou_cytoplasm": float(iou[i, CYTOPLASM]),
+            "iou_nucleus": float(iou[i, NUCLEUS]),
+            "dice_cytoplasm": float(dice[i, CYTOPLASM]),
+            "dice_nucleus": float(dice[i, NUCLEUS]),
             "bf_score": float(mean_bf[i]),
-            **{f"bf_score_{c}": float(bf[i, k]) for k, c in enumerate(vocabulary.MASK_CLASSES)},
+            **{f"bf_score_{c}": float(bf[i, k]) for k, c in enumerate(MASK_CLASSES)},
             "truth_nucleus_px": int(truth.nucleus_px[i]),
             "truth_cytoplasm_px": int(truth.cytoplasm_px[i]),
             "nucleus_px": int(found.nucleus_px[i]),
@@ -247,7 +248,7 @@ def results(
         found = summarize(counts[chosen], bootstrap, seed)
         by_type = {}
         for label in sorted(set(labels[chosen].tolist())):
-            name = "unknown" if label < 0 else vocabulary.CELL_TYPES[label]
+            name = "unknown" if label < 0 else CELL_TYPES[label]
             by_type[name] = summarize(counts[chosen & (labels == label)], bootstrap, seed)
         return {**found, "by_type": by_type}
 
@@ -268,9 +269,9 @@ def summarize(counts: np.ndarray, bootstrap: int = 0, seed: int = 0) -> dict[str
     found = {
         "images": len(counts),
         **{name: point[name] for name in _HEADLINES},
-        "iou": {c: point[f"iou_{c}"] for c in vocabulary.MASK_CLASSES},
-        "dice": {c: point[f"dice_{c}"] for c in vocabulary.MASK_CLASSES},
-        "recall": {c: point[f"recall_{c}"] for c in vocabulary.MASK_CLASSES},
+        "iou": {c: point[f"iou_{c}"] for c in MASK_CLASSES},
+        "dice": {c: point[f"dice_{c}"] for c in MASK_CLASSES},
+        "recall": {c: point[f"recall_{c}"] for c in MASK_CLASSES},
         "confusion": counts.sum(0).tolist(),
         "nc": _nc_agreement(counts),
     }
@@ -309,14 +310,14 @@ def _metrics(summed: np.ndarray) -> dict[str, np.ndarray]:
     values = {name: getattr(metrics, name)(summed) for name in _HEADLINES}
     for name in ("iou", "dice", "recall"):
         per_class = getattr(metrics, name)(summed)
-        for i, c in enumerate(vocabulary.MASK_CLASSES):
+        for i, c in enumerate(MASK_CLASSES):
             values[f"{name}_{c}"] = per_class[..., i]
     return values
 
 
 def _bf_summary(boundary: np.ndarray) -> dict[str, Any]:
     totals = metrics.BFTotals.from_counts(boundary)
-    names = vocabulary.MASK_CLASSES
+    names = MASK_CLASSES
     return {
         "mean": totals.mean,
         **{c: float(value) for c, value in zip(names, totals.class_means)},
@@ -333,7 +334,7 @@ def _bf_intervals(boundary: np.ndarray, drawn: np.ndarray) -> dict[str, list[flo
     images = drawn @ known.astype(np.float64)
     with np.errstate(invalid="ignore", divide="ignore"):
         means = drawn @ np.where(known, columns, 0) / images
-    names = ("mean", *vocabulary.MASK_CLASSES)
+    names = ("mean", *MASK_CLASSES)
     return {f"bf_score_{name}": groups.interval(means[:, k]) for k, name in enumerate(names)}
 
 
@@ -345,7 +346,7 @@ def _mean_known(values: np.ndarray) -> np.ndarray:
 
 
 def _areas(by_class: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    return by_class[:, vocabulary.NUCLEUS], by_class[:, vocabulary.CYTOPLASM]
+    return by_class[:, NUCLEUS], by_class[:, CYTOPLASM]
 
 
 def _relative_errors(truth: NCRatio, found: NCRatio) -> np.ndarray:

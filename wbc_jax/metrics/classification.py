@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import scipy
 
-from wbc_jax import vocabulary
+from wbc_jax.labels import UNKNOWN_LABEL
 from wbc_jax.metrics.confusion import _nanmean, _parts, _ratio, dice, recall
 
 # Probabilities that a model gives in half precision may leave [0, 1] by this much.
@@ -58,7 +58,7 @@ def confusion_from_labels(labels, predictions, num_classes: int) -> np.ndarray:
         raise ValueError(
             f"labels are {labels.shape} and predictions {predictions.shape}; both must be [N]."
         )
-    known = labels != vocabulary.UNKNOWN_LABEL
+    known = labels != UNKNOWN_LABEL
     labels, predictions = labels[known], predictions[known]
     for name, array in (("labels", labels), ("predictions", predictions)):
         _check_classes(name, array, num_classes)
@@ -243,7 +243,7 @@ def _labelled(labels, probabilities) -> tuple[np.ndarray, np.ndarray]:
             f"labels are {labels.shape} and probabilities {probabilities.shape}; they must be [N] "
             "and [N, K]."
         )
-    known = labels != vocabulary.UNKNOWN_LABEL
+    known = labels != UNKNOWN_LABEL
     labels, probabilities = labels[known], probabilities[known]
     _check_classes("labels", labels, probabilities.shape[1])
     if np.isnan(probabilities).any():

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from wbc_jax import vocabulary
+from wbc_jax.labels import IGNORE
 from wbc_jax.metrics import bits
 
 # Pixels that one call counts: bounds the memory that a large set of masks takes.
@@ -86,7 +86,7 @@ def check_masks(truth, prediction, num_classes: int) -> tuple[np.ndarray, np.nda
     for name, array in (("truth", truth), ("prediction", prediction)):
         if not array.size or 0 <= array.min() <= array.max() < num_classes:
             continue
-        known = array[array != vocabulary.IGNORE] if name == "truth" else array
+        known = array[array != IGNORE] if name == "truth" else array
         if known.size and not 0 <= known.min() <= known.max() < num_classes:
             raise ValueError(
                 f"{name} holds classes {known.min()} to {known.max()}; num_classes is "

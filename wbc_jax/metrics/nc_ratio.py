@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from wbc_jax import vocabulary
+from wbc_jax.labels import CYTOPLASM, NUCLEUS
 
 FLAGS = ("", "no_cytoplasm", "no_nucleus", "no_cell")
 
@@ -47,9 +47,7 @@ def nc_ratio(mask) -> NCRatio:
     mask = np.asarray(mask)
     if mask.ndim != 3:
         raise ValueError(f"mask has shape {mask.shape}; it must be [N, H, W].")
-    return from_areas(
-        (mask == vocabulary.NUCLEUS).sum((1, 2)), (mask == vocabulary.CYTOPLASM).sum((1, 2))
-    )
+    return from_areas((mask == NUCLEUS).sum((1, 2)), (mask == CYTOPLASM).sum((1, 2)))
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -94,7 +92,7 @@ def region_means(image, mask) -> RegionMeans:
     grey = image if image.ndim == 3 else image @ np.array([0.299, 0.587, 0.114])
     pixels = mask.shape[1] * mask.shape[2]
     whole, inside = [], []
-    for region in (vocabulary.NUCLEUS, vocabulary.CYTOPLASM):
+    for region in (NUCLEUS, CYTOPLASM):
         chosen = mask == region
         total, area = np.sum(grey, axis=(1, 2), where=chosen, dtype=np.float64), chosen.sum((1, 2))
         whole.append(total / pixels)

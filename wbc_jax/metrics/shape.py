@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from wbc_jax import vocabulary
+from wbc_jax.labels import CYTOPLASM, NUCLEUS
 
 MIN_LOBE_SHARE = 0.05
 """A connected part of the nucleus with a smaller share of its area is no lobe but a speck."""
@@ -73,11 +73,11 @@ def cell_shape(mask, um_per_px=None, min_lobe_share: float = MIN_LOBE_SHARE) -> 
     if (sizes <= 0).any():
         raise ValueError(f"um_per_px is {sizes.min()}; it must be positive, or NaN if not known.")
     nuclei, lobes = [], []
-    for nucleus in mask == vocabulary.NUCLEUS:
+    for nucleus in mask == NUCLEUS:
         kept, number = _without_specks(nucleus, min_lobe_share)
         nuclei.append(kept)
         lobes.append(number)
-    cells = (mask == vocabulary.NUCLEUS) | (mask == vocabulary.CYTOPLASM)
+    cells = (mask == NUCLEUS) | (mask == CYTOPLASM)
     return CellShape(_shape(nuclei, sizes), _shape(cells, sizes), np.asarray(lobes, np.int64))
 
 

@@ -1,16 +1,17 @@
 """Paper B's classification tables, recomputed from the counts behind them.
 
-Table 4 follows from the confusion matrix that Figure 7 prints. The matrix behind Table 5 is a
-picture, but the table's recalls and precisions and Table 3's numbers of images give the counts of
-each type against the rest.
+Table 4 follows from the confusion matrix printed in Figure 7. The matrix behind Table 5 is a
+picture, but the counts of each type against the rest follow from the recalls and precisions in
+Table 5 and the numbers of images in Table 3.
 """
 
 import dataclasses
 
 import numpy as np
 
-from wbc_jax import metrics, vocabulary
-from wbc_jax.papers import cells
+from wbc_jax import metrics
+from wbc_jax.labels import CELL_TYPES
+from wbc_jax.papers import printed
 
 OVERALL = "overall"
 COLUMNS = ("precision", "recall", "specificity", "F1", "accuracy")
@@ -20,23 +21,24 @@ READINGS = {
     "balanced": "equation 6, mean",
     "macro_recall": "mean recall",
 }
-"""The numbers that the paper's word accuracy could mean, in our words."""
+"""The numbers that the paper's word "accuracy" could mean, in our words."""
 
 
 def figure_7() -> np.ndarray:
     """Returns the confusion matrix that Figure 7 prints, int64 `[5, 5]`, rows truth."""
-    printed = cells.load("b", "figure_7")
-    types = vocabulary.CELL_TYPES
-    return np.asarray([[int(printed[t, p].value) for p in types] for t in types], np.int64)
+    cells = printed.load("b", "figure_7")
+    types = CELL_TYPES
+    return np.asarray([[int(cells[t, p].value) for p in types] for t in types], np.int64)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Counts:
-    """What is known of confusion matrices of which only hits and margins are.
+    """Counts of each cell type against the rest, if the whole confusion matrix is unknown.
 
     Attributes:
-        hits, false_alarms, support: int64 `[..., 5]`: right cells of a type, others taken for it,
-            and all of it; leading axes are those of resamples.
+        hits, false_alarms, support: int64 `[..., 5]`: cells of a type predicted as such, cells of
+            other types predicted as this one, and all cells of the type; leading axes are
+            resamples.
     """
 
     hits: np.ndarray
@@ -44,7 +46,7 @@ class Counts:
     support: np.ndarray
 
     def against_rest(self) -> np.ndarray:
-        """Returns the matrix of each type against the rest, int64 `[..., 5, 2, 2]`, it last."""
+        """Returns the 2 × 2 matrix of each type against the rest, int64 `[..., 5, 2, 2]`."""
         misses = self.support - self.hits
         others = self.support.sum(-1, keepdims=True) - self.support
         rest = np.stack([others - self.false_alarms, self.false_alarms], -1)
@@ -58,24 +60,24 @@ def of_matrix(confusion: np.ndarray) -> Counts:
 
 
 def behind_table_5() -> Counts:
-    """Returns the counts that Table 5 follows from, given Table 3's numbers of images.
+    """Returns the counts from which Table 5 follows, given the numbers of images in Table 3.
 
-    Recall times the number of images is the number of hits; hits over precision, less the hits,
-    the number of false alarms. Both come out within 0.01 of whole numbers.
+    Hits are recall times the number of images; false alarms are hits over precision minus hits.
+    Both come out within 0.01 of whole numbers.
     """
-    printed, images = cells.load("b", "table_5"), cells.load("b", "table_3")
-    types = vocabulary.CELL_TYPES
+    scores, images = printed.load("b", "table_5"), printed.load("b", "table_3")
+    types = CELL_TYPES
     support = np.asarray([images[t, "independent"].number for t in types])
-    hits = np.rint(support * [printed[t, "recall"].number for t in types])
-    false_alarms = np.rint(hits / [printed[t, "precision"].number for t in types]) - hits
+    hits = np.rint(support * [scores[t, "recall"].number for t in types])
+    false_alarms = np.rint(hits / [scores[t, "precision"].number for t in types]) - hits
     return Counts(*(a.astype(np.int64) for a in (hits, false_alarms, support)))
 
 
-def table(counts: Counts) -> dict[cells.Key, np.ndarray]:
-    """Returns Table 4's or 5's cells, but for the overall accuracy, by row and column.
+def table(counts: Counts) -> dict[printed.Key, np.ndarray]:
+    """Returns the cells of Table 4 or 5 except the overall accuracy, by row and column.
 
-    The overall F1 is what the paper prints: the harmonic mean of overall precision and recall.
-    What is not defined for a type is NaN, and left out of the overall mean.
+    The overall F1 is defined as in the paper: the harmonic mean of overall precision and recall.
+    A number that is not defined for a type is NaN and left out of the overall mean.
 
     Returns:
         float64 `[...]` each.
@@ -83,7 +85,7 @@ def table(counts: Counts) -> dict[cells.Key, np.ndarray]:
     columns = _columns(counts)
     found = {
         (name, column): values[..., k]
-        for k, name in enumerate(vocabulary.CELL_TYPES)
+        for k, name in enumerate(CELL_TYPES)
         for column, values in columns.items()
     }
     for column in ("precision", "recall", "specificity"):
@@ -93,7 +95,7 @@ def table(counts: Counts) -> dict[cells.Key, np.ndarray]:
 
 
 def readings(counts: Counts) -> dict[str, np.ndarray]:
-    """Returns the numbers that overall accuracy could be, by the keys of `READINGS`, `[...]`."""
+    """Returns the possible overall accuracies by the keys of `READINGS`, float64 `[...]` each."""
     columns, pairs = _columns(counts), counts.against_rest()
     return {
         "plain": counts.hits.sum(-1) / counts.support.sum(-1),
@@ -104,7 +106,7 @@ def readings(counts: Counts) -> dict[str, np.ndarray]:
 
 
 def harmonic(first, second):
-    """Returns the harmonic mean; 0 where both numbers are."""
+    """Returns the harmonic mean; 0 if both numbers are 0."""
     total = np.asarray(first + second, np.float64)
     return np.where(total == 0, 0.0, 2 * first * second / np.where(total == 0, 1, total))
 
@@ -121,7 +123,7 @@ def _columns(counts: Counts) -> dict[str, np.ndarray]:
 
 
 def _mean(values: np.ndarray) -> np.ndarray:
-    """Mean over types of what is defined; NaN where nothing is."""
+    """Returns the mean over the types whose value is defined; NaN if none is."""
     known = ~np.isnan(values)
     total = np.where(known, values, 0).sum(-1)
     return np.where(known.any(-1), total / np.maximum(known.sum(-1), 1), np.nan)

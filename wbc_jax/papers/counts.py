@@ -1,79 +1,79 @@
-"""How many images of each cell type: ours beside Table 3 of paper B."""
+"""Numbers of images of each cell type, ours beside Table 3 of paper B."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from wbc_jax import vocabulary
-from wbc_jax.papers import cells
+from wbc_jax.labels import CELL_TYPES, UNKNOWN_LABEL
+from wbc_jax.papers import printed
 
 SPLITS = ("train", "validation", "test")
 INDEPENDENT = "independent"
-"""The paper's second test set, which no training image comes from (LISC and BCD)."""
+"""The paper's second test set, from sources without training images (LISC and BCD)."""
 TOTAL = "total"
 UNKNOWN = "unknown"
 TEXT_TOTAL = 14_563
-"""Images of the mixed data set as paper B's text names them, where Table 3 has 28,128."""
+"""Images of the mixed data set according to paper B's text; Table 3 has 28,128."""
 
 _COLUMNS = (*SPLITS, TOTAL, INDEPENDENT)
 
 
 def table_3() -> list[dict[str, Any]]:
-    """Returns Table 3 of paper B as printed: a row a cell type, then the row `total`.
+    """Returns Table 3 of paper B as printed: one row per cell type, then the row `total`.
 
     Returns:
         Dicts of `class` (text), `train`, `validation`, `test`, `total`, `independent` (numbers of
-        images) and `note` (text; where the paper contradicts itself).
+        images) and `note` (text; contradictions within the paper).
     """
-    printed = cells.load("b", "table_3")
+    cells = printed.load("b", "table_3")
     return [
         {
             "class": name,
-            **{column: int(printed[name, column].value) for column in _COLUMNS},
-            "note": " ".join(n for column in _COLUMNS if (n := printed[name, column].note)),
+            **{column: int(cells[name, column].value) for column in _COLUMNS},
+            "note": " ".join(n for column in _COLUMNS if (n := cells[name, column].note)),
         }
-        for name in cells.rows(printed)
+        for name in printed.rows(cells)
     ]
 
 
 def by_type(labels: Mapping[str, Sequence[int]]) -> dict[str, dict[str, int]]:
-    """Counts labels by cell type, as `compare` takes them.
+    """Counts labels by cell type, in the form that `compare` takes.
 
     Args:
-        labels: {split: index in `vocabulary.CELL_TYPES` of each image, -1 unknown}.
+        labels: {split: index in `labels.CELL_TYPES` of each image, -1 if unknown}.
 
     Returns:
-        {cell type: {split: number}}; `unknown` only where some are.
+        {cell type: {split: number}}; `unknown` only if there are such images.
     """
-    found = {name: dict.fromkeys(labels, 0) for name in (*vocabulary.CELL_TYPES, UNKNOWN)}
+    found = {name: dict.fromkeys(labels, 0) for name in (*CELL_TYPES, UNKNOWN)}
     for split, values in labels.items():
         for label in values:
-            known = label != vocabulary.UNKNOWN_LABEL
-            found[vocabulary.CELL_TYPES[label] if known else UNKNOWN][split] += 1
+            known = label != UNKNOWN_LABEL
+            found[CELL_TYPES[label] if known else UNKNOWN][split] += 1
     if not any(found[UNKNOWN].values()):
         del found[UNKNOWN]
     return found
 
 
 def compare(counts: dict[str, dict[str, int]]) -> str:
-    """Returns a text table of the images found here beside those of the paper's Table 3.
+    """Returns a text table of our numbers of images beside the paper's Table 3.
 
     Args:
-        counts: {cell type: {split: number}}, as `by_type` gives them; the types may include
-            `unknown`, the splits `independent`. What is missing is shown as a dash.
+        counts: {cell type: {split: number}}, from `by_type`; the types may include `unknown`,
+            the splits `independent`. Missing numbers are shown as a dash.
 
     Raises:
-        ValueError: there is no cell type or split of a name.
+        ValueError: a name is no cell type or split.
     """
-    strange = sorted(counts.keys() - {*vocabulary.CELL_TYPES, UNKNOWN})
+    strange = sorted(counts.keys() - {*CELL_TYPES, UNKNOWN})
     strange += sorted({s for row in counts.values() for s in row} - {*SPLITS, INDEPENDENT})
     if strange:
         raise ValueError(
             f"there is no cell type or split {', '.join(map(repr, strange))}; there are "
-            f"{', '.join((*vocabulary.CELL_TYPES, UNKNOWN))} and "
+            f"{', '.join((*CELL_TYPES, UNKNOWN))} and "
             f"{', '.join((*SPLITS, INDEPENDENT))}"
         )
     paper = {row["class"]: row for row in table_3()}
-    types = [*vocabulary.CELL_TYPES, *([UNKNOWN] if UNKNOWN in counts else [])]
+    types = [*CELL_TYPES, *([UNKNOWN] if UNKNOWN in counts else [])]
     ours = {name: _with_total(counts.get(name, {})) for name in types}
     ours[TOTAL] = {
         column: sum(given) if (given := [r[column] for r in ours.values() if column in r]) else None

@@ -1,15 +1,17 @@
-"""Paper A's tables and figures beside ours, a function each."""
+"""Paper A's tables and figures beside ours."""
 
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from wbc_jax import vocabulary
-from wbc_jax.papers import cells, library, pictures, ratios, runs
-from wbc_jax.papers.library import Library
-from wbc_jax.papers.sheets import UNKNOWN, Line, Sheet, Value
+from wbc_jax.labels import CELL_TYPES
+from wbc_jax.papers import examples, figures, items, plans, printed, ratios, scores
+from wbc_jax.papers.comparison import UNKNOWN, Row, Value
+from wbc_jax.papers.items import Content, Item
+from wbc_jax.papers.runs import NeededRun, Run
 
-RUN = "paper_a_unet"
+NEEDS = ("paper_a_unet",)
 NOT_PUBLISHED = "The image of this figure was not published."
 RESEARCH = (
     "The ranges behind the verdicts are those of the paper's text, not medicine's: for research "
@@ -29,239 +31,190 @@ LOSSES = (
     "dice",
     "generalised_dice",
 )
-"""Fields of `config.loss` that weigh a loss."""
+"""Fields of `config.loss` that are weights of losses."""
 FIGURE_TYPES = {
     "figure_3": "neutrophil",
     "figure_4": "eosinophil",
     "figure_5": "basophil",
     "figure_6": "monocyte",
 }
+_FOUND: dict[str, Item] = {}
+item = items.register(_FOUND, "a")
 
 
-def table(number: str) -> Callable[[Library], Sheet]:
-    """Returns the builder of Table 1, 2, 3 or 4."""
-
-    def build(library_: Library) -> Sheet:
-        kind = ratios.TYPES[number]
-        figures = ratios.figures(number)
-        lines = [line for figure in figures for line in _figure_lines(figure)]
-        lines += _all_cells(library_, kind, figures)
-        return Sheet(
-            "a",
-            f"table_{number}",
-            f"N/C ratios of {kind}s",
-            lines,
-            protocol=[*library_.protocol("a", RUN), OURS, RESEARCH],
-            contradictions=cells.contradictions("a", f"table_{number}") + _listed(figures),
-            missing=library_.missing(RUN),
-        )
-
-    return build
+# ---- Tables 1 to 4 ---------------------------------------------------------------------------
 
 
-def _figure_lines(figure: ratios.Figure) -> list[Line]:
-    again = {
-        "N/C": Value(figure.nc_ratio),
-        "ratio of means": Value(figure.mean_ratio),
-        "verdict": Value(word=figure.verdict or "nothing said"),
+def _table(number: str, unet: NeededRun) -> Content:
+    table = ratios.rows(number)
+    rows = [row for one in table for row in _recomputed(one)]
+    return Content(
+        [*rows, *_all_cells(ratios.TYPES[number], table, unet)],
+        contradictions=_contradictions(table),
+    )
+
+
+for _number, _type in ratios.TYPES.items():
+    item(f"table_{_number}", f"N/C ratios of {_type}s", NEEDS, (OURS, RESEARCH))(
+        functools.partial(_table, _number)
+    )
+
+
+def _recomputed(one: ratios.TableRow) -> list[Row]:
+    recomputed = {
+        "N/C": Value(one.nc_ratio),
+        "ratio of means": Value(one.mean_ratio),
+        "verdict": Value(word=one.verdict or "nothing said"),
     }
     return [
-        Line(
-            f"figure {figure.number}",
+        Row(
+            f"figure {one.number}",
             column,
             cell.unit,
             cell,
-            recomputed=again.get(column, UNKNOWN),
+            recomputed=recomputed.get(column, UNKNOWN),
             reason=NOT_PUBLISHED,
         )
-        for column, cell in figure.printed.items()
+        for column, cell in one.cells.items()
     ]
 
 
-def _listed(figures: Sequence[ratios.Figure]) -> list[str]:
-    """Says of which rows ratios and verdicts do not follow from the row itself."""
+def _contradictions(table: Sequence[ratios.TableRow]) -> list[str]:
+    """Lists the rows whose ratios or verdict do not follow from the row itself."""
     found = []
     for what, holds in (
-        ("pixel ratio does not follow from the counts", lambda f: f.ratio_follows),
-        ("ratio of means does not follow from the means", lambda f: f.mean_ratio_follows),
-        ("verdict is not what the text's ranges give", lambda f: f.verdict_follows),
+        ("pixel ratio does not follow from the counts", lambda row: row.ratio_follows),
+        ("ratio of means does not follow from the means", lambda row: row.mean_ratio_follows),
+        ("verdict is not what the text's ranges give", lambda row: row.verdict_follows),
     ):
-        numbers = [f.number for f in figures if not holds(f)]
+        numbers = [row.number for row in table if not holds(row)]
         if numbers:
             word = "figure" if len(numbers) == 1 else "figures"
             found.append(f"The {what} in the row of {word} {', '.join(numbers)}.")
     return found
 
 
-def _all_cells(library_: Library, kind: str, figures: Sequence[ratios.Figure]) -> list[Line]:
-    """Returns the table's summary beside ours: the median ratio, and the share called healthy."""
-    run = library_.run(RUN)
-    label = vocabulary.CELL_TYPES.index(kind)
-    rows = [r for r in run.rows if r["label"] == label] if run else []
-    reason = library_.reason(RUN)
+def _all_cells(kind: str, table: Sequence[ratios.TableRow], unet: NeededRun) -> list[Row]:
+    """Returns the table's summary beside ours: median ratios and shares of verdicts."""
+    run, reason = unet.run, unet.reason
+    label = CELL_TYPES.index(kind)
+    cells = [r for r in run.rows if r["label"] == label] if run else []
     if run is not None:
         reason = f"The run's test split has no {kind} whose mask tells nucleus from cytoplasm."
-    found, truth = _column(rows, "nc_ratio"), _column(rows, "truth_nc_ratio")
-    theirs = [f.nc_ratio for f in figures]
-    healthy = [f.printed["verdict"].value == ratios.HEALTHY for f in figures]
+    predicted, true = _column(cells, "nc_ratio"), _column(cells, "truth_nc_ratio")
     name = f"all {kind}s"
 
-    def line(column: str, unit: str, theirs: float, score: Callable[[list[float]], Value]) -> Line:
-        ours = score(found)
-        return Line(
+    def row(column: str, unit: str, theirs: float, score: Callable[[list[float]], Value]) -> Row:
+        return Row(
             name,
             column,
             unit,
             recomputed=Value(theirs),
-            ours=ours,
-            reason="" if ours.known else reason,
-            stand_ins={EXPERT: score(truth)} if rows else {},
+            ours=score(predicted),
+            reason=reason,
+            stand_ins={EXPERT: score(true)} if cells else {},
         )
 
-    def called(verdict: str) -> Callable[[list[float]], Value]:
-        return lambda values: library.share([ratios.verdict(kind, v) == verdict for v in values])
+    def share_called(verdict: str) -> Row:
+        called = [one.cells["verdict"].value == verdict for one in table]
+        return row(
+            f"called {verdict}",
+            "fraction",
+            sum(called) / len(called),
+            lambda found: scores.share([ratios.verdict(kind, v) == verdict for v in found]),
+        )
 
-    count = Value(float(len(rows))) if rows else UNKNOWN
-    mean_ratios = ([f.mean_ratio for f in figures], *_mean_ratios(library_, kind, reason))
-    unhealthy = [f.printed["verdict"].value == ratios.UNHEALTHY for f in figures]
+    def median_share(found: list[float]) -> Value:
+        return scores.median([_nucleus_share(v) for v in found])
+
+    theirs = [one.nc_ratio for one in table]
     return [
-        Line(
+        Row(
             name,
             "cells",
             "images",
-            recomputed=Value(float(len(figures))),
-            ours=count,
-            reason="" if rows else reason,
+            recomputed=Value(float(len(table))),
+            ours=Value(float(len(cells))) if cells else UNKNOWN,
+            reason=reason,
             comparable=False,
         ),
-        line("median N/C", "ratio", library.median(theirs).number, library.median),
-        line(
-            "median N/(N+C)",
-            "ratio",
-            library.median([_share(v) for v in theirs]).number,
-            lambda values: library.median([_share(v) for v in values]),
-        ),
-        _mean_line(name, *mean_ratios),
-        line("called healthy", "fraction", sum(healthy) / len(healthy), called(ratios.HEALTHY)),
-        line(
-            "called unhealthy",
-            "fraction",
-            sum(unhealthy) / len(unhealthy),
-            called(ratios.UNHEALTHY),
-        ),
+        row("median N/C", "ratio", scores.median(theirs).number, scores.median),
+        row("median N/(N+C)", "ratio", median_share(theirs).number, median_share),
+        _mean_ratio_row(name, kind, [one.mean_ratio for one in table], run, reason),
+        share_called(ratios.HEALTHY),
+        share_called(ratios.UNHEALTHY),
     ]
 
 
-def _mean_ratios(library_: Library, kind: str, reason: str) -> tuple[list[float], list[float], str]:
-    """Returns our ratios of means, those of expert masks, and why there are none."""
-    run = library_.run(RUN)
-    if run is None:
-        return [], [], reason
-    try:
-        return *library.mean_ratios(run, kind), reason
-    except library.Unreadable as error:
-        return [], [], str(error)
-
-
-def _mean_line(
-    name: str, theirs: list[float], ours: list[float], truth: list[float], reason: str
-) -> Line:
-    value = library.median(ours)
-    return Line(
+def _mean_ratio_row(name: str, kind: str, theirs: list[float], run: Run | None, reason: str) -> Row:
+    predicted, true = [], []
+    if run is not None:
+        try:
+            predicted, true = examples.mean_ratios(run, kind)
+        except examples.UnreadableError as error:
+            reason = str(error)
+    return Row(
         name,
         "median ratio of means",
         "ratio",
-        recomputed=library.median(theirs),
-        ours=value,
-        reason="" if value.known else reason,
-        stand_ins={EXPERT: library.median(truth)} if truth else {},
+        recomputed=scores.median(theirs),
+        ours=scores.median(predicted),
+        reason=reason,
+        stand_ins={EXPERT: scores.median(true)} if true else {},
     )
 
 
 def _column(rows: Sequence[Mapping[str, Any]], name: str) -> list[float]:
-    """Values of a column without NaN; an infinite ratio (no cytoplasm) is a ratio."""
+    """Returns a column's values without NaN; an infinite ratio (no cytoplasm) is kept."""
     return [v for row in rows if not math.isnan(v := row.get(name, math.nan))]
 
 
-def _share(ratio: float) -> float:
+def _nucleus_share(ratio: float) -> float:
     return 1.0 if math.isinf(ratio) else ratio / (1 + ratio)
 
 
-def masks(item: str) -> Callable[[Library], Sheet]:
-    """Returns the builder of Figure 3, 4, 5 or 6."""
-    kind = FIGURE_TYPES[item]
+# ---- Figures ---------------------------------------------------------------------------------
 
-    def build(library_: Library) -> Sheet:
-        return pictures.mask_sheet(
-            library_, "a", item, f"Nucleus and cytoplasm of a {kind}", RUN, (kind,)
-        )
-
-    return build
-
-
-def figure_7(library_: Library) -> Sheet:
-    """Training and validation curves."""
-    run = library_.run(RUN)
-    shown = []
-    if run is not None and run.history:
-        shown = [pictures.curve(run, "Loss and IoU of our U-Net over its steps")]
-    return Sheet(
-        "a",
-        "figure_7",
-        "Training and validation of the U-Net",
-        pictures.curve_lines(run, library_.reason(RUN)),
-        shown,
-        [*library_.protocol("a", RUN), library.NOT_IN_TEXT],
-        cells.contradictions("a", "figure_7"),
-        library_.missing(RUN),
+for _name, _type in FIGURE_TYPES.items():
+    item(_name, f"Nucleus and cytoplasm of a {_type}", NEEDS, figures.MASK_NOTES)(
+        functools.partial(figures.masks, types=(_type,))
     )
 
 
-def text(library_: Library) -> Sheet:
-    """The accuracy of 80 %, the final loss of 1.2, and the protocol's numbers."""
-    run = library_.run(RUN)
-    reason = library_.reason(RUN)
-    lines = []
-    for (row, column), cell in cells.load("a", "text").items():
+@item("figure_7", "Training and validation of the U-Net", NEEDS, (items.NOT_IN_TEXT,))
+def figure_7(unet: NeededRun) -> Content:
+    return figures.curves(unet, "Loss and IoU of our U-Net over its steps")
+
+
+# ---- Text ------------------------------------------------------------------------------------
+
+
+@item("text", "Accuracy, loss and protocol", NEEDS)
+def text(unet: NeededRun) -> Content:
+    """Returns the accuracy of 80 %, the final loss of 1.2, and the protocol's numbers."""
+    run = unet.run
+    rows = []
+    for (row, column), cell in printed.load("a", "text").items():
         if column == "accuracy":
-            result = run.result(runs.MASKS)[1] if run else None
+            result = run.result(plans.MASKED)[1] if run else None
             for name, key in (
                 ("accuracy: share of pixels", "global_accuracy"),
                 ("accuracy: Jaccard, mean of three classes", "mean_iou"),
                 ("accuracy: Jaccard, nucleus", "iou.nucleus"),
                 ("accuracy: Jaccard, cytoplasm", "iou.cytoplasm"),
             ):
-                value = library.segmentation_score(result, key).scaled(100)
-                why = "" if value.known else reason
-                lines.append(Line(row, name, cell.unit, cell, ours=value, reason=why))
+                ours = scores.segmentation_score(result, key).scaled(100)
+                rows.append(Row(row, name, cell.unit, cell, ours=ours, reason=unet.reason))
             continue
-        value, why, remark = UNKNOWN, reason, ""
+        ours, reason, remark = UNKNOWN, unet.reason, ""
         if run is not None:
-            value, why, remark = _text_number(run, column)
-        lines.append(
-            Line(
-                row,
-                column,
-                cell.unit,
-                cell,
-                ours=value,
-                reason="" if value.known else why,
-                remark=remark,
-            )
-        )
-    return Sheet(
-        "a",
-        "text",
-        "Accuracy, loss and protocol",
-        lines,
-        protocol=library_.protocol("a", RUN),
-        contradictions=cells.contradictions("a", "text"),
-        missing=library_.missing(RUN),
-    )
+            ours, reason, remark = _number(run, column)
+        rows.append(Row(row, column, cell.unit, cell, ours=ours, reason=reason, remark=remark))
+    return Content(rows)
 
 
-def _text_number(run: runs.Run, column: str) -> tuple[Value, str, str]:
-    """Returns ours, why it is blank, and what it is."""
+def _number(run: Run, column: str) -> tuple[Value, str, str]:
+    """Returns our number, the reason if it is unknown, and its definition."""
     if column == "final loss":
         last = [x["loss"] for x in run.history if x.get("kind") == "train" and x.get("loss")]
         ours = Value(float(last[-1])) if last else UNKNOWN
@@ -280,11 +233,4 @@ def _text_number(run: runs.Run, column: str) -> tuple[Value, str, str]:
     return UNKNOWN, "Of the paper's own data set; the images are Raabin's, repackaged.", ""
 
 
-BUILDERS: dict[str, Callable[[Library], Sheet]] = {
-    **{f"table_{number}": table(number) for number in ratios.TYPES},
-    **{item: masks(item) for item in FIGURE_TYPES},
-    "figure_7": figure_7,
-    "text": text,
-}
-NEEDS: dict[str, tuple[str, ...]] = dict.fromkeys(BUILDERS, (RUN,))
-"""The runs that each is made from."""
+ITEMS = items.in_order(_FOUND)

@@ -1,6 +1,6 @@
-"""Paper A's Tables 1–4 from their own counts: ratios, verdicts, and where they contradict.
+"""Paper A's Tables 1–4 recomputed from their own counts: ratios, verdicts, and contradictions.
 
-The reference ranges are the paper's, taken from its text, not medicine's: for research use only.
+The reference ranges are those of the paper's text, not of medicine: for research use only.
 """
 
 import csv
@@ -9,33 +9,33 @@ import importlib.resources
 import math
 
 from wbc_jax.metrics.nc_ratio import from_areas
-from wbc_jax.papers import cells
+from wbc_jax.papers import printed
 
 RANGES = "paper_a_reference_ranges.csv"
 TYPES = {"1": "neutrophil", "2": "eosinophil", "3": "basophil", "4": "monocyte"}
-"""Cell type of each of the tables."""
+"""Cell type by table."""
 HEALTHY, UNHEALTHY, NOTHING_SAID = "healthy", "unhealthy", ""
 COUNT_OFFSET = 10
-"""Added to both counts, this gives 36 of the 41 printed pixel ratios; the plain quotient gives 14.
-The paper does not name it."""
+"""Added to both counts, it gives 36 of the 41 printed pixel ratios; the plain quotient gives 14.
+The paper does not mention it."""
 MEAN_OFFSETS = {"1": 1, "2": 2, "3": 2, "4": 10}
-"""The same for the ratio of means, a number a table: 34 of 41; the plain quotient gives one."""
+"""The same for the ratio of means, by table: 34 of 41; the plain quotient gives one."""
 SLACK = 5e-4
-"""What a printed ratio may be off: its last digits are cut off, and the means are rounded."""
+"""Tolerance of a printed ratio: its last digits are cut off, and the means are rounded."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Range:
-    """One statement of the paper's text on the N/C ratios of a cell type.
+    """One statement in the paper's text about the N/C ratios of a cell type.
 
     Attributes:
-        type: of `vocabulary.CELL_TYPES`.
+        type: one of `labels.CELL_TYPES`.
         verdict: `healthy` or `unhealthy`.
-        above: the ratio must be larger; None: no such bound.
-        at_least, at_most: bounds that belong to the range.
-        decimals: the ratio is rounded to so many digits before it is compared, where the text says
-            "around"; None: it is not rounded.
-        source, note: where it is said, and how it is read.
+        above: exclusive lower bound; None if there is none.
+        at_least, at_most: inclusive bounds; None if there are none.
+        decimals: digits to which the ratio is rounded before it is compared, if the text says
+            "around"; None if it is not rounded.
+        source, note: the section of the statement, and our reading of it.
     """
 
     type: str
@@ -60,7 +60,7 @@ class Range:
 
 
 def reference_ranges() -> list[Range]:
-    """Returns the paper's ranges; of one type, the first that covers a ratio decides."""
+    """Returns the paper's ranges; the first of a type that covers a ratio decides."""
     path = importlib.resources.files("wbc_jax.papers").joinpath(RANGES)
 
     def bound(text: str) -> float | None:
@@ -82,14 +82,14 @@ def reference_ranges() -> list[Range]:
 
 
 def verdict(type: str, ratio: float) -> str:
-    """Returns what paper A's text says of a cell of a type with an N/C ratio.
+    """Returns the verdict of paper A's text on a cell with an N/C ratio.
 
     Args:
-        type: of `vocabulary.CELL_TYPES`; the paper has no lymphocytes.
+        type: one of `labels.CELL_TYPES`; the paper has no lymphocytes.
         ratio: nucleus / cytoplasm; +inf is above every bound.
 
     Returns:
-        `healthy`, `unhealthy`, or '' where the text says nothing: another type, NaN, or a ratio
+        `healthy`, `unhealthy`, or '' if the text says nothing: another type, NaN, or a ratio
         between its ranges.
     """
     if math.isnan(ratio):
@@ -99,18 +99,18 @@ def verdict(type: str, ratio: float) -> str:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Figure:
-    """A row of Tables 1–4, with what follows from its own numbers.
+class TableRow:
+    """A row of Tables 1–4 (one image of a cell), with the numbers that follow from its own.
 
     Attributes:
-        table, number: the table, and the figure that the row is of.
-        type: of the table.
+        table, number: the table, and the number of the paper's figure that the row describes.
+        type: cell type of the table.
         nc_ratio, nucleus_share: N / C and N / (N + C) of the row's counts.
         offset_ratio: (N + 10) / (C + 10), see `COUNT_OFFSET`.
-        mean_ratio, offset_mean_ratio: the same of the row's means, see `MEAN_OFFSETS`.
-        verdict: by the text's ranges from `nc_ratio`.
-        verdict_of_printed: by the text's ranges from the printed ratio.
-        printed: the row's cells by column.
+        mean_ratio, offset_mean_ratio: the same ratios of the row's means, see `MEAN_OFFSETS`.
+        verdict: the verdict of the text's ranges on `nc_ratio`.
+        verdict_of_printed: their verdict on the printed ratio.
+        cells: the printed cells of the row by column.
     """
 
     table: str
@@ -123,50 +123,50 @@ class Figure:
     offset_mean_ratio: float
     verdict: str
     verdict_of_printed: str
-    printed: dict[str, cells.Cell]
+    cells: dict[str, printed.TableCell]
 
     @property
     def ratio_follows(self) -> bool:
-        """Whether the printed pixel ratio follows from the counts, with or without the offset."""
+        """True if the printed pixel ratio follows from the counts, with or without the offset."""
         return self._follows("N/C", self.nc_ratio, self.offset_ratio)
 
     @property
     def mean_ratio_follows(self) -> bool:
-        """Whether the printed ratio of means follows from the means, likewise."""
+        """True if the printed ratio of means follows from the means, with or without the offset."""
         return self._follows("ratio of means", self.mean_ratio, self.offset_mean_ratio)
 
     @property
     def verdict_follows(self) -> bool:
-        """Whether the printed verdict is the text's for both the counts and the printed ratio.
+        """True if the text's ranges give the printed verdict for the counts and the printed ratio.
 
-        A ratio of which the text says nothing contradicts nothing.
+        A ratio without a verdict in the text contradicts nothing.
         """
-        said = self.printed["verdict"].value
+        said = self.cells["verdict"].value
         return {self.verdict, self.verdict_of_printed} <= {said, NOTHING_SAID}
 
     def _follows(self, column: str, *ratios: float) -> bool:
-        cell = self.printed[column]
+        cell = self.cells[column]
         return any(
-            abs(ratio - cell.number) < SLACK or cells.same_digits(ratio, cell) for ratio in ratios
+            abs(ratio - cell.number) < SLACK or printed.same_digits(ratio, cell) for ratio in ratios
         )
 
 
-def figures(table: str) -> list[Figure]:
-    """Returns the rows of one of the tables, recomputed from their own counts and means.
+def rows(table: str) -> list[TableRow]:
+    """Returns the rows of a table, recomputed from their own counts and means.
 
     Args:
         table: `1` to `4`.
     """
-    printed = cells.load("a", f"table_{table}")
+    cells = printed.load("a", f"table_{table}")
     found = []
-    for number in cells.rows(printed):
-        row = {column: printed[number, column] for column in cells.columns(printed)}
+    for number in printed.rows(cells):
+        row = {column: cells[number, column] for column in printed.columns(cells)}
         nucleus, cytoplasm = int(row["nucleus"].value), int(row["cytoplasm"].value)
         areas = from_areas([nucleus], [cytoplasm])
         means = row["mean nucleus"].number, row["mean cytoplasm"].number
         ratio = float(areas.nc_ratio[0])
         found.append(
-            Figure(
+            TableRow(
                 table=table,
                 number=number,
                 type=TYPES[table],
@@ -178,12 +178,12 @@ def figures(table: str) -> list[Figure]:
                 / (means[1] + MEAN_OFFSETS[table]),
                 verdict=verdict(TYPES[table], ratio),
                 verdict_of_printed=verdict(TYPES[table], row["N/C"].number),
-                printed=row,
+                cells=row,
             )
         )
     return found
 
 
-def all_figures() -> list[Figure]:
+def all_rows() -> list[TableRow]:
     """Returns the rows of all four tables."""
-    return [figure for table in TYPES for figure in figures(table)]
+    return [row for table in TYPES for row in rows(table)]

@@ -18,8 +18,9 @@ import numpy as np
 from etils import epath
 from PIL import Image
 
-from wbc_jax import files, vocabulary
+from wbc_jax.labels import CELL_TYPES, REVIEW
 from wbc_jax.report import figures, html, tables
+from wbc_jax.utils import atomic
 
 THUMBNAIL_PX = 72
 
@@ -57,7 +58,7 @@ def write(
     Raises:
         OSError: the file cannot be written.
     """
-    files.write_text(path, render(rows, thumbnails, differential, judged))
+    atomic.write_text(path, render(rows, thumbnails, differential, judged))
 
 
 def render(
@@ -90,9 +91,9 @@ def render(
         histogram=html.both(figures.nc_histogram, groups) if groups else None,
         panels=len(groups),
         rows=[_shown(row, picture, um) for row, picture in zip(rows, thumbnails)],
-        types=[name for name in (*vocabulary.CELL_TYPES, vocabulary.REVIEW) if differential],
+        types=[name for name in (*CELL_TYPES, REVIEW) if differential],
         flags=sorted({f for row in rows for f in _flags(row)}),
-        review_name=vocabulary.REVIEW,
+        review_name=REVIEW,
         thumbnail=THUMBNAIL_PX,
         script=markupsafe.Markup(script),
         script_hash=html.policy_hash(script),
@@ -105,7 +106,7 @@ def _ratios(cells: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
     for row in cells:
         if row["nc_ratio"] is not None and math.isfinite(row["nc_ratio"]):
             found.setdefault(row["type"] or "all cells", []).append(row["nc_ratio"])
-    order = (*vocabulary.CELL_TYPES, vocabulary.REVIEW, "all cells")
+    order = (*CELL_TYPES, REVIEW, "all cells")
     return {name: found[name] for name in order if name in found}
 
 

@@ -12,8 +12,8 @@ from typing import Any
 
 from etils import epath
 
-from wbc_jax import files
 from wbc_jax.report import figures, html, tables
+from wbc_jax.utils import atomic
 
 type_name = figures.type_name
 LEVEL = 0.05
@@ -242,7 +242,7 @@ def write(folder: epath.Path, found: Comparison) -> list[epath.Path]:
         for name, keys in (("A", found.only_first), ("B", found.only_second))
         for dataset, id_ in keys
     ]
-    files.write_csv(folder / "comparison.csv", csv_rows(found), CSV_COLUMNS)
-    files.write_csv(folder / "unpaired.csv", unpaired, UNPAIRED_COLUMNS)
-    files.write_text(folder / "index.html", page(found))
+    atomic.write_csv(folder / "comparison.csv", csv_rows(found), CSV_COLUMNS)
+    atomic.write_csv(folder / "unpaired.csv", unpaired, UNPAIRED_COLUMNS)
+    atomic.write_text(folder / "index.html", page(found))
     return [folder / name for name in ("comparison.csv", "unpaired.csv", "index.html")]

@@ -18,7 +18,8 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from wbc_jax import vocabulary
+from wbc_jax import labels as labels_lib
+from wbc_jax.labels import BACKGROUND, CELL_TYPES, IGNORE
 from wbc_jax.metrics import statistics
 from wbc_jax.report import tables
 
@@ -45,7 +46,7 @@ class Example:
     id: str
     """Its id, unique in the data set."""
     label: int
-    """Index in `vocabulary.CELL_TYPES`; -1 unknown."""
+    """Index in `labels.CELL_TYPES`; -1 unknown."""
     image: np.ndarray
     """uint8 `[S, S, 3]`."""
     score: float
@@ -61,9 +62,9 @@ class Example:
 def type_name(label: Any) -> str:
     """The cell type of a label; `unknown` for -1, None and numbers without a type."""
     found = tables.number(label)
-    if found is None or not 0 <= found < len(vocabulary.CELL_TYPES):
+    if found is None or not 0 <= found < len(CELL_TYPES):
         return "unknown"
-    return vocabulary.CELL_TYPES[int(found)]
+    return CELL_TYPES[int(found)]
 
 
 def _outline(inside: np.ndarray, outside: np.ndarray, width_px: int) -> np.ndarray:
@@ -103,7 +104,7 @@ def overlay(image: np.ndarray, mask: np.ndarray, width_px: int = 0) -> np.ndarra
             f"not {mask.dtype} {list(mask.shape)}"
         )
     values = np.flatnonzero(np.bincount(mask.ravel(), minlength=256))
-    strange = [int(v) for v in values if v > vocabulary.NUCLEUS and v != vocabulary.IGNORE]
+    strange = [int(v) for v in values if v > labels_lib.NUCLEUS and v != IGNORE]
     if strange:
         raise ValueError(f"mask holds {strange}; allowed are 0, 1, 2 and 255")
     if width_px < 0:
@@ -111,8 +112,8 @@ def overlay(image: np.ndarray, mask: np.ndarray, width_px: int = 0) -> np.ndarra
     width_px = width_px or max(1, round(max(mask.shape, default=0) / 400))
     out = image.copy()
     rims = _rims(mask, width_px)
-    out[rims == vocabulary.CYTOPLASM] = CELL_COLOUR
-    out[rims == vocabulary.NUCLEUS] = NUCLEUS_COLOUR
+    out[rims == labels_lib.CYTOPLASM] = CELL_COLOUR
+    out[rims == labels_lib.NUCLEUS] = NUCLEUS_COLOUR
     return out
 
 
@@ -120,11 +121,11 @@ def _rims(mask: np.ndarray, width_px: int) -> np.ndarray:
     """Where `overlay` draws: uint8 `[H, W]`, 1 the cell's outline, 2 the nucleus's, else 0."""
     rims = np.zeros_like(mask)
     if mask.size:
-        nucleus = mask == vocabulary.NUCLEUS
-        cytoplasm = mask == vocabulary.CYTOPLASM
-        background = mask == vocabulary.BACKGROUND
-        rims[_outline(nucleus | cytoplasm, background, width_px)] = vocabulary.CYTOPLASM
-        rims[_outline(nucleus, background | cytoplasm, width_px)] = vocabulary.NUCLEUS
+        nucleus = mask == labels_lib.NUCLEUS
+        cytoplasm = mask == labels_lib.CYTOPLASM
+        background = mask == BACKGROUND
+        rims[_outline(nucleus | cytoplasm, background, width_px)] = labels_lib.CYTOPLASM
+        rims[_outline(nucleus, background | cytoplasm, width_px)] = labels_lib.NUCLEUS
     return rims
 
 
@@ -144,7 +145,7 @@ def error_layer(truth: np.ndarray, prediction: np.ndarray) -> bytes:
     Args:
         truth, prediction: uint8 `[H, W]`, as in `overlay`.
     """
-    wrong = (truth != prediction) & (truth != vocabulary.IGNORE)
+    wrong = (truth != prediction) & (truth != IGNORE)
     return _layer(wrong.astype(np.uint8), (ERROR_COLOUR,))
 
 
@@ -403,15 +404,15 @@ def _nc_figure(
         )  # fmt: skip
     if not points:
         _note(axes, theme, "no finite ratios")
-    names = [name for name in (*vocabulary.CELL_TYPES, "unknown") if name in points]
+    names = [name for name in (*CELL_TYPES, "unknown") if name in points]
     return figure, axes, {name: np.array(points[name]) for name in names}
 
 
 def _scatter(axes: Axes, theme: _Theme, points: Mapping[str, np.ndarray]) -> None:
     """Points `[N, 2]` of each cell type in its colour and with its marker."""
     for name, pairs in points.items():
-        known = name in vocabulary.CELL_TYPES
-        place = vocabulary.CELL_TYPES.index(name) if known else -1
+        known = name in CELL_TYPES
+        place = CELL_TYPES.index(name) if known else -1
         axes.scatter(
             *pairs.T, s=26, alpha=0.85, linewidths=0.5, edgecolors=theme.ground,
             color=theme.types[place] if known else theme.second,
@@ -508,7 +509,7 @@ def nc_histogram(groups: Mapping[str, Sequence[float]], dark: bool = False) -> F
         _plain(axes, theme, "", "", "cells")
         axes.set_xscale("log")
         axes.set_xlim(low, high)
-        place = vocabulary.CELL_TYPES.index(name) if name in vocabulary.CELL_TYPES else -1
+        place = CELL_TYPES.index(name) if name in CELL_TYPES else -1
         axes.hist(values, edges, color=theme.types[place] if place >= 0 else theme.second)
         median = ""
         if len(values):

@@ -18,9 +18,10 @@ import numpy as np
 from etils import epath
 from PIL import Image
 
-from wbc_jax import files, vocabulary
+from wbc_jax.labels import CELL_TYPES, IGNORE, UNKNOWN_LABEL
 from wbc_jax.report import figures, tables
 from wbc_jax.report import html as report
+from wbc_jax.utils import atomic
 
 if TYPE_CHECKING:
     from wbc_jax.data import sources
@@ -33,7 +34,7 @@ OUTLINE_COLOURS = (figures.CELL_COLOUR, figures.NUCLEUS_COLOUR, IGNORE_COLOUR)
 CELL_ONLY = "cell_only"
 """Subtype of records whose mask marks the whole cell, nucleus and cytoplasm undivided."""
 
-_LABELS = (*range(len(vocabulary.CELL_TYPES)), vocabulary.UNKNOWN_LABEL)
+_LABELS = (*range(len(CELL_TYPES)), UNKNOWN_LABEL)
 
 
 def write(
@@ -58,7 +59,7 @@ def write(
         ValueError: `per_group` < 1, or a record's mask does not fit its image; names the record.
         OSError: the file cannot be written.
     """
-    files.write_text(path, render(sets, per_group=per_group, seed=seed))
+    atomic.write_text(path, render(sets, per_group=per_group, seed=seed))
 
 
 def render(sets: Sequence[sources.Source], *, per_group: int = 24, seed: int = 0) -> str:
@@ -149,7 +150,7 @@ def thumbnail(image: np.ndarray, mask: np.ndarray | None) -> bytes:
 def _outlined(tile: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """The tile with the outlines of cell, nucleus and of what is not known."""
     drawn = figures.overlay(tile, mask)
-    unknown = mask == vocabulary.IGNORE
+    unknown = mask == IGNORE
     drawn[figures._outline(unknown, ~unknown, 1)] = IGNORE_COLOUR
     return drawn
 

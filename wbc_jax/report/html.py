@@ -22,9 +22,10 @@ import numpy as np
 from etils import epath
 from PIL import Image
 
-from wbc_jax import files, vocabulary
+from wbc_jax.labels import CELL_TYPES, MASK_CLASSES
 from wbc_jax.report import figures, tables
 from wbc_jax.report.figures import Example
+from wbc_jax.utils import atomic
 
 TILE_PX = 192
 """Longer side of the picture of a mistaken type."""
@@ -64,7 +65,7 @@ def write(
     page = render(
         title=title, summary=summary, rows=rows, history=history, examples=examples, config=config
     )
-    files.write_text(path, page)
+    atomic.write_text(path, page)
 
 
 def render(
@@ -141,8 +142,8 @@ def render(
 
 
 _CLASSES = {
-    "segmentation": vocabulary.MASK_CLASSES,
-    "classification": vocabulary.CELL_TYPES,
+    "segmentation": MASK_CLASSES,
+    "classification": CELL_TYPES,
 }
 _EXPLAINED = {
     "segmentation": "BF: boundary F1 score (tolerance 0.75 % of the diagonal), mean over images of "
@@ -313,7 +314,7 @@ def _agreement_groups(
 
     sets = by(lambda row: str(row.get("dataset") or tables.DASH))
     types = by(lambda row: figures.type_name(row.get("label")))
-    types = {n: types[n] for n in (*vocabulary.CELL_TYPES, "unknown") if n in types}
+    types = {n: types[n] for n in (*CELL_TYPES, "unknown") if n in types}
     groups = [("By data set", sets if len(sets) > 1 else {}), ("By cell type", types)]
     found = [("", [{"name": "all images", **tables.agreement_row(rows)}])] if rows else []
     found += [

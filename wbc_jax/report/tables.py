@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from wbc_jax import vocabulary
+from wbc_jax.labels import CELL_TYPES, MASK_CLASSES
 from wbc_jax.metrics import statistics
 
 DASH = "–"
@@ -155,9 +155,9 @@ def _flat(result: Mapping[str, Any]) -> dict[str, Any]:
     row: dict[str, Any] = {"images": result.get("images")}
     for key in ("global_accuracy", "mean_accuracy", "mean_iou", "weighted_iou"):
         row[key] = number(result.get(key))
-    for name in vocabulary.MASK_CLASSES:
+    for name in MASK_CLASSES:
         row[f"iou_{name}"] = number(iou.get(name))
-    for name in vocabulary.MASK_CLASSES:
+    for name in MASK_CLASSES:
         row[f"dice_{name}"] = number(dice.get(name))
     row["bf_score"] = number((result.get("bf_score") or {}).get("mean"))
     row["nc_images"], row["nc_flagged"] = nc.get("images"), nc.get("flagged")
@@ -239,8 +239,8 @@ def type_rows(
     if not dataset:
         dataset = ALL if ALL in results or not results else next(iter(results))
     by_type = (results.get(dataset) or {}).get("by_type") or {}
-    names = [name for name in vocabulary.CELL_TYPES if name in by_type]
-    names += [name for name in by_type if name not in vocabulary.CELL_TYPES]
+    names = [name for name in CELL_TYPES if name in by_type]
+    names += [name for name in by_type if name not in CELL_TYPES]
     return [{"type": name, **view.flat(by_type[name] or {}, view.type_columns)} for name in names]
 
 
@@ -356,7 +356,7 @@ def text(summary: Mapping[str, Any]) -> str:
     ]
     if task == "classification":
         whole = results[ALL] if ALL in results else next(iter(results.values()))
-        table = confusion_table(whole["confusion"], vocabulary.CELL_TYPES)
+        table = confusion_table(whole["confusion"], CELL_TYPES)
         parts.append(("Images by true and predicted type:", table))
     parts.append(
         (f"{summary['baseline_name']}, same images:", results_table(summary["baseline"], task))

@@ -1,0 +1,224 @@
+"""wbc_jax.cpu.convolution: equal to XLA's convolution, in value and gradients."""
+
+import os
+import platform
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from wbc_jax import models
+from wbc_jax.cpu import convolution
+from wbc_jax.models import describe, layers, unet
+
+KNOWN = jax.lib.__version__ in convolution._KNOWN_JAXLIB and sys.platform == "linux"
+KNOWN = KNOWN and platform.machine() == "x86_64"
+SHAPES = [  # image, kernel, padding
+    ((2, 7, 9, 3), (3, 3, 3, 8), ((1, 1), (1, 1))),
+    ((3, 5, 4, 16), (3, 3, 16, 16), ((1, 1), (1, 1))),
+    ((2, 8, 6, 5), (5, 5, 5, 7), ((2, 2), (2, 2))),
+    ((1, 1, 1, 4), (5, 5, 4, 2), ((2, 2), (2, 2))),
+    ((2, 9, 5, 16), (1, 1, 16, 3), ((0, 0), (0, 0))),
+    ((2, 6, 6, 4), (2, 1, 4, 6), ((0, 1), (0, 0))),
+    ((2, 4, 5, 3), (2, 2, 3, 9), ((1, 0), (0, 1))),
+    ((1, 16, 33, 32), (3, 3, 32, 24), ((1, 1), (1, 1))),
+]
+
+
+@pytest.fixture
+def onednn(monkeypatch):
+    """Switches the fast way on, which the tests' cache of compiled programs switches off."""
+    folder = jax.config.jax_compilation_cache_dir
+    jax.config.update("jax_compilation_cache_dir", None)
+    if jax.default_backend() != "cpu" or not KNOWN:
+        pytest.skip("oneDNN is called on x86-64 Linux only, with the jaxlib in which it was tried")
+    assert convolution.usable()
+    yield
+    jax.config.update("jax_compilation_cache_dir", folder)
+
+
+def arrays(image, kernel, padding):
+    rng = np.random.default_rng(0)
+    rows, columns = (
+        size + sum(around) - taps + 1 for size, around, taps in zip(image[1:3], padding, kernel)
+    )
+    out = (image[0], rows, columns, kernel[-1])
+    return [jnp.asarray(rng.normal(size=s), jnp.float32) for s in (image, kernel, kernel[-1:], out)]
+
+
+def check_close(ours, theirs):
+    """Equal but for rounding: 1e-5 of the largest entry."""
+    assert ours.shape == theirs.shape and ours.dtype == theirs.dtype
+    atol = 1e-5 * float(np.abs(theirs).max())
+    np.testing.assert_allclose(ours, theirs, rtol=1e-5, atol=atol)
+
+
+@pytest.mark.parametrize(("image", "kernel", "padding"), SHAPES)
+def test_value_and_gradients_equal_xlas(onednn, image, kernel, padding):
+    x, weights, bias, score = arrays(image, kernel, padding)
+
+    def ours(x, weights, bias):
+        out = convolution.conv(x, weights, bias, padding)
+        return (out * score).sum(), out
+
+    def theirs(x, weights, bias):
+        out = jax.lax.conv_general_dilated(
+            x, weights, (1, 1), padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+        return ((out + bias) * score).sum(), out + bias
+
+    found = [
+        jax.jit(jax.grad(f, argnums=(0, 1, 2), has_aux=True))(x, weights, bias)
+        for f in (ours, theirs)
+    ]
+    for mine, other in zip(*map(jax.tree.leaves, found), strict=True):
+        check_close(mine, other)
+    assert "onednn" in jax.jit(ours).lower(x, weights, bias).as_text()
+
+
+@pytest.fixture
+def asked_anew():
+    """That the code for kernels' gradients works is asked once a process."""
+    convolution._own_weight_gradient.cache_clear()
+    yield
+    convolution._own_weight_gradient.cache_clear()
+
+
+def lowered_gradient():
+    x, weights, bias, score = arrays((2, 5, 6, 3), (3, 3, 3, 8), ((1, 1), (1, 1)))
+    gradient = jax.grad(lambda w: (convolution.conv(x, w, bias, ((1, 1), (1, 1))) * score).sum())
+    return jax.jit(gradient).lower(weights).as_text()
+
+
+def test_kernels_gradients_are_our_code(onednn, asked_anew):
+    assert "wbc_jax_kernel_gradient" in lowered_gradient()
+
+
+@pytest.mark.parametrize("failure", ["not installed", "not allowed", "wrong", "no such target"])
+def test_without_code_that_works_kernels_gradients_are_xlas(
+    onednn, asked_anew, monkeypatch, caplog, failure
+):
+    from wbc_jax.cpu import weight_gradient
+
+    def broken(*arguments):
+        raise OSError("no executable memory")
+
+    if failure == "not installed":
+        monkeypatch.setitem(sys.modules, "llvmlite", None)
+        monkeypatch.delitem(sys.modules, "wbc_jax.cpu.weight_gradient")
+        monkeypatch.delattr(models, "kernel_gradient")
+    elif failure == "not allowed":
+        monkeypatch.setattr(weight_gradient, "_target", broken)
+    elif failure == "wrong":
+        right = weight_gradient.weight_gradient
+        monkeypatch.setattr(weight_gradient, "weight_gradient", lambda *a, **k: 1 + right(*a, **k))
+    else:
+        monkeypatch.setattr(weight_gradient, "_target", lambda *_: "nothing of this name")
+    text = lowered_gradient()
+    assert "wbc_jax_kernel_gradient" not in text and "convolution" in text
+    assert "left to XLA" in caplog.text
+
+
+def test_what_onednn_does_not_take_is_xlas(onednn):
+    """More zeros than the kernel spans, or fewer than none."""
+    for padding in (((3, 1), (1, 1)), ((1, 1), (-1, 1))):
+        x, weights, bias, score = arrays((2, 7, 9, 3), (3, 3, 3, 8), padding)
+        out = convolution.conv(x, weights, bias, padding)
+        assert out.shape == score.shape
+        assert (
+            "onednn"
+            not in jax.jit(convolution.conv, static_argnums=3)
+            .lower(x, weights, bias, padding)
+            .as_text()
+        )
+
+
+def test_layer_is_flaxs(onednn):
+    ours = layers.conv(3, 8, 5, rngs=nnx.Rngs(1))
+    theirs = nnx.Conv(3, 8, (5, 5), kernel_init=layers.CONV_INIT, rngs=nnx.Rngs(1))
+    same = jax.tree.map(lambda a, b: bool((a == b).all()), *map(nnx.state, (ours, theirs)))
+    assert jax.tree.all(same)
+    ours.bias[...] = theirs.bias[...] = jnp.arange(8.0)
+    x = np.random.default_rng(0).normal(size=(2, 7, 10, 3)).astype(np.float32)
+    check_close(ours(x), theirs(x))
+
+
+def test_first_layer_computes_no_gradient_of_the_images(onednn):
+    layer, x = layers.conv(3, 8, 3, rngs=nnx.Rngs(0)), jnp.ones((1, 8, 8, 3))
+    graph, state = nnx.split(layer)
+    step = jax.jit(jax.grad(lambda state: nnx.merge(graph, state)(x).sum()))
+    assert step.lower(state).compile().as_text().count('"__onednn$convolution"') <= 1
+
+
+def test_other_types_and_disabled_take_xlas(onednn):
+    half = jnp.ones((1, 4, 4, 2), jnp.bfloat16), jnp.ones((3, 3, 2, 2), jnp.bfloat16)
+    single = [x.astype(jnp.float32) for x in half]
+    same = ((1, 1), (1, 1))
+
+    def lowered(x, kernel):
+        return (
+            jax.jit(lambda x, k: convolution.conv(x, k, k[0, 0, 0], same))
+            .lower(x, kernel)
+            .as_text()
+        )
+
+    assert "onednn" not in lowered(*half)
+    assert "onednn" in lowered(*single)
+    with convolution.disabled():
+        assert "onednn" not in lowered(*single)
+
+
+def test_vmap(onednn):
+    x, kernel, bias, _ = arrays((4, 6, 6, 3), (3, 3, 3, 5), ((1, 1), (1, 1)))
+    same = ((1, 1), (1, 1))
+    mapped = jax.vmap(lambda x: convolution.conv(x[None], kernel, bias, same)[0])(x)
+    check_close(mapped, convolution.conv(x, kernel, bias, same))
+
+
+def test_description_counts_the_same(onednn):
+    model = nnx.eval_shape(lambda: unet.UNet(3, 4, 2, rngs=nnx.Rngs(0)))
+    found = describe.describe(model, (1, 16, 16, 3))
+    with convolution.disabled():
+        assert describe.describe(model, (1, 16, 16, 3)) == found
+    first = next(x for x in found if x.name == "encoder.0.conv1")
+    assert first.flops == 2 * 16 * 16 * 27 * 4 and first.kind == "Conv"
+
+
+_SHARDED = """
+import sys
+import jax, numpy as np
+from flax import nnx
+from wbc_jax.parallel import sharding
+from wbc_jax.models import unet
+
+assert jax.device_count() == int(sys.argv[1])
+graph, params, rest = nnx.split(unet.UNet(3, 4, 2, rngs=nnx.Rngs(0)), nnx.Param, ...)
+params, rest = nnx.to_pure_dict(params), nnx.to_pure_dict(rest)
+x = np.random.default_rng(0).normal(size=(8, 12, 12, 3)).astype(np.float32)
+x = jax.device_put(x, sharding.batched(sharding.make_mesh(8)))
+step = jax.jit(jax.value_and_grad(lambda p, x: (nnx.merge(graph, p, rest)(x) ** 2).mean()))
+lowered = step.lower(params, x)
+assert ("onednn" in lowered.as_text()) == (sys.argv[1] == "1" and sys.argv[2] == "True")
+loss, grads = step(params, x)
+np.savez(sys.argv[3], *jax.tree.leaves((loss, grads)))
+"""
+
+
+def test_sharded_equals_one_device(tmp_path, onednn):
+    results = []
+    for devices in (1, 8):
+        path = tmp_path / f"{devices}.npz"
+        flags = f"--xla_force_host_platform_device_count={devices}"
+        environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+        environment.pop("JAX_COMPILATION_CACHE_DIR", None)
+        arguments = [str(devices), str(convolution.usable()), str(path)]
+        subprocess.run([sys.executable, "-c", _SHARDED, *arguments], env=environment, check=True)
+        with np.load(path) as found:
+            results.append([found[name] for name in found.files])
+    largest = max(np.abs(x).max() for x in results[0])
+    for one, many in zip(*results, strict=True):
+        np.testing.assert_allclose(many, one, rtol=1e-4, atol=1e-5 * largest)

@@ -1,0 +1,203 @@
+"""The rule by which a type is left to a person, on logits whose answer is known."""
+
+import json
+import types
+
+import numpy as np
+import pytest
+from scipy.spatial import distance
+
+from wbc_jax import abstain, provenance
+from wbc_jax.errors import AbstentionError
+from wbc_jax.evaluate import abstention as evaluation
+from wbc_jax.inference import abstention
+from wbc_jax.labels import CELL_TYPES, REVIEW
+from wbc_jax.utils import atomic
+
+
+def drawn(number, scale=4.0, seed=0):
+    """Logits that are calibrated by themselves, made `scale` times as sure, and their labels."""
+    rng = np.random.default_rng(seed)
+    logits = rng.normal(size=(number, 5)) * 3
+    chances = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    labels = (chances.cumsum(1) > rng.random((number, 1))).argmax(1)
+    return logits * scale, labels
+
+
+def test_temperature_and_share():
+    logits, labels = drawn(8000)
+    rule = abstention.fit(abstention.Outputs(logits), labels, 0.1)
+    assert rule.temperature == pytest.approx(4, rel=0.05)
+    reasons = rule.reasons(abstention.Outputs(logits))
+    assert np.mean([bool(reason) for reason in reasons]) == pytest.approx(0.1, abs=0.005)
+    # Both limits leave as many.
+    low = np.mean([abstention.LOW in reason for reason in reasons])
+    unlike = np.mean([abstention.UNLIKE in reason for reason in reasons])
+    assert low == pytest.approx(unlike, abs=0.005) and rule.images == 8000
+    np.testing.assert_allclose(rule.probabilities(logits).sum(1), 1)
+
+
+def test_what_is_unlike_is_left_to_a_person():
+    logits, labels = drawn(2000)
+    sure = logits + 20 * np.eye(5)[labels]
+    odd = np.random.default_rng(1).normal(size=(300, 5)) * 0.1
+    rule = abstention.fit(abstention.Outputs(sure), labels)
+    known, truth = drawn(500, seed=2)
+    known = abstention.Outputs(known + 20 * np.eye(5)[truth])
+    found = evaluation.measure(rule, known, truth, abstention.Outputs(odd))
+    assert found["auroc"]["energy"] > 0.99 and found["auroc"]["probability"] > 0.99
+    assert found["odd"]["typed"]["value"] == 0 and found["known"]["typed"]["value"] > 0.9
+    low, high = found["odd"]["typed"]["interval"]
+    assert low == 0 and high == pytest.approx(1.96**2 / (300 + 1.96**2), rel=1e-3)
+    assert found["accuracy"]["typed"]["value"] >= found["accuracy"]["all"]["value"]
+
+
+def test_judge():
+    rule = abstention.Rule(2.0, 0.9, -5.0, 0.05, 100)
+    sure = np.array([0, 0, 0, 0, 20], np.float32)
+    found = abstention.judge(rule, sure)
+    assert found["type"] == found["best_guess"] == "neutrophil" and found["review"] == ""
+    assert found["probability"] == pytest.approx(1 / (1 + 4 * np.exp(-10)))
+    doubtful = np.array([8, 7, 0, 0, 0], np.float32)
+    found = abstention.judge(rule, doubtful)
+    assert (found["type"], found["best_guess"]) == (REVIEW, "basophil")
+    assert found["review"] == abstention.LOW
+    assert abstention.judge(rule, sure / 10)["review"] == f"{abstention.LOW};{abstention.UNLIKE}"
+    # Without a rule every type stands.
+    assert abstention.judge(None, doubtful)["type"] == CELL_TYPES[0]
+    assert abstention.judge(None, doubtful)["review"] == ""
+
+
+def test_too_little_to_fit():
+    logits, labels = drawn(30)
+    with pytest.raises(AbstentionError, match="allowed is 0 to 1"):
+        abstention.fit(abstention.Outputs(logits), labels, 1.0)
+    with pytest.raises(AbstentionError, match="there are 19 validation images"):
+        abstention.fit(abstention.Outputs(logits[:19]), labels[:19])
+
+
+def test_the_file(tmp_path):
+    run, weights = tmp_path / "run", tmp_path / "a.safetensors"
+    assert abstention.rule_path(run) == run / "abstention.json"
+    assert abstention.rule_path(weights) == tmp_path / "a.abstention.json"
+    assert abstention.read(run) is None
+    rule = abstention.Rule(2.0, 0.9, -5.0, 0.05, 100)
+    for name in (run, weights):
+        abstention.write(name, rule)
+        assert abstention.read(name) == rule
+    for text in ("{", "[]", '{"temperature": 1}', json.dumps({**json.loads(
+        abstention.rule_path(run).read_text()), "temperature": None})):  # fmt: skip
+        abstention.rule_path(run).write_text(text)
+        with pytest.raises(AbstentionError, match=r"abstention\.json is damaged"):
+            abstention.read(run)
+
+
+def embedded(number, seed, shift=0.0):
+    """Embeddings of five types with a covariance that is far from round, and their labels."""
+    rng = np.random.default_rng(seed)
+    labels = np.arange(number) % 5
+    means = 4 * np.eye(5, 8)
+    mixed = np.random.default_rng(9).normal(size=(8, 8)) * np.geomspace(0.05, 2, 8)
+    embeddings = means[labels] + rng.normal(size=(number, 8)) @ mixed.T + shift
+    return abstention.Outputs(10 * np.eye(5)[labels], embeddings.astype(np.float32)), labels
+
+
+def test_distance_is_that_of_mahalanobis():
+    outputs, labels = embedded(2000, 0)
+    seen = abstention.learn(outputs, labels, ["a"] * 2000)
+    own = outputs.embeddings.astype(float)
+    means = np.stack([own[labels == kind].mean(0) for kind in range(5)])
+    covariance = np.cov((own - means[labels]).T)
+    covariance = 0.99 * covariance + 0.01 * np.trace(covariance) / 8 * np.eye(8)
+    inverse = np.linalg.inv(covariance)
+    some, _ = embedded(50, 1, shift=0.5)
+    expected = [min(distance.mahalanobis(x, m, inverse) for m in means) for x in some.embeddings]
+    np.testing.assert_allclose(seen.distance(some.embeddings), expected, rtol=0.01)
+
+
+def test_a_large_source_counts_by_the_root_of_its_images():
+    outputs, labels = embedded(1000, 0)
+    moved = outputs.embeddings.copy()
+    moved[900:] += 1  # another source
+    sources = ["large"] * 900 + ["small"] * 100
+    seen = abstention.learn(abstention.Outputs(outputs.logits, moved), labels, sources)
+    first, second = np.split(np.arange(1000), [900])
+    large, small = (moved[part][labels[part] == 0].mean(0) for part in (first, second))
+    # Shares 900 / 30 and 100 / 10.
+    np.testing.assert_allclose(seen.means[0], 0.75 * large + 0.25 * small, atol=4e-3)
+    with pytest.raises(AbstentionError, match="no training image of the type neutrophil"):
+        abstention.learn(outputs.take(labels < 4), labels[labels < 4], ["a"] * 800)
+    assert abstention.learn(abstention.Outputs(outputs.logits), labels, sources) is None
+
+
+def test_what_lies_far_from_the_training_images_is_left_to_a_person(tmp_path):
+    train, labels = embedded(2000, 0)
+    seen = abstention.learn(train, labels, ["a"] * 2000)
+    validation, truth = embedded(2000, 1)
+    rule = abstention.fit(validation, truth, 0.1, seen)
+    known, right = embedded(1000, 2)
+    odd, _ = embedded(200, 3, shift=6.0)  # as sure of itself
+    found = evaluation.measure(rule, known, right, odd)
+    assert found["auroc"]["unlike"] > 0.99 and found["auroc"]["energy"] == 0.5
+    assert found["odd"]["typed"]["value"] < 0.02
+    assert found["known"]["typed"]["value"] == pytest.approx(0.9, abs=0.03)
+    assert set(rule.reasons(odd)) <= {abstention.UNLIKE, ""}
+    one = abstention.judge(rule, odd.logits[0], odd.embeddings[0])
+    assert one["type"] == REVIEW and one["review"] == abstention.UNLIKE
+    # The file holds all of it.
+    abstention.write(tmp_path, rule)
+    again = abstention.read(tmp_path)
+    np.testing.assert_array_equal(
+        again.seen.distance(odd.embeddings), rule.seen.distance(odd.embeddings)
+    )
+    assert again.reasons(known) == rule.reasons(known)
+    # The rule of another network is no rule.
+    with pytest.raises(AbstentionError, match="is of another network"):
+        rule.reasons(abstention.Outputs(odd.logits))
+    stored = json.loads(abstention.rule_path(tmp_path).read_text())
+    for packed in ({"shape": [8, 8], "float16": "AAAA"}, {"shape": [1, 1], "float16": "AAA="}, {}):
+        stored["seen"]["whitening"] = packed
+        atomic.write_json(abstention.rule_path(tmp_path), stored)
+        with pytest.raises(AbstentionError, match=r"abstention\.json is damaged"):
+            abstention.read(tmp_path)
+
+
+def test_the_rule_of_another_network_is_named_before_any_image_is_read(tmp_path):
+    seen = abstention.Seen(np.zeros((5, 8), np.float32), np.eye(8, dtype=np.float32))
+    abstention.write(tmp_path, abstention.Rule(1.0, 0.5, 9.0, 0.05, 99, seen))
+    fits = types.SimpleNamespace(embedding_size=8)
+    assert abstention.read_for(tmp_path, fits).images == 99
+    for size, text in ((256, "have 256"), (None, "have none")):
+        model = types.SimpleNamespace(embedding_size=size)
+        with pytest.raises(AbstentionError, match=rf"abstention\.json is .* {text}\); del"):
+            abstention.read_for(tmp_path, model)
+    abstention.rule_path(tmp_path).unlink()
+    assert abstention.read_for(tmp_path, fits) is None
+
+
+def test_proportion():
+    assert abstention.proportion(0, 0)["value"] != abstention.proportion(0, 0)["value"]
+    low, high = abstention.proportion(50, 100)["interval"]
+    assert (low, high) == (pytest.approx(0.4038, abs=1e-4), pytest.approx(0.5962, abs=1e-4))
+
+
+def test_the_command(typed_run, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(abstention, "LEAST_IMAGES", 5)
+    abstain.main([str(typed_run.workdir)])
+    rule = abstention.read(typed_run.workdir)
+    try:
+        assert rule.temperature > 0 and 0 < rule.least_probability <= 1
+        assert f"({rule.images} validation images)" in capsys.readouterr().out
+        provenance.write_weights(typed_run.workdir, tmp_path / "a.safetensors")
+        assert abstention.read(tmp_path / "a.safetensors") == rule
+        with pytest.raises(SystemExit, match="was not trained on pbc"):
+            abstain.main([str(typed_run.workdir), "--score"])
+    finally:
+        abstention.rule_path(typed_run.workdir).unlink()  # other tests share the run
+    with pytest.raises(SystemExit, match="has no rule; make it by the same command"):
+        abstain.main([str(typed_run.workdir), "--score"])
+
+
+def test_a_segmenter_has_no_rule(run):
+    with pytest.raises(SystemExit, match="gives masks; a classifier is needed"):
+        abstain.main([str(run.workdir)])

@@ -1,0 +1,93 @@
+"""Output files are whole or not there, and hold no NaN that another program chokes on."""
+
+import errno
+import json
+import math
+
+import numpy as np
+import pytest
+from etils import epath
+
+from wbc_jax.utils import atomic
+
+
+def test_writes_bytes_and_makes_folders(tmp_path):
+    path = tmp_path / "a" / "b" / "c.bin"
+    atomic.write_bytes(path, b"\x00\xff")
+    atomic.write_bytes(str(path), b"again")
+    assert path.read_bytes() == b"again"
+    assert [p.name for p in path.parent.iterdir()] == ["c.bin"]
+
+
+def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
+    path = tmp_path / "c.txt"
+    atomic.write_text(path, "old")
+
+    def full(self, data):
+        with self.open("wb") as file:
+            file.write(data[:2])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(type(epath.Path(path)), "write_bytes", full)
+    with pytest.raises(OSError, match="No space left"):
+        atomic.write_text(path, "new text")
+    assert path.read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["c.txt"]
+
+
+def test_a_folder_that_cannot_be_made(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError):
+        atomic.write_text(tmp_path / "file" / "c.txt", "x")
+
+
+def test_a_full_disk_is_told_with_the_file(tmp_path):
+    path = tmp_path / "a.png"
+    told = pytest.raises(OSError, match=r"No space left on device: free some.*a\.png")
+    with told as caught, atomic.atomic_write(path) as temporary:
+        temporary.write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert caught.value.errno == errno.ENOSPC and list(tmp_path.iterdir()) == []
+
+
+def test_text_is_utf8(tmp_path):
+    atomic.write_text(tmp_path / "t", "µm²\n")
+    assert (tmp_path / "t").read_bytes() == b"\xc2\xb5m\xc2\xb2\n"
+
+
+def test_json_has_null_for_what_is_not_finite(tmp_path):
+    value = {
+        "a": math.nan,
+        "b": [1, math.inf, (-math.inf, 0.5)],
+        "c": np.float64("nan"),
+        "d": "NaN",
+    }
+    atomic.write_json(tmp_path / "v.json", value)
+
+    def refuse(constant):
+        raise AssertionError(constant)
+
+    text = (tmp_path / "v.json").read_text()
+    assert json.loads(text, parse_constant=refuse) == {
+        "a": None,
+        "b": [1, None, [None, 0.5]],
+        "c": None,
+        "d": "NaN",
+    }
+    assert text.endswith("}\n")
+    assert math.isnan(value["a"])  # the caller's own is left alone
+
+
+def test_csv(tmp_path):
+    rows = [
+        {"file": 'a,"b".png', "n": 3, "x": 1 / 3, "unused": 1},
+        {"file": "ü", "n": None, "x": math.nan},
+        {"file": "", "n": 1234567, "x": math.inf},
+        {"x": -1e-9},
+    ]
+    atomic.write_csv(tmp_path / "t.csv", rows, ("file", "n", "x"))
+    assert (tmp_path / "t.csv").read_text(encoding="utf-8") == (
+        'file,n,x\n"a,""b"".png",3,0.333333\nü,,\n,1234567,inf\n,,-1e-09\n'
+    )
+    atomic.write_csv(tmp_path / "t.csv", [], ("file", "n"))
+    assert (tmp_path / "t.csv").read_text() == "file,n\n"

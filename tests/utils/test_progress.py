@@ -1,0 +1,90 @@
+"""How far, how fast, how long still."""
+
+import io
+
+import pytest
+
+from wbc_jax.utils.progress import Progress, duration, time
+
+
+class _Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock that only moves when told to."""
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    return now
+
+
+@pytest.mark.parametrize(
+    "seconds, text",
+    [
+        (0, "0 s"),
+        (46.6, "47 s"),
+        (59.6, "1 min 00 s"),
+        (185, "3 min 05 s"),
+        (3599.7, "1 h 00 min"),
+        (7649, "2 h 07 min"),
+        (360000, "100 h 00 min"),
+    ],
+)
+def test_duration(seconds, text):
+    assert duration(seconds) == text
+
+
+def test_a_log_gets_seldom_whole_lines(clock):
+    stream = io.StringIO()
+    progress = Progress("step", 100, stream=stream)
+    for done in range(1, 13):
+        clock[0] += 2.0
+        progress.update(done, 16)
+    progress.close()
+    # 16 images in 2 s; a step takes 2 s. Lines at 10 s and 20 s.
+    assert stream.getvalue() == (
+        "step 5/100 (5 %)  8.0 images/s  3 min 10 s left\n"
+        "step 10/100 (10 %)  8.0 images/s  3 min 00 s left\n"
+    )
+
+
+def test_the_last_unit_is_always_shown(clock):
+    stream = io.StringIO()
+    progress = Progress("image", 2, stream=stream)
+    clock[0] += 0.5
+    progress.update(2, 2, "done")
+    assert stream.getvalue() == "image 2/2 (100 %)  4.0 images/s  0 s left  done\n"
+
+
+def test_what_was_done_before_counts_for_neither_rate_nor_rest(clock):
+    stream = io.StringIO()
+    progress = Progress("step", 100, "images", done=90, stream=stream)
+    clock[0] += 20
+    progress.update(92, 8)
+    assert stream.getvalue() == "step 92/100 (92 %)  0.4 images/s  1 min 20 s left\n"
+
+
+def test_a_terminal_gets_one_line_rewritten(clock):
+    stream = _Terminal()
+    progress = Progress("step", 1000, stream=stream)
+    clock[0] += 1
+    progress.update(1, 1, "a long note")
+    clock[0] += 0.1
+    progress.update(2, 1, "too soon")
+    clock[0] += 0.9
+    progress.update(4, 2)
+    progress.close()
+    progress.close()
+    first, second = stream.getvalue().split("\r")[1:]
+    assert first == "step 1/1000 (0 %)  1.0 images/s  16 min 39 s left  a long note"
+    assert second.rstrip() == "step 4/1000 (0 %)  2.0 images/s  8 min 18 s left"
+    assert second.endswith("\n") and second.count("\n") == 1
+    assert len(second.rstrip("\n")) == len(first)  # the rest of the longer line is wiped
+
+
+def test_close_without_a_line(clock):
+    stream = _Terminal()
+    Progress("step", 10, stream=stream).close()
+    assert stream.getvalue() == ""

@@ -1,0 +1,116 @@
+"""Scores an abstention rule on cells of the known types and on other things."""
+
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+from wbc_jax import metrics
+from wbc_jax.data import pipeline
+from wbc_jax.data.images import read_image
+from wbc_jax.errors import AbstentionError, DataError
+from wbc_jax.inference import abstention
+from wbc_jax.inference import model as inference
+from wbc_jax.inference.abstention import Outputs, Rule, proportion
+from wbc_jax.tfds_builders.pbc import pbc_dataset_builder as pbc
+
+
+def measure(rule: Rule, known: Outputs, labels: np.ndarray, odd: Outputs) -> dict[str, Any]:
+    """Scores a rule on cells of the known types and on other things.
+
+    Args:
+        rule: fitted on neither.
+        known: of N cells of the types.
+        labels: int `[N]`, their true types.
+        odd: of things that are none of them.
+
+    Returns:
+        `auroc` of telling the two apart (`probability`: by 1 − the calibrated probability;
+        `energy`; `unlike`: by what the rule goes by), `known` and `odd` (`images`; `typed` anyway:
+        a share with its 95 % Wilson interval), and `accuracy` of the known ones: of `typed`, and of
+        `all` of them.
+    """
+
+    typed = {
+        name: np.array([not reason for reason in rule.reasons(outputs)])
+        for name, outputs in (("known", known), ("odd", odd))
+    }
+    is_odd = np.repeat([0, 1], [len(known), len(odd)])
+    logits = np.concatenate([known.logits, odd.logits])
+    scores = {
+        "probability": 1 - rule.probabilities(logits).max(-1),
+        "energy": abstention.energy(logits),
+        "unlike": np.concatenate(
+            [abstention.unlike(rule.seen, outputs) for outputs in (known, odd)]
+        ),
+    }
+    right = known.logits.argmax(-1) == labels
+    return {
+        "auroc": {
+            name: float(metrics.auroc(is_odd, np.stack([-score, score], -1))[1])
+            for name, score in scores.items()
+        },
+        **{
+            name: {"images": len(found), "typed": proportion(int(found.sum()), len(found))}
+            for name, found in typed.items()
+        },
+        "accuracy": {
+            "typed": proportion(int(right[typed["known"]].sum()), int(typed["known"].sum())),
+            "all": proportion(int(right.sum()), len(right)),
+        },
+    }
+
+
+def score(name: str, rule: Rule, manual_dir: str | None = None) -> dict[str, Any]:
+    """`measure` on pbc: its test split, which the classifier must not have seen, and the odd."""
+
+    model = inference.load(name)
+    data = abstention.data_settings(model, manual_dir)
+    if "pbc" not in data.datasets:
+        raise AbstentionError(f"{name} was not trained on pbc, whose test split is needed.")
+    test = pipeline.load_splits(data, model.config.evaluate.size, "classification")["test"]
+    chosen = [i for i, (source, _) in enumerate(test.entries) if source.name == "pbc"]
+    known = abstention.outputs_of_records(model, [test.entries[i] for i in chosen])
+    manual = epath.Path(data.manual_dir).expanduser()
+    folder = next((manual / f for f in pbc.FOLDERS if (manual / f / "platelet").is_dir()), None)
+    if folder is None:
+        raise DataError(f"{manual}: holds no {pbc.FOLDERS[0]}/platelet; see --manual_dir")
+    odd, kinds = [], []
+    for kind, path in pbc.find_images(folder, pbc.OTHER_CLASSES):
+        odd.append(read_image(path))
+        kinds.append(kind)
+    strange = abstention.outputs_of(model, odd)
+    labels = test.labels[chosen]
+    result = measure(rule, known, labels, strange)
+    result["by_class"] = {
+        kind: measure(rule, known, labels, strange.take(np.array(kinds) == kind))
+        for kind in pbc.OTHER_CLASSES
+    }
+    return result
+
+
+def table(result: dict[str, Any]) -> str:
+    def line(name: str, found: dict[str, Any]) -> str:
+        share = found["odd"]["typed"]
+        return (
+            f"{name:24}{found['odd']['images']:>7}{found['auroc']['probability']:>13.3f}"
+            f"{found['auroc']['energy']:>9.3f}{found['auroc']['unlike']:>9.3f}   {_percent(share)}"
+        )
+
+    lines = [
+        f"{'pbc, not of the types':24}{'images':>7}{'probability':>13}{'energy':>9}{'unlike':>9}"
+        "   typed"
+    ]
+    lines += [line(kind, found) for kind, found in result["by_class"].items()]
+    lines.append(line("all", result))
+    known, right = result["known"], result["accuracy"]
+    lines.append(
+        f"test split: {known['images']} images, {_percent(known['typed'])} typed, of which "
+        f"{_percent(right['typed'])} right; {_percent(right['all'])} of all"
+    )
+    return "\n".join(lines)
+
+
+def _percent(share: dict[str, Any]) -> str:
+    low, high = share["interval"]
+    return f"{share['value']:.1%} ({low:.1%} to {high:.1%})".replace("%", " %")

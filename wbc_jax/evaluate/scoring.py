@@ -1,0 +1,177 @@
+"""Scores a model on the test split and on data sets that training never saw."""
+
+import dataclasses
+import importlib.metadata
+import os
+import platform
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from wbc_jax import evaluate
+from wbc_jax.config import Config
+from wbc_jax.cpu import convolution
+from wbc_jax.data import building, pipeline, sources, splits
+from wbc_jax.errors import DataError
+from wbc_jax.evaluate import baselines
+from wbc_jax.inference import model as inference
+from wbc_jax.parallel import processes
+from wbc_jax.training import steps
+
+# A second pass over the network, and its pixels are far more than a calibration needs.
+CALIBRATION_IMAGES = 64
+
+Predict = Callable[[np.ndarray], jax.Array | np.ndarray]
+"""From `inference.scored`."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Scores:
+    """A model's scores.
+
+    Attributes:
+        summary: the content of `report/metrics.json`.
+        rows: one for each image of the test split.
+        external_rows: one for each image of the data sets that training never saw.
+    """
+
+    summary: dict[str, Any]
+    rows: list[dict[str, Any]]
+    external_rows: list[dict[str, Any]]
+
+
+def score(
+    config: Config,
+    examples: dict[str, pipeline.Examples],
+    model: inference.Model,
+    predict: Predict,
+    trained: list[tuple[sources.Source, int]],
+    about: dict[str, Any],
+) -> Scores:
+    """Scores a model, a baseline, and the data sets of `evaluate.external` that are there.
+
+    Args:
+        config: of the data and the scoring; its network is the model's.
+        examples: the splits.
+        model: what is scored.
+        predict: from `inference.scored`.
+        trained: the images it was trained on and chosen by.
+        about: what else the summary holds.
+    """
+    task = evaluate.TASKS[config.task]
+    batch, bootstrap = config.evaluate.batch_size, config.evaluate.bootstrap
+    test = examples["test"]
+    if processes.is_first():
+        print(f"Scoring the {len(test)} images of the test split.", flush=True)
+    measured = task.measure_test(predict, test, batch)
+    baseline, baseline_name = _baseline(config, examples)
+    external_rows: list[dict[str, Any]] = []
+    external, skipped = _external(config, predict, trained, external_rows)
+    summary = {
+        "task": config.task,
+        "model": config.model.name,
+        "step": model.step,
+        "parameters": model.parameters,
+        "split": "test",
+        "eval_size": config.evaluate.size,
+        "flips": config.evaluate.flips,
+        "results": task.results(measured, test, bootstrap),
+        "baseline": task.results(baseline, test, bootstrap),
+        "baseline_name": baseline_name,
+        "external": external,
+        "skipped": skipped,
+        **about,
+        "versions": _versions(),
+        "hardware": _hardware(),
+    }
+    if config.task == "segmentation":
+        some = _evenly(test, CALIBRATION_IMAGES)
+        sure = task.measure_calibration(_pixel_probabilities(config, model), some, batch)
+        summary["calibration"] = task.calibration(sure, some, bootstrap)
+    return Scores(summary, task.rows(measured, test), external_rows)
+
+
+def _evenly(examples: pipeline.Examples, most: int) -> pipeline.Examples:
+    """Returns at most so many of the examples, evenly spaced: each data set has its share."""
+    places = np.linspace(0, len(examples) - 1, min(most, len(examples))).round().astype(int)
+    entries = [examples.entries[place] for place in places]
+    return pipeline.Examples(entries, examples.image_size, examples.mask_size)
+
+
+def _pixel_probabilities(
+    config: Config, model: inference.Model
+) -> Callable[[np.ndarray], jax.Array]:
+    """Returns images → probabilities `[B, E, E, C]`; the prediction step picks the highest."""
+    scored = steps.make_scored_logits(config, model.network, config.evaluate.flips)
+    step_fn = jax.jit(
+        lambda weights, images: jax.nn.softmax(scored(weights, images)),
+        compiler_options=convolution.compiler_options(),
+    )
+    return lambda images: step_fn(model.weights, images)
+
+
+def _baseline(config: Config, examples: dict[str, pipeline.Examples]) -> tuple[np.ndarray, str]:
+    """Returns what the test split measures without a network, and what that is called."""
+    test, batch = examples["test"], config.evaluate.batch_size
+    if config.task == "segmentation":
+        large = test.resized(config.evaluate.size, config.evaluate.size)
+        return evaluate.masks.measure_test(
+            baselines.otsu, large, batch
+        ), "Colour thresholds alone (Otsu)"
+    counts = pipeline.class_counts(examples["train"], evaluate.cell_types.CLASSES)
+    return baselines.most_frequent(counts, len(test)), "Always the most frequent type of training"
+
+
+def _external(
+    config: Config,
+    predict: Predict,
+    trained: list[tuple[sources.Source, int]],
+    rows: list[dict[str, Any]] | None = None,
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """Scores whole data sets that training never saw, where they are present.
+
+    Records that share a group with an image of `trained` (training and validation; crops of one
+    frame), or are near duplicates of one, are left out; `left_out` counts them. A row an image is
+    added to `rows`.
+    """
+    task = evaluate.TASKS[config.task]
+    found, skipped = {}, {}
+    for name in config.evaluate.external:
+        if name in config.data.datasets:
+            continue
+        try:
+            with building.no_downloads():  # a look aside must not wait for a network
+                sources.prepare(name, config.data)
+            whole = pipeline.load_whole(name, config.data, config.evaluate.size, config.task)
+        except (DataError, OSError) as error:
+            reason = str(error).splitlines()[0]
+            skipped[name] = reason
+            continue
+        leaks = splits.seen(trained, whole.entries)
+        if leaks:
+            if processes.is_first():
+                print(f"{name}: {len(leaks)} images that training saw are left out.", flush=True)
+            whole.entries = [e for i, e in enumerate(whole.entries) if i not in leaks]
+        if not len(whole):
+            skipped[name] = "training saw all of its images, or near duplicates of them"
+            continue
+        measured = task.measure_test(predict, whole, config.evaluate.batch_size)
+        scored = task.results(measured, whole, config.evaluate.bootstrap)
+        scored[name]["left_out"] = len(leaks)
+        found |= scored
+        if rows is not None:
+            rows += task.rows(measured, whole)
+    return found, skipped
+
+
+def _versions() -> dict[str, str]:
+    names = ("wbc_jax", "jax", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
+    return {"python": platform.python_version()} | {n: importlib.metadata.version(n) for n in names}
+
+
+def _hardware() -> str:
+    devices = jax.devices()
+    kind = devices[0].device_kind
+    return f"{len(devices)} x {kind} ({platform.machine()}, {os.cpu_count()} CPUs)"

@@ -1,0 +1,266 @@
+"""Masks as polygons, for correction in other programs: GeoJSON (QuPath) and COCO.
+
+Polygons run along the edges of pixels: pixel (0, 0) is the square from (0, 0) to (1, 1). So their
+area is the number of pixels, exactly, and whoever fills them gets the mask back.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from scipy import ndimage
+
+from wbc_jax.data import crops
+from wbc_jax.labels import CYTOPLASM, NUCLEUS
+from wbc_jax.report import figures
+
+if TYPE_CHECKING:
+    from wbc_jax.fields import analyze as fields
+
+Ring = list[tuple[int, int]]
+CELL = 3
+CATEGORIES = {CYTOPLASM: "cytoplasm", NUCLEUS: "nucleus", CELL: "cell"}
+"""COCO's category ids: the mask's values, and the whole cell."""
+_COLOURS = {
+    "cell": figures.CELL_COLOUR,
+    "nucleus": figures.NUCLEUS_COLOUR,
+    "cytoplasm": figures.ERROR_COLOUR,
+}
+_NAMESPACE = uuid.UUID("5b1f4c1e-6f0e-4d0e-9a53-4c1d1cf0a5b7")
+
+
+def polygons(mask: np.ndarray) -> list[list[Ring]]:
+    """Returns the outlines of a region, one polygon a 4-connected piece.
+
+    Args:
+        mask: bool `[H, W]`.
+
+    Returns:
+        Of each piece its outer ring, and then those of its holes. A ring is a list of corners
+        (x, y); the last is not the first again. Outer rings turn clockwise as one sees them (y
+        downwards), holes the other way. No ring touches itself.
+    """
+    pieces, count = ndimage.label(mask)
+    found = []
+    for number, place in enumerate(ndimage.find_objects(pieces, count), 1):
+        rings = _rings(pieces[place] == number, place[1].start, place[0].start)
+        found.append(sorted(rings, key=area, reverse=True))
+    return found
+
+
+def area(ring: Ring) -> float:
+    """Returns a ring's area by the shoelace formula; below zero where it turns as holes do."""
+    x, y = np.array(ring, float).T
+    return float((x * np.roll(y, -1) - y * np.roll(x, -1)).sum() / 2)
+
+
+def _rings(region: np.ndarray, left: int, top: int) -> list[Ring]:
+    """The rings of one piece; the region lies to the right of whoever follows them."""
+    padded = np.pad(region, 1)
+    ways: dict[tuple[int, int], list[tuple[int, int]]] = {}
+    above, below = padded[:-1, 1:-1], padded[1:, 1:-1]
+    before, after = padded[1:-1, :-1], padded[1:-1, 1:]
+    for edges, start, step in (
+        (below & ~above, (0, 0), (1, 0)),  # along the upper side of a pixel, to the right
+        (above & ~below, (1, 0), (-1, 0)),
+        (before & ~after, (0, 0), (0, 1)),
+        (after & ~before, (0, 1), (0, -1)),
+    ):
+        for y, x in np.argwhere(edges).tolist():
+            ways.setdefault((x + start[0], y + start[1]), []).append(step)
+    rings = []
+    while ways:
+        path: list[tuple[int, int]] = []
+        places: dict[tuple[int, int], int] = {}
+        point = next(iter(ways))
+        while True:
+            if point in places:  # a ring has closed
+                ring = path[places[point] :]
+                del path[places[point] :]
+                for corner in ring:
+                    del places[corner]
+                rings.append([(x + left, y + top) for x, y in _corners(ring)])
+                if point not in ways:
+                    break
+            places[point] = len(path)
+            path.append(point)
+            steps = ways[point]
+            step = steps.pop()
+            if not steps:
+                del ways[point]
+            point = point[0] + step[0], point[1] + step[1]
+    return rings
+
+
+def _corners(ring: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The points at which a ring turns."""
+    points = np.array(ring)
+    turns = (points - np.roll(points, 1, 0) != np.roll(points, -1, 0) - points).any(1)
+    return [tuple(point) for point in points[turns].tolist()]
+
+
+def without_holes(mask: np.ndarray) -> list[Ring]:
+    """Returns outlines that together cover a region, none with a hole: what has one is cut.
+
+    Args:
+        mask: bool `[H, W]`.
+    """
+    found = []
+    for outer, *holes in polygons(mask):
+        if not holes:
+            found.append(outer)
+            continue
+        x, y = np.array(outer).T
+        piece = fill([outer, *holes], (int(y.max()), int(x.max())))
+        middle = (min(x for x, _ in holes[0]) + max(x for x, _ in holes[0])) // 2
+        for half in (np.s_[:, :middle], np.s_[:, middle:]):
+            cut = np.zeros_like(piece)
+            cut[half] = piece[half]
+            found += without_holes(cut)
+    return found
+
+
+def fill(rings: Sequence[Ring], size: tuple[int, int]) -> np.ndarray:
+    """Returns the pixels inside an odd number of rings, bool `[H, W]`.
+
+    Args:
+        rings: from `polygons`.
+        size: height and width.
+    """
+    import cv2
+
+    # At twice the size corners are at even places and the middles of pixels at odd ones.
+    height, width = size
+    inside = np.zeros(size, bool)
+    for ring in rings:
+        drawn = np.zeros((2 * height + 1, 2 * width + 1), np.uint8)
+        cv2.fillPoly(drawn, [2 * np.array(ring, np.int32)], 1)
+        inside ^= drawn[1::2, 1::2] > 0
+    return inside
+
+
+def _regions(cell: fields.Cell) -> dict[int, np.ndarray]:
+    """The parts of a cell that have pixels, by category."""
+    mask = cell.mask
+    if mask is None:
+        return {}
+    parts = {CELL: mask > 0, NUCLEUS: mask == NUCLEUS}
+    parts |= {CYTOPLASM: mask == CYTOPLASM}
+    return {category: part for category, part in parts.items() if part.any()}
+
+
+def _shifted(ring: Ring, cell: fields.Cell) -> list[list[int]]:
+    return [[x + cell.left, y + cell.top] for x, y in ring]
+
+
+def geojson(cells: Sequence[fields.Cell], name: str) -> dict[str, Any]:
+    """Returns the cells of an image as a FeatureCollection that QuPath imports.
+
+    Each cell has three annotations, classified as `cell`, `nucleus` and `cytoplasm`; the first has
+    the measurements, and its name is the cell's number and type. Coordinates are pixels of the
+    image, y downwards.
+
+    Args:
+        cells: of one image.
+        name: of the image; with it ids are the same in each call.
+    """
+    features = []
+    for cell in cells:
+        for category, region in _regions(cell).items():
+            kind = CATEGORIES[category]
+            shapes = [
+                [[*_shifted(ring, cell), _shifted(ring[:1], cell)[0]] for ring in polygon]
+                for polygon in polygons(region)
+            ]
+            one = len(shapes) == 1
+            properties: dict[str, Any] = {
+                "objectType": "annotation",
+                "name": f"{cell.cell} {cell.type or kind}",
+                "classification": {"name": kind, "color": list(_COLOURS[kind])},
+                "metadata": {"cell": str(cell.cell), "type": cell.type},
+            }
+            if category == CELL:
+                properties["measurements"] = _measurements(cell)
+            features.append(
+                {
+                    "type": "Feature",
+                    "id": str(uuid.uuid5(_NAMESPACE, f"{name}/{cell.cell}/{kind}")),
+                    "geometry": {
+                        "type": "Polygon" if one else "MultiPolygon",
+                        "coordinates": shapes[0] if one else shapes,
+                    },
+                    "properties": properties,
+                }
+            )
+    return {"type": "FeatureCollection", "features": features}
+
+
+def _measurements(cell: fields.Cell) -> dict[str, float]:
+    """The numbers that are known of a cell; QuPath takes no others."""
+    numbers = {
+        name: value
+        for name, value in cell.row().items()
+        if isinstance(value, int | float) and name not in ("cell", "top", "left", "bottom", "right")
+    }
+    return {name: value for name, value in numbers.items() if np.isfinite(value)}
+
+
+class Coco:
+    """Collects images and cells into one COCO file.
+
+    Categories are `CATEGORIES`; holes are cut open, as COCO's polygons have none. Each annotation
+    names its cell and type in `attributes`.
+    """
+
+    def __init__(self) -> None:
+        self._images: list[dict[str, Any]] = []
+        self._annotations: list[dict[str, Any]] = []
+
+    def add(self, file: str, size: tuple[int, int], cells: Sequence[fields.Cell]) -> None:
+        """Adds an image.
+
+        Args:
+            file: its name.
+            size: its height and width in pixels.
+            cells: its own.
+        """
+        image = len(self._images) + 1
+        self._images.append({"id": image, "file_name": file, "height": size[0], "width": size[1]})
+        for cell in cells:
+            for category, region in _regions(cell).items():
+                top, left, bottom, right = crops.bounding_box(region)
+                self._annotations.append(
+                    {
+                        "id": len(self._annotations) + 1,
+                        "image_id": image,
+                        "category_id": category,
+                        "segmentation": [
+                            [value for point in _shifted(ring, cell) for value in point]
+                            for ring in without_holes(region)
+                        ],
+                        "area": int(region.sum()),
+                        "bbox": [
+                            cell.left + left,
+                            cell.top + top,
+                            right - left,
+                            bottom - top,
+                        ],
+                        "iscrowd": 0,
+                        "attributes": {"cell": cell.cell, "type": cell.type},
+                    }
+                )
+
+    def content(self) -> Mapping[str, Any]:
+        """Returns the file's content."""
+        categories = [
+            {"id": id, "name": name, "supercategory": "leukocyte"}
+            for id, name in CATEGORIES.items()
+        ]
+        return {
+            "images": self._images,
+            "annotations": self._annotations,
+            "categories": categories,
+        }

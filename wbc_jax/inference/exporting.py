@@ -1,0 +1,105 @@
+"""A model's whole computation as one file: StableHLO or ONNX.
+
+StableHLO, for any program with JAX, without Flax or this package:
+
+    exported = jax.export.deserialize(pathlib.Path("unet.stablehlo").read_bytes())
+    logits = exported.call(images)  # uint8 [B, S, S, 3], any B, to float32 [B, S, S, C] or [B, C]
+
+ONNX, for ONNX Runtime and others (needs the extra `onnx`):
+
+    logits = onnxruntime.InferenceSession("unet.onnx").run(None, {"images": images})[0]
+"""
+
+import dataclasses
+import logging
+
+import jax
+import numpy as np
+from jax import export
+
+from wbc_jax.cpu import convolution
+from wbc_jax.errors import ExportError
+from wbc_jax.inference import model as inference
+from wbc_jax.training import steps
+
+STABLEHLO, ONNX = ".stablehlo", ".onnx"
+PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
+
+
+def stablehlo(model: inference.Model) -> bytes:
+    """Returns a model's computation as `jax.export` serialises it, for CPU, GPU and TPU.
+
+    It maps uint8 `[B, S, S, 3]` RGB (S = `model.config.data.image_size`, any B) to float32 logits,
+    `[B, S, S, C]` of masks or `[B, C]` of types, weights included. Convolutions are XLA's own.
+
+    Args:
+        model: from `wbc_jax.load`.
+    """
+
+    side = model.config.data.image_size
+    logits = steps.make_logits(model.network, model.config.evaluate.flips)
+    shape = export.symbolic_shape(f"b, {side}, {side}, 3")
+    with convolution.disabled():
+        exported = export.export(
+            jax.jit(lambda images: logits(model.weights, images)), platforms=PLATFORMS
+        )(jax.ShapeDtypeStruct(shape, np.uint8))
+    return exported.serialize()
+
+
+def onnx(model: inference.Model) -> bytes:
+    """Returns a model's computation as ONNX, converted by jax2onnx and tried in ONNX Runtime.
+
+    It maps `images` to `logits` as `stablehlo` does. A network that computes in bfloat16 does so in
+    float32 here, as ONNX Runtime has no other convolution on CPUs.
+
+    Args:
+        model: from `wbc_jax.load`.
+
+    Raises:
+        ExportError: the extra `onnx` is not installed, the network holds what the converter or the
+            runtime cannot do, or the runtime's logits are others than JAX's.
+    """
+
+    try:
+        import jax2onnx
+        import onnxruntime
+    except ImportError as error:
+        raise ExportError(
+            f"{ONNX} needs jax2onnx and onnxruntime ({error}): pip install 'wbc_jax[onnx]', best "
+            "in an environment of its own, as jax2onnx wants an older Orbax"
+        ) from error
+    config, side = model.config, model.config.data.image_size
+    exact = dataclasses.replace(config, model=dataclasses.replace(config.model, dtype="float32"))
+    logits = steps.make_logits(inference.empty_state(exact)[0], config.evaluate.flips)
+    shape = export.symbolic_shape(f"b, {side}, {side}, 3")
+    images = np.random.default_rng(0).integers(0, 256, (2, side, side, 3), np.uint8)
+    logger = logging.getLogger("onnx_ir")
+    before = logger.level
+    try:
+        logger.setLevel(logging.ERROR)  # it warns of shapes that it leaves out
+        with convolution.disabled():
+            converted = jax2onnx.to_onnx(
+                lambda images: logits(model.weights, images),
+                [jax.ShapeDtypeStruct(shape, np.uint8)],
+                model_name="wbc_jax",
+                input_names=["images"],
+                output_names=["logits"],
+            ).SerializeToString()
+            expected = np.asarray(jax.jit(logits)(model.weights, images))
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3  # errors
+        found = onnxruntime.InferenceSession(converted, options).run(None, {"images": images})[0]
+    except Exception as error:  # both libraries raise many kinds
+        name, text = config.model.name, str(error).partition("\n")[0]
+        raise ExportError(
+            f"{name} cannot be converted to ONNX ({text}); {STABLEHLO} can hold it"
+        ) from error
+    finally:
+        logger.setLevel(before)
+    off = float(np.abs(found - expected).max())
+    if not off <= 1e-4 * max(1.0, float(np.abs(expected).max())):
+        raise ExportError(
+            f"ONNX Runtime's logits of {config.model.name} are up to {off:.3g} off JAX's, which is "
+            f"more than rounding; {STABLEHLO} can hold it"
+        )
+    return converted

@@ -1,0 +1,352 @@
+"""Loading a trained model and using it on images of any size."""
+
+import dataclasses
+import functools
+import itertools
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import cv2
+import jax
+import numpy as np
+import scipy.special
+from etils import epath
+from flax import nnx
+from jax.sharding import AxisType
+
+from wbc_jax import config_checks, metrics, models
+from wbc_jax.config import Config
+from wbc_jax.cpu import convolution
+from wbc_jax.data import isolation, pipeline, sources
+from wbc_jax.data.images import check_image
+from wbc_jax.errors import CheckpointError
+from wbc_jax.inference import weights as weights_lib
+from wbc_jax.labels import CELL_TYPES
+from wbc_jax.parallel import sharding
+from wbc_jax.training import checkpoint, steps
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Prediction:
+    """What a model says of one cell; None where it has no such output.
+
+    Attributes:
+        mask: uint8 `[H, W]` at the image's own size: 0 background, 1 cytoplasm, 2 nucleus.
+        nucleus_px, cytoplasm_px: areas in pixels of that size.
+        nc_ratio: nucleus / cytoplasm; +inf without cytoplasm, NaN without nucleus.
+        nucleus_share: N / (N + C); NaN without nucleus.
+        flag: empty, or why the ratio is not an ordinary number (`no_cytoplasm`, `no_nucleus`,
+            `no_cell`).
+        label: the cell's type, an index of `labels.CELL_TYPES`.
+        probabilities: float32 `[K]` of the cell types.
+        logits: float32 `[K]`, of which they are the softmax.
+        embedding: float32 `[D]`, what the logits are linear in, of a network that tells it.
+    """
+
+    mask: np.ndarray | None = None
+    nucleus_px: int | None = None
+    cytoplasm_px: int | None = None
+    nc_ratio: float | None = None
+    nucleus_share: float | None = None
+    flag: str = ""
+    label: int | None = None
+    probabilities: np.ndarray | None = None
+    logits: np.ndarray | None = None
+    embedding: np.ndarray | None = None
+
+    @property
+    def type(self) -> str | None:
+        """The cell type's name, such as `monocyte`."""
+        return None if self.label is None else CELL_TYPES[self.label]
+
+
+class Model:
+    """A trained network with the settings it was trained with; made by `load`.
+
+    Attributes:
+        config: the run's.
+        network, weights: the network's description and its arrays.
+        step: training steps behind the weights.
+        seen: (source, index) of the images it was trained on and chosen by, where its file lists
+            them (see `wbc_jax.inference.weights`); None for a run's folder, whose config says it.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        network: steps.Network,
+        weights: dict[str, Any],
+        step: int,
+        seen: list[tuple[sources.Source, int]] | None = None,
+    ):
+        self.config, self.network, self.weights = config, network, weights
+        self.step, self.seen = step, seen
+        self._logits = jax.jit(
+            steps.make_logits(network, config.evaluate.flips),
+            compiler_options=convolution.compiler_options(),
+        )
+        if config.data.isolate:
+            isolation.weights_file(config.data)  # missing, it is told here
+        self._mesh: jax.sharding.Mesh | None = None
+        self._lock = threading.Lock()
+
+    def with_flips(self, flips: bool) -> "Model":
+        """Returns the same model with or without averaging logits over the four reflections."""
+        return self._evaluated(flips=flips)
+
+    def with_middle_cell(self, middle_cell: bool) -> "Model":
+        """Returns the same model with or without leaving out all cells but the middle one."""
+        return self._evaluated(middle_cell=middle_cell)
+
+    def _evaluated(self, **changes: Any) -> "Model":
+        evaluate = dataclasses.replace(self.config.evaluate, **changes)
+        if evaluate == self.config.evaluate:
+            return self
+        config = dataclasses.replace(self.config, evaluate=evaluate)
+        return Model(config, self.network, self.weights, self.step, self.seen)
+
+    @functools.cached_property
+    def segmenter(self) -> "Model | None":
+        """The model by which images are cut to their cell; None where `data.isolate` is empty."""
+        return isolation.segmenter(self.config.data) if self.config.data.isolate else None
+
+    @functools.cached_property
+    def _embed(self) -> Callable[[Any, np.ndarray], tuple[jax.Array, jax.Array]] | None:
+        """(weights, images) → logits and embeddings; None of a network that has none."""
+        if self.embedding_size is None:
+            return None
+        return jax.jit(
+            steps.make_logits(self.network, self.config.evaluate.flips, embedding=True),
+            compiler_options=convolution.compiler_options(),
+        )
+
+    @property
+    def embedding_size(self) -> int | None:
+        """Numbers of an embedding; None of a network that has none."""
+        if not models.embeds(self.config.model.name):
+            return None
+        return self.weights["params"]["head"]["kernel"].shape[0]
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers were learnt."""
+        return sum(int(leaf.size) for leaf in jax.tree.leaves(self.weights["params"]))
+
+    def predict(
+        self,
+        images: np.ndarray | Sequence[np.ndarray],
+        batch_size: int = 16,
+        masks: Sequence[np.ndarray] | None = None,
+    ) -> Prediction | list[Prediction]:
+        """Segments or classifies one image or several, of any sizes.
+
+        Images are resized to the network's input, masks' logits back to each image's own size.
+        Batches are filled up to a power of two, so that few shapes are ever compiled.
+
+        Args:
+            images: uint8 `[H, W, 3]` RGB, or a list (or `[N, H, W, 3]`) of such.
+            batch_size: images a pass.
+            masks: for a model that cuts images to their cell: what is known of each, uint8
+                `[H, W]` of any size (for one image, one mask); else its segmenter finds it.
+
+        Returns:
+            One `Prediction`, or a list of them.
+
+        Raises:
+            ValueError: an image of another type or shape, or without pixels.
+        """
+        if isinstance(images, np.ndarray) and images.ndim != 4:
+            return self.predict([images], batch_size, None if masks is None else [masks])[0]
+        found = []
+        for image in images:
+            check_image(image)
+        for start in range(0, len(images), batch_size):
+            part = images[start : start + batch_size]
+            if self.config.data.isolate:
+                if masks is None:
+                    known = [one.mask for one in self.segmenter.predict(part, batch_size)]
+                else:
+                    known = masks[start : start + batch_size]
+                part = [isolation.isolate(image, mask) for image, mask in zip(part, known)]
+            found += self._predict_batch(part, batch_size)
+        return found
+
+    def spread(self) -> int:
+        """Lets all devices of this process share each batch that divides among them from now on.
+
+        Returns:
+            How many there are.
+        """
+        devices = jax.local_devices()
+        mesh = jax.make_mesh(
+            (len(devices),), ("data",), devices=devices, axis_types=(AxisType.Auto,)
+        )
+        self.weights = jax.device_put(self.weights, sharding.replicated(mesh))
+        self._mesh = mesh
+        return len(devices)
+
+    def fit(self, image: np.ndarray) -> np.ndarray:
+        """Returns an image (cut to its cell, if the model does so) at the network's size, uint8
+        `[S, S, 3]`."""
+        if self.config.data.isolate:
+            image = isolation.isolate(image, self.segmenter.predict(image).mask)
+        return self._resize(image)
+
+    def _resize(self, image: np.ndarray) -> np.ndarray:
+        side = self.config.data.image_size
+        return pipeline.resize_image(image, side, side)
+
+    def logits(self, images: np.ndarray) -> jax.Array:
+        """Starts the network on uint8 images `[B, S, S, 3]`, as `fit` makes them.
+
+        Returns:
+            Float32 logits, `[B, S, S, 3]` or `[B, K]`; the device may still be at work on them.
+        """
+        return self._logits(self.weights, self._placed(images))
+
+    def _placed(self, images: np.ndarray) -> jax.Array | np.ndarray:
+        """Images on the devices that share them (`spread`)."""
+        if self._mesh is None:
+            return images
+        divides = len(images) % self._mesh.size == 0
+        place = sharding.batched if divides else sharding.replicated
+        return jax.device_put(images, place(self._mesh))
+
+    def read(self, logits: np.ndarray, size: tuple[int, int]) -> Prediction:
+        """Returns what one image's logits say of it.
+
+        Args:
+            logits: float32 `[S, S, 3]` or `[K]`.
+            size: height and width of the image itself, px.
+        """
+        if self.config.task == "classification":
+            return _typed(logits)
+        return _segmented(logits, size, self.config.evaluate.middle_cell)
+
+    def _predict_batch(self, images: Sequence[np.ndarray], most: int) -> list[Prediction]:
+        side = self.config.data.image_size
+        padded = min(most, 1 << (len(images) - 1).bit_length())
+        batch = np.zeros((padded, side, side, 3), np.uint8)
+        for i, image in enumerate(images):
+            batch[i] = self._resize(image)
+        embeddings: Any = itertools.repeat(None)
+        with self._lock:  # one compilation, not one a thread
+            if self._embed is None:
+                logits = np.asarray(self.logits(batch))
+            else:
+                logits, embeddings = map(np.asarray, self._embed(self.weights, self._placed(batch)))
+        return [
+            dataclasses.replace(self.read(one, image.shape[:2]), embedding=embedding)
+            for one, embedding, image in zip(logits, embeddings, images)
+        ]
+
+
+def scored(
+    config: Config, model: Model, mesh: jax.sharding.Mesh | None = None
+) -> Callable[[np.ndarray], jax.Array | np.ndarray]:
+    """Returns uint8 images `[B, S, S, 3]` → what evaluation scores, by one function for all.
+
+    That is what `steps.make_predict_step` returns; of masks the middle cell alone, where
+    `config.evaluate.middle_cell` says so.
+
+    Args:
+        config: of the scoring; the network is the model's.
+        model: what is scored.
+        mesh: devices that share a batch; None: where the weights are.
+    """
+    step = steps.make_predict_step(config, model.network, config.evaluate.flips, mesh)
+    weights = model.weights
+    if mesh is not None:
+        weights = jax.device_put(weights, sharding.replicated(mesh))
+    if config.task != "segmentation" or not config.evaluate.middle_cell:
+        return lambda images: step(weights, images)
+
+    def middle_cells(images: np.ndarray) -> np.ndarray:
+        masks = np.asarray(step(weights, images))
+        return np.stack([isolation.keep_middle_cell(mask) for mask in masks])
+
+    return middle_cells
+
+
+def load(path: epath.PathLike) -> Model:
+    """Loads the best checkpoint of a run's folder, or a file of weights.
+
+    Args:
+        path: the run's `--workdir`, a `.safetensors` file that `wbc_jax.export` wrote, or the name
+            of weights that the package ships.
+
+    Raises:
+        CheckpointError: there is no run or no checkpoint; says where it looked.
+        ConfigError: its `config.json` is damaged.
+        WeightsError: the file is missing, damaged or something else.
+    """
+    if file := weights_lib.find(path):
+        return _load_file(file)
+    folder = epath.Path(path).expanduser()
+    stored = folder / "config.json"
+    if not stored.exists():
+        raise CheckpointError(
+            f"{folder} holds no run (no config.json). Name the --workdir of a finished training, "
+            f"such as runs/unet, {_or_shipped()}."
+        )
+    config = config_checks.from_json(stored.read_bytes(), str(stored))
+    network, like = empty_state(config)
+    with checkpoint.Checkpoints(folder) as checkpoints:
+        state, _ = checkpoints.restore(checkpoint.BEST, like)
+    return Model(config, network, state.weights(), int(state.step))
+
+
+def _or_shipped() -> str:
+    names, file = weights_lib.shipped(), f"a {weights_lib.SUFFIX} file"
+    return f"{file}, or one of {', '.join(names)}" if names else f"or {file}"
+
+
+def _load_file(path: epath.Path) -> Model:
+    stored = weights_lib.read(path)
+    network, like = empty_state(stored.config)
+    shapes = {"params": like.params, "stats": like.stats}
+    weights = jax.tree.map(jax.numpy.asarray, weights_lib.fill(shapes, stored, path))
+    return Model(stored.config, network, weights, stored.step, stored.seen)
+
+
+def empty_state(config: Config) -> tuple[steps.Network, steps.TrainState]:
+    """Returns the network and the shapes of its state: drawing weights only to replace them would
+    take most of the time of loading."""
+
+    def build() -> nnx.Module:
+        side = config.data.image_size
+        return models.build(config.model, config.train.seed, image_size=side)
+
+    network, weights = steps.split_network(nnx.eval_shape(build))
+    if jax.tree.leaves(network.other):  # dropout's streams are needed as they are
+        network, weights = steps.split_network(build())
+    mesh = sharding.local_mesh(1)
+    shapes = jax.eval_shape(lambda w: steps.init_state(config, w, mesh), weights)
+    where = sharding.replicated(mesh)
+    return network, jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where), shapes
+    )
+
+
+def _typed(logits: np.ndarray) -> Prediction:
+    probabilities = scipy.special.softmax(logits)
+    return Prediction(label=int(logits.argmax()), probabilities=probabilities, logits=logits)
+
+
+def _segmented(logits: np.ndarray, size: tuple[int, int], middle_cell: bool) -> Prediction:
+    height, width = size
+    if logits.shape[:2] != size:
+        logits = cv2.resize(logits, (width, height), interpolation=cv2.INTER_LINEAR)
+    mask = logits.argmax(-1).astype(np.uint8)
+    if middle_cell:
+        mask = isolation.keep_middle_cell(mask)
+    nc = metrics.nc_ratio(mask[None])
+    return Prediction(
+        mask=mask,
+        nucleus_px=int(nc.nucleus_px[0]),
+        cytoplasm_px=int(nc.cytoplasm_px[0]),
+        nc_ratio=float(nc.nc_ratio[0]),
+        nucleus_share=float(nc.nucleus_share[0]),
+        flag=str(nc.flag[0]),
+    )

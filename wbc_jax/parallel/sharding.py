@@ -1,0 +1,192 @@
+"""The mesh and where arrays lie on it.
+
+A batch is divided along the mesh's axis `data`. Parameters, their averages and the optimizer's
+state are whole on every device, or divided along the axis `model`. Nothing else knows of devices.
+"""
+
+import os
+from typing import TypeVar
+
+import jax
+import numpy as np
+from absl import logging
+from etils import epath
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from wbc_jax import config as config_lib
+from wbc_jax.errors import ConfigError
+
+T = TypeVar("T")
+_AXES = ("data", "model")
+_CACHE = "~/.cache/wbc_jax/compiled"
+
+
+def make_mesh(batch_size: int, settings: config_lib.Mesh | None = None) -> Mesh:
+    """Returns the mesh for batches of `batch_size` images over all processes.
+
+    Batches are never filled up: the axis `data` has the most devices among which `batch_size`
+    divides evenly, the same number on every process, and the others are idle, which a warning
+    says. So a batch holds what the config says, whatever the machine.
+
+    Args:
+        batch_size: images that are computed at once: a batch, or a part of one
+            (`config.train.accumulate`).
+        settings: sizes of the axes; all devices for `data` if None.
+
+    Raises:
+        ConfigError: the devices do not make such a mesh, or the batch does not divide among the
+            processes.
+    """
+    settings = settings or config_lib.Mesh()
+    hosts: dict[int, list[jax.Device]] = {}
+    for device in sorted(jax.devices(), key=lambda d: (d.process_index, d.id)):
+        hosts.setdefault(device.process_index, []).append(device)
+    here, model = min(map(len, hosts.values())), settings.model
+    if (here % model and model % here) or model > here * len(hosts):
+        raise ConfigError(
+            f"config.mesh.model is {model}; with {len(hosts)} processes of {here} devices it must "
+            f"divide {here}, or be a multiple of it up to {here * len(hosts)}."
+        )
+    if model > here and len(hosts) % (model // here):
+        raise ConfigError(
+            f"config.mesh.model is {model}, the devices of {model // here} processes; the "
+            f"{len(hosts)} processes cannot be divided into such groups."
+        )
+    # Rows of the mesh that a process has; several processes may share one.
+    groups = len(hosts) if model <= here else len(hosts) * here // model
+    most = max(1, here // model)
+    rows = [groups * n for n in range(1, most + 1) if batch_size % (groups * n) == 0]
+    if settings.data:
+        rows = [settings.data] if settings.data in rows else []
+    if not rows:
+        asked = f"config.mesh.data is {settings.data}, and " if settings.data else ""
+        raise ConfigError(
+            f"{asked}{batch_size} images are computed at once (config.train.batch_size / "
+            f"config.train.accumulate): they must divide evenly among the parts of a batch, whose "
+            f"number must be a multiple of {groups} up to {groups * most} here."
+        )
+    data = rows[-1]
+    each = data * model // len(hosts)
+    if each < here and not settings.data:
+        logging.warning(
+            "%d images do not divide among the %d devices: %d are used.",
+            batch_size,
+            here * len(hosts),
+            each * len(hosts),
+        )
+    devices = [device for of_host in hosts.values() for device in of_host[:each]]
+    mesh = jax.make_mesh((data, model), _AXES, (AxisType.Auto,) * 2, devices=devices)
+    if _rows(mesh) is None:  # in the network's order, which mixes the processes
+        mesh = Mesh(np.array(devices).reshape(data, model), _AXES, axis_types=(AxisType.Auto,) * 2)
+    return mesh
+
+
+def local_mesh(batch_size: int) -> Mesh:
+    """Returns a mesh over this process's own devices, as many as divide `batch_size` evenly."""
+    devices = jax.local_devices()
+    used = max(n for n in range(1, len(devices) + 1) if batch_size % n == 0)
+    return jax.make_mesh((used, 1), _AXES, (AxisType.Auto,) * 2, devices=devices[:used])
+
+
+def _rows(mesh: Mesh) -> range | None:
+    """The rows of `mesh` where this process has devices; None if they are not side by side."""
+    mine = [any(d.process_index == jax.process_index() for d in row) for row in mesh.devices]
+    rows = np.flatnonzero(mine)
+    found = range(rows[0], rows[-1] + 1)
+    aligned = len(found) == len(rows) and rows[0] % len(rows) == 0
+    return found if aligned else None
+
+
+def process_share(mesh: Mesh) -> tuple[int, int]:
+    """Returns which part of a batch this process reads, and in how many parts they are read.
+
+    Processes that share a row of the mesh (`model` larger than a process has devices) read the
+    same part.
+    """
+    rows = _rows(mesh)
+    return rows.start // len(rows), mesh.shape["data"] // len(rows)
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """The sharding of what every device holds whole."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def batched(mesh: Mesh, axis: int = 0) -> NamedSharding:
+    """The sharding of arrays of which `axis` is the batch."""
+    return NamedSharding(mesh, PartitionSpec(*[None] * axis, "data"))
+
+
+def divides_parameters(mesh: Mesh) -> bool:
+    """Whether `mesh` divides parameters."""
+    return mesh.shape["model"] > 1
+
+
+def of_state(mesh: Mesh, shape: tuple[int, ...]) -> NamedSharding:
+    """The sharding of an array of the training state.
+
+    Kernels are divided along `model` by their longest axis that it divides evenly, of equals the
+    last (output channels); what has fewer than two axes is whole everywhere.
+    """
+    model = mesh.shape["model"]
+    axes = [axis for axis, size in enumerate(shape) if size % model == 0]
+    if model == 1 or len(shape) < 2 or not axes:
+        return replicated(mesh)
+    axis = max(axes, key=lambda axis: (shape[axis], axis))
+    return NamedSharding(mesh, PartitionSpec(*[None] * axis, "model"))
+
+
+def place(state: T, mesh: Mesh) -> T:
+    """Places a tree of arrays, the same on every process, as `of_state` says."""
+
+    def put(x: jax.Array) -> jax.Array:
+        where = of_state(mesh, x.shape)
+        if not mesh.is_multi_process:
+            return jax.device_put(x, where)
+        whole = np.asarray(x)
+        return jax.make_array_from_callback(x.shape, where, lambda part: whole[part])
+
+    return jax.tree.map(put, state)
+
+
+def constrain(state: T, mesh: Mesh) -> T:
+    """Under jit, keeps a tree of arrays where `place` puts it."""
+    if not divides_parameters(mesh):
+        return state  # `out_shardings` says it
+    return jax.tree.map(
+        lambda x: jax.lax.with_sharding_constraint(x, of_state(mesh, x.shape)), state
+    )
+
+
+def to_local(tree: T, mesh: Mesh, local: Mesh) -> T:
+    """Returns a tree of arrays on `mesh` as whole arrays on this process's `local` mesh.
+
+    Every process must call it.
+    """
+    if divides_parameters(mesh):
+        tree = jax.jit(lambda x: x, out_shardings=replicated(mesh))(tree)
+    if mesh.is_multi_process:
+        tree = jax.tree.map(lambda x: x.addressable_data(0), tree)
+    return jax.device_put(tree, replicated(local))
+
+
+def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
+    """Places this process's part of a global batch on its devices."""
+    sharding = batched(mesh)
+    rows = mesh.shape["data"] // process_share(mesh)[1]
+    return {
+        key: jax.make_array_from_process_local_data(
+            sharding, value, (len(value) // rows * mesh.shape["data"], *value.shape[1:])
+        )
+        for key, value in batch.items()
+    }
+
+
+def use_compilation_cache(setting: str) -> None:
+    """Switches on JAX's cache of compiled programs, as `config.train.compilation_cache` says."""
+    if setting == "auto":
+        if jax.config.jax_compilation_cache_dir or jax.default_backend() == "cpu":
+            return
+        setting = _CACHE
+    if setting:
+        jax.config.update("jax_compilation_cache_dir", os.fspath(epath.Path(setting).expanduser()))

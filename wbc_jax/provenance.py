@@ -1,0 +1,216 @@
+"""Where a run's weights come from: its settings, its records, and the images they have seen.
+
+A run's folder is claimed by one config and one set of records; a test split that holds an image
+that the weights have seen is refused.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+from wbc_jax import config_checks
+from wbc_jax.config import Config, Data, differences, to_json
+from wbc_jax.data import pipeline, sources, splits
+from wbc_jax.errors import ConfigError, WeightsError
+from wbc_jax.inference import abstention
+from wbc_jax.inference import model as inference
+from wbc_jax.inference import weights as weights_lib
+from wbc_jax.training import checkpoint
+from wbc_jax.utils import atomic
+
+# Fields that change no weight: another value may look at a run that was trained with the first.
+FREE_FIELDS = (
+    "data.data_dir",
+    "data.manual_dir",
+    "data.on_bad_file",
+    "data.threads",
+    "data.cache_megabytes",
+    "train.remat",
+    "train.compilation_cache",
+    "mesh.data",
+    "mesh.model",
+    "checkpoint.keep_best",
+    "checkpoint.keep_last",
+    "distributed.heartbeat_seconds",
+    "distributed.start_seconds",
+    "evaluate.batch_size",
+    "evaluate.flips",
+    "evaluate.bootstrap",
+    "evaluate.worst",
+    "evaluate.external",
+)
+SPLITS = "splits.json"
+
+
+def claim(config: Config, workdir: epath.Path) -> None:
+    """Writes `config.json`, unless the one there asks for another training.
+
+    Raises:
+        ConfigError: the folder holds another run; nothing is written.
+    """
+    check_claim(config, workdir)
+    atomic.write_text(workdir / "config.json", to_json(config))
+
+
+def check_claim(config: Config, workdir: epath.Path) -> None:
+    """Checks that `workdir` is free, holds no checkpoint yet, or holds a run of the same training.
+
+    Raises:
+        ConfigError: the folder holds another run; lists the fields that differ.
+    """
+    path = workdir / "config.json"
+    # Before its first checkpoint a run has nothing to lose, and its config may not even work.
+    if path.exists() and checkpoint.any_saved(workdir):
+        there = config_checks.from_json(path.read_bytes(), os.fspath(path))
+        different = differences(there, config, FREE_FIELDS)
+        if different:
+            raise ConfigError(
+                f"{workdir} holds a run with another config:\n  "
+                + "\n  ".join(different)
+                + "\nName another --workdir, or delete this one to start over."
+            )
+
+
+def keep_initial(config: Config, workdir: epath.Path, test: pipeline.Examples) -> None:
+    """Writes the weights that training is to begin with to `<workdir>/initial.safetensors`.
+
+    The run then has no need of where they came from, and knows which images they have seen.
+
+    Raises:
+        CheckpointError, DataError: they, or the records that they were trained on, are missing.
+        ConfigError: they are of another network, or have seen images of the test split.
+    """
+    path, name = workdir / weights_lib.INITIAL, config.train.init_from
+    if checkpoint.any_saved(workdir):
+        return
+    path.unlink(missing_ok=True)  # of a run that never began
+    if not name:
+        return
+    initial = inference.load(name)
+    _, like = inference.empty_state(config)
+    here = _shapes({"params": like.params, "stats": like.stats})
+    there = _shapes(initial.weights)
+    if there != here:
+        odd = sorted(k for k in there.keys() | here.keys() if there.get(k) != here.get(k))[0]
+        different = differences(initial.config, config)
+        fields = [line for line in different if line.startswith(("config.task", "config.model"))]
+        raise ConfigError(
+            f"config.train.init_from is {name!r}, whose network is another one: {odd} is "
+            f"{there.get(odd, 'not there')} there and {here.get(odd, 'not there')} here. Set these "
+            "fields as they are there:\n  " + "\n  ".join(fields)
+        )
+    seen = seen_by(name, initial)
+    refuse_seen(name, seen, test)
+    weights_lib.write(path, initial.config, initial.step, initial.weights, seen, np.float32)
+
+
+def seen_by(name: epath.PathLike, model: inference.Model) -> list[tuple[sources.Source, int]]:
+    """Returns the images that a model was trained on and chosen by.
+
+    Args:
+        name: what `inference.load` made `model` of. The records of a run's data sets are read.
+
+    Raises:
+        ConfigError: the run's records are split otherwise by now.
+        DataError: they are missing.
+    """
+    if model.seen is not None:
+        return model.seen
+    config, workdir = model.config, epath.Path(name).expanduser()
+    examples = pipeline.load_splits(config.data, config.evaluate.size, config.task)
+    check_splits(workdir, examples)
+    return examples["train"].entries + examples["validation"].entries + seen_before(workdir)
+
+
+def seen_before(workdir: epath.Path) -> list[tuple[sources.Source, int]]:
+    """The images that the weights had seen which a run began with."""
+    path = workdir / weights_lib.INITIAL
+    return weights_lib.read(path).seen if path.exists() else []
+
+
+def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+    return {name: leaf.shape for name, leaf in weights_lib.named(tree).items()}
+
+
+def refuse_seen(
+    name: epath.PathLike, seen: list[tuple[sources.Source, int]], test: pipeline.Examples
+) -> None:
+    """Checks that no image of the test split, nor a near duplicate of one, has been seen.
+
+    Raises:
+        ConfigError: some have; names three of them.
+    """
+    if leaks := splits.seen(seen, test.entries):
+        shown = ", ".join(f"{test.datasets[i]} {test.ids[i]}" for i in sorted(leaks)[:3])
+        raise ConfigError(
+            f"{name} has seen {len(leaks)} of the {len(test)} test images in training, or near "
+            f"duplicates of them ({shown}, …); their score would mean nothing. Give config.data "
+            "the data sets, protocol and split_seed that it was trained with, or data sets that it "
+            "has not seen."
+        )
+
+
+def fingerprints(examples: dict[str, pipeline.Examples]) -> dict[str, str]:
+    """Returns a SHA-256 of each split's records (data set, id and perceptual hash)."""
+    found = {}
+    for name in splits.SPLITS:
+        lines = sorted(
+            f"{s.name}\0{s.ids[i]}\0{'' if s.hashes is None else s.hashes[i].tobytes().hex()}"
+            for s, i in examples[name].entries
+        )
+        found[name] = hashlib.sha256("\n".join(lines).encode()).hexdigest()
+    return found
+
+
+def check_splits(workdir: epath.Path, examples: dict[str, pipeline.Examples]) -> None:
+    """Checks that the records are still split as when the run in `workdir` began.
+
+    Images added or removed move the bounds of the splits: what was trained on would be tested on.
+
+    Raises:
+        ConfigError: a split has changed; names it.
+    """
+    path = workdir / SPLITS
+    if not path.exists() or not checkpoint.any_saved(workdir):
+        return
+    there, here = json.loads(path.read_text()), fingerprints(examples)
+    changed = [name for name in splits.SPLITS if there.get(name) != here[name]]
+    if changed:
+        raise ConfigError(
+            f"{workdir} was trained on other records: the {', '.join(changed)} split has changed "
+            "since (images added, removed or replaced). Name another --workdir, or restore the "
+            "data."
+        )
+
+
+def write_weights(run: epath.PathLike, path: epath.PathLike, dtype: str = "float16") -> None:
+    """Writes the best checkpoint of a run as a file of weights, with the images it has seen.
+
+    Its abstention rule, if there is one, is written beside it. The records of the run's data sets
+    are read again for the list of images.
+
+    Args:
+        run: the run's folder.
+        path: a `.safetensors` file.
+        dtype: `float16` or `float32`.
+
+    Raises:
+        CheckpointError, ConfigError: there is no run, or its records are split otherwise by now.
+        DataError: its records are missing.
+        WeightsError: `run` is no run's folder, or the weights do not fit `dtype`.
+    """
+    if weights_lib.find(run):
+        raise WeightsError(f"{run} is a file of weights already; name a run's folder.")
+    model = inference.load(run)
+    # The file goes to others: it must not tell where the records were.
+    data = dataclasses.replace(model.config.data, data_dir=Data().data_dir, manual_dir="")
+    config = dataclasses.replace(model.config, data=data)
+    seen = seen_by(run, model)
+    weights_lib.write(path, config, model.step, model.weights, seen, np.dtype(dtype))
+    if (rule := abstention.rule_path(run)).exists():
+        atomic.write_bytes(abstention.rule_path(path), rule.read_bytes())

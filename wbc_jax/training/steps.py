@@ -1,0 +1,296 @@
+"""The jitted steps: train and predict. Pure functions of state and batch."""
+
+import contextlib
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jax.sharding import Mesh
+
+from wbc_jax import metrics
+from wbc_jax.config import Config
+from wbc_jax.cpu import convolution
+from wbc_jax.data import augment
+from wbc_jax.models import layers
+from wbc_jax.parallel import sharding
+from wbc_jax.training import losses, optimizers
+
+# Dropout's masks come from their own key, so that switching it on changes no augmentation.
+_DROPOUT_STREAM = 1
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True, slots=True)
+class TrainState:
+    """All that training changes.
+
+    Attributes:
+        step: int32 scalar, steps done.
+        params: learnt arrays, as nested dictionaries.
+        stats: running statistics of batch normalisation, likewise.
+        opt_state: Optax's.
+        average: {`params`, `stats`} averaged over steps, or None.
+        rate_scale: float32 scalar that multiplies the schedule's learning rate; below 1 once the
+            schedule `plateau` has seen no progress.
+    """
+
+    step: jax.Array
+    params: Any
+    stats: Any
+    opt_state: Any
+    average: Any
+    rate_scale: jax.Array
+
+    def weights(self) -> dict[str, Any]:
+        """Returns the {`params`, `stats`} to evaluate and ship: the averaged ones if there are."""
+        if self.average is not None:
+            return self.average
+        return {"params": self.params, "stats": self.stats}
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Network:
+    """A network taken apart into its description and its arrays.
+
+    Attributes:
+        graph: static description (`nnx.GraphDef`).
+        other: arrays that training neither learns nor averages (dropout streams).
+    """
+
+    graph: Any
+    other: Any
+
+    def merge(self, params: Any, stats: Any) -> nnx.Module:
+        """Returns the network with these arrays in it."""
+        return nnx.merge(self.graph, params, stats, self.other)
+
+
+def split_network(model: nnx.Module) -> tuple[Network, dict[str, Any]]:
+    """Returns the network's description and its {`params`, `stats`}, as nested dictionaries."""
+    graph, params, stats, other = nnx.split(model, nnx.Param, nnx.BatchStat, ...)
+    weights = {"params": nnx.to_pure_dict(params), "stats": nnx.to_pure_dict(stats)}
+    return Network(graph, nnx.to_pure_dict(other)), weights
+
+
+def init_state(config: Config, weights: dict[str, Any], mesh: Mesh) -> TrainState:
+    """Returns the state before the first step, on the devices of `mesh` (`sharding.place`)."""
+    tx = optimizers.build(config.optimizer, config.train.steps)
+    # The average owns its arrays: the step donates the state's buffers, each only once.
+    average = jax.tree.map(jnp.copy, weights) if config.optimizer.ema_decay else None
+    params = weights["params"]
+    state = TrainState(
+        jnp.int32(0), params, weights["stats"], tx.init(params), average, jnp.float32(1)
+    )
+    return sharding.place(state, mesh)
+
+
+def normalize(images: jax.Array) -> jax.Array:
+    """Maps float32 images in [0, 1] to about [-2, 2], what the networks see."""
+    return (images - 0.5) * 4.0
+
+
+def make_train_step(
+    config: Config,
+    network: Network,
+    mesh: Mesh,
+    class_weights: jax.Array | None = None,
+) -> Callable[[TrainState, dict[str, jax.Array]], tuple[TrainState, dict[str, jax.Array]]]:
+    """Returns the jitted training step.
+
+    It maps (state, batch) to (state, metrics). The batch has `image` uint8 `[B, S, S, 3]`, the
+    truth (`mask` uint8 `[B, S, S]` for segmentation, `label` int32 `[B]` for classification),
+    `index` and `epoch` int32 `[B]`; metrics are `loss` and `gradient_norm` (float32 scalars) and
+    `confusion` (int32 `[C, C]`, of the augmented batch). The state given is donated.
+    `class_weights` are float32 `[C]`, of `losses.total`.
+
+    On several processes the batch also has `stop` int32 `[B]`, and the metrics have its largest
+    value and the `index` of the whole batch: what all processes have to know alike.
+    """
+    tx = optimizers.build(config.optimizer, config.train.steps)
+    seed, decay = config.train.seed, config.optimizer.ema_decay
+    accumulate = config.train.accumulate
+
+    def gradients(params, stats, step, batch, part=None):
+        """Of one batch, or of a part of one: (sums for the metrics, new statistics, gradient)."""
+        keys = augment.example_keys(seed, batch["epoch"], batch["index"])
+        images = batch["image"].astype(jnp.float32) / 255
+        images, masks = augment.augment(config.augment, keys, images, batch.get("mask"))
+        images = normalize(images)
+        truth = batch["label"] if masks is None else masks
+
+        def loss_fn(params):
+            model = network.merge(params, stats)
+            _set_mode(model, training=True)
+            key = jax.random.fold_in(jax.random.key(seed), _DROPOUT_STREAM)
+            key = jax.random.fold_in(key, step)
+            nnx.reseed(model, dropout=key if part is None else jax.random.fold_in(key, part))
+            logits = model(images)
+            loss = losses.total(config.loss, logits, truth, class_weights).mean()
+            return loss, (logits, nnx.to_pure_dict(nnx.state(model, nnx.BatchStat)))
+
+        with layers.rematerialised() if config.train.remat else contextlib.nullcontext():
+            (loss, (logits, stats)), grads = jax.value_and_grad(loss_fn, has_aux=True)(params)
+        # A label is an image of one pixel.
+        shape = (len(truth), -1, 1)
+        confusion = metrics.confusion_matrices(
+            truth.reshape(shape), logits.argmax(-1).reshape(shape), logits.shape[-1]
+        ).sum(0)
+        return {"loss": loss, "confusion": confusion}, stats, grads
+
+    def accumulated(state: TrainState, batch):
+        """As `gradients`, of the parts of a batch one after the other."""
+
+        def divided(x):
+            # Part p has the images p, p + parts, …, so that each device keeps the ones it has.
+            x = jnp.moveaxis(x.reshape(-1, accumulate, *x.shape[1:]), 1, 0)
+            return jax.lax.with_sharding_constraint(x, sharding.batched(mesh, axis=1))
+
+        def add(before, given):
+            part, batch = given
+            sums, stats, grads = before
+            more, stats, more_grads = gradients(state.params, stats, state.step, batch, part)
+            return (
+                jax.tree.map(jnp.add, sums, more),
+                stats,
+                jax.tree.map(jnp.add, grads, more_grads),
+            ), None
+
+        parts = jnp.arange(accumulate), jax.tree.map(divided, batch)
+        first = jax.tree.map(lambda x: x[0], parts)
+        shapes = jax.eval_shape(
+            lambda part, batch: gradients(state.params, state.stats, state.step, batch, part),
+            *first,
+        )
+        sums, _, grads = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+        (sums, stats, grads), _ = jax.lax.scan(add, (sums, state.stats, grads), parts)
+        sums["loss"] /= accumulate
+        return sums, stats, jax.tree.map(lambda g: g / accumulate, grads)
+
+    def step_fn(state: TrainState, batch):
+        batch = dict(batch)
+        stop = batch.pop("stop", None)
+        if accumulate > 1:
+            report, stats, grads = accumulated(state, batch)
+        else:
+            report, stats, grads = gradients(state.params, state.stats, state.step, batch)
+        updates, opt_state = tx.update(grads, state.opt_state, state.params)
+        updates = jax.tree.map(lambda update: update * state.rate_scale, updates)
+        params = optax.apply_updates(state.params, updates)
+        average = state.average
+        if decay:
+            # The first steps are forgotten quickly, as in TensorFlow's ExponentialMovingAverage.
+            keep = jnp.minimum(decay, (1.0 + state.step) / (10.0 + state.step))
+            average = jax.tree.map(
+                lambda old, new: keep * old + (1 - keep) * new,
+                average,
+                {"params": params, "stats": stats},
+            )
+        report["gradient_norm"] = optax.tree.norm(grads)
+        if stop is not None:
+            report |= {"stop": stop.max(), "index": batch["index"]}
+        after = TrainState(state.step + 1, params, stats, opt_state, average, state.rate_scale)
+        return sharding.constrain(after, mesh), report
+
+    whole = sharding.replicated(mesh)
+    # Where parameters are divided, the state's arrays say how, each for itself.
+    placed = None if sharding.divides_parameters(mesh) else whole
+    return jax.jit(
+        step_fn,
+        in_shardings=(placed, sharding.batched(mesh)),
+        out_shardings=(placed, whole),
+        donate_argnums=0,
+        compiler_options=convolution.compiler_options(),
+    )
+
+
+def make_logits(
+    network: Network, flips: bool = False, embedding: bool = False
+) -> Callable[[Any, jax.Array], Any]:
+    """Returns (weights, uint8 images `[B, S, S, 3]`) → float32 logits, unjitted.
+
+    The logits are `[B, S, S, C]` of a segmentation network, `[B, K]` of a classifier.
+
+    Args:
+        network: from `split_network`.
+        flips: average the logits over the four reflections.
+        embedding: return (logits, what they are linear in: `[B, D]`), of a classifier that has it
+            (`models.embeds`).
+    """
+
+    def logits_fn(weights, images):
+        model = network.merge(weights["params"], weights["stats"])
+        _set_mode(model, training=False)
+        x = normalize(images.astype(jnp.float32) / 255)
+        call = model.with_embedding if embedding else model
+        if not flips:
+            return call(x)
+        views = [_turned_back(call(jnp.flip(x, axes)), axes) for axes in ((), (1,), (2,), (1, 2))]
+        return jax.tree.map(lambda *found: sum(found) / len(found), *views)
+
+    return logits_fn
+
+
+def _turned_back(found: Any, axes: tuple[int, ...]) -> Any:
+    """Flips masks' logits; what has no places stays."""
+    return jax.tree.map(lambda one: jnp.flip(one, axes) if one.ndim == 4 else one, found)
+
+
+def make_scored_logits(
+    config: Config, network: Network, flips: bool = False
+) -> Callable[[Any, jax.Array], jax.Array]:
+    """Returns what `make_logits` does, for segmentation resized (bilinearly) to `[B, E, E, C]`.
+
+    E is `config.evaluate.size`, at which masks are scored.
+    """
+    logits_fn, size = make_logits(network, flips), config.evaluate.size
+
+    def scored(weights, images):
+        logits = logits_fn(weights, images)
+        if config.task == "classification":
+            return logits
+        # Of that size already, they stay as they are.
+        return jax.image.resize(logits, (len(logits), size, size, logits.shape[-1]), "bilinear")
+
+    return scored
+
+
+def make_predict_step(
+    config: Config,
+    network: Network,
+    flips: bool = False,
+    mesh: Mesh | None = None,
+) -> Callable[[Any, jax.Array], jax.Array]:
+    """Returns the jitted function that predictions are scored by.
+
+    It maps (weights, uint8 images `[B, S, S, 3]`) to uint8 classes `[B, E, E]` for segmentation,
+    where E is `config.evaluate.size` (the logits, not the classes, are resized, bilinearly), and to
+    float32 probabilities `[B, K]` for classification.
+    """
+    scored = make_scored_logits(config, network, flips)
+
+    def step_fn(weights, images):
+        logits = scored(weights, images)
+        if config.task == "classification":
+            return jax.nn.softmax(logits)
+        return logits.argmax(-1).astype(jnp.uint8)
+
+    if mesh is None:
+        return jax.jit(step_fn, compiler_options=convolution.compiler_options())
+    spread = sharding.batched(mesh)
+    return jax.jit(
+        step_fn,
+        in_shardings=(sharding.replicated(mesh), spread),
+        out_shardings=spread,
+        compiler_options=convolution.compiler_options(),
+    )
+
+
+def _set_mode(model: nnx.Module, training: bool) -> None:
+    """Switches dropout and batch normalisation; a network may have neither."""
+    model.set_attributes(
+        deterministic=not training, use_running_average=not training, raise_if_not_found=False
+    )
