@@ -75,7 +75,8 @@ def whole_path(paths: list[str], models: list[str], rounds: int) -> list[dict[st
     from wbc_jax import cli, predict
     from wbc_jax.data.images import read_image
     from wbc_jax.fields import analyze as fields
-    from wbc_jax.fields import finder, results
+    from wbc_jax.fields import finder
+    from wbc_jax.report import cell_results
 
     loaded = fields.load_models(models)
     found = []
@@ -93,7 +94,7 @@ def whole_path(paths: list[str], models: list[str], rounds: int) -> list[dict[st
                 for field in fields.analyze(images[i : i + predict.BATCH], loaded)
             ]
             marks.append(time.perf_counter())
-            written = results.Results(pathlib.Path(folder))
+            written = cell_results.Results(pathlib.Path(folder))
             written.add(list(zip(paths, cli.output_names(paths), images)), analysed)
             written.close(loaded)
             marks.append(time.perf_counter())

@@ -11,7 +11,7 @@ import numpy as np
 import wbc_jax
 from wbc_jax.data import pipeline
 from wbc_jax.data.images import encode_png
-from wbc_jax.report import figures
+from wbc_jax.report import overlays
 from wbc_jax.utils import atomic
 
 HERE = pathlib.Path(__file__).parent
@@ -35,12 +35,12 @@ def main(run: str) -> None:
         image = pipeline.resize_image(image, TILE_PX, TILE_PX)
         if mask is None:
             return image
-        return figures.overlay(image, pipeline.resize_mask(mask, TILE_PX, TILE_PX), width_px=2)
+        return overlays.overlay(image, pipeline.resize_mask(mask, TILE_PX, TILE_PX), width_px=2)
 
     tiles = [tile(image) for image in images]
     tiles += [tile(image, mask) for image, mask in zip(images, truths)]
     tiles += [tile(image, mask) for image, mask in zip(images, found)]
-    sheet = figures.contact_sheet(tiles, columns=CELLS)
+    sheet = overlays.contact_sheet(tiles, columns=CELLS)
     atomic.write_bytes(HERE / "unet_synthetic.png", encode_png(sheet))
     atomic.write_bytes(HERE / "example_cell.png", encode_png(images[-1]))
 

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 import wbc_jax
 from wbc_jax import experiment, metrics, provenance
 from wbc_jax.data import pipeline
-from wbc_jax.labels import CELL_TYPES
+from wbc_jax.labels import CELL_TYPES, type_name
 from wbc_jax.report import figures
 from wbc_jax.utils import atomic
 
@@ -29,7 +29,7 @@ def measure(model: wbc_jax.Model, test: pipeline.Examples) -> list[dict]:
         truth, found = metrics.nc_ratio(source.mask(i)[None]), model.predict(source.image(i))
         about = {"dataset": source.name, "id": source.ids[i], "label": int(source.labels[i])}
         ratios = {"truth_nc_ratio": float(truth.nc_ratio[0]), "nc_ratio": found.nc_ratio}
-        rows.append({**about, "type": figures.type_name(about["label"]), **ratios})
+        rows.append({**about, "type": type_name(about["label"]), **ratios})
     return rows
 
 

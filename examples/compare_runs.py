@@ -11,7 +11,9 @@ import argparse
 import numpy as np
 from matplotlib.figure import Figure
 
-from wbc_jax import compare, metrics
+from wbc_jax import metrics
+from wbc_jax.evaluate import paired
+from wbc_jax.labels import type_name
 from wbc_jax.report import comparison, figures
 from wbc_jax.utils import atomic
 
@@ -23,15 +25,15 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--score", default="mean_iou", help="a column of report/per_image.csv")
     parser.add_argument("--out", default="gain.png")
     given = parser.parse_args(argv)
-    first, second = compare.read(given.first), compare.read(given.second)
+    first, second = paired.read(given.first), paired.read(given.second)
     if given.score not in next(iter(first.rows.values()), {}):
         parser.error(f"--score={given.score} is no column of numbers of {given.first}")
-    print(comparison.text(compare.compare(first, second)))
+    print(comparison.text(paired.compare(first, second)))
 
-    groups: dict[str, list[compare.Key]] = {}
+    groups: dict[str, list[paired.Key]] = {}
     for key in first.rows:
         if key in second.rows:
-            groups.setdefault(figures.type_name(first.rows[key]["label"]), []).append(key)
+            groups.setdefault(type_name(first.rows[key]["label"]), []).append(key)
     found = {
         name: metrics.compare_pairs(
             *([run.rows[key][given.score] for key in keys] for run in (second, first))

@@ -16,9 +16,10 @@ import sys
 from etils import epath
 
 import wbc_jax
-from wbc_jax import compare, config_checks, experiment
+from wbc_jax import config_checks, experiment
 from wbc_jax.config import Config
 from wbc_jax.errors import CheckpointError, ConfigError, DataError
+from wbc_jax.evaluate import paired
 from wbc_jax.inference import weights
 from wbc_jax.report import comparison
 
@@ -74,7 +75,7 @@ def main(argv: list[str] | None = None) -> None:
         config = recipe(wbc_jax.load(given.model), given)
         experiment.run(config, after)
         experiment.evaluate_weights(config, before, str(after / weights.INITIAL))
-        found = compare.compare(compare.read(before), compare.read(after))
+        found = paired.compare(paired.read(before), paired.read(after))
     except (CheckpointError, ConfigError, DataError) as error:
         sys.exit(f"error: {error}")
     print(f"\nBefore (A) and after (B):\n\n{comparison.text(found)}")

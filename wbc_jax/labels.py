@@ -1,4 +1,4 @@
-"""The names and numbers that every part of the project shares."""
+"""The names, numbers and colors that every part of the project shares."""
 
 MASK_CLASSES = ("background", "cytoplasm", "nucleus")
 BACKGROUND, CYTOPLASM, NUCLEUS = range(3)
@@ -8,5 +8,21 @@ IGNORE = 255
 CELL_TYPES = ("basophil", "eosinophil", "lymphocyte", "monocyte", "neutrophil")
 UNKNOWN_LABEL = -1
 """Label of a cell whose type is not known."""
+UNKNOWN_TYPE = "unknown"
+"""Name of the type that `UNKNOWN_LABEL` stands for."""
 REVIEW = "for review"
-"""What stands for the type of a cell that is left to a person."""
+"""Stands in place of the type of a cell that is left to a person."""
+ALL = "all"
+"""Name of the result over all data sets, or all cells, together."""
+
+NUCLEUS_COLOR = (240, 228, 66)
+"""RGB of a nucleus's outline: light, against the dark stain of chromatin."""
+CELL_COLOR = (0, 114, 178)
+"""RGB of a cell's outline: dark, against pale plasma and red cells."""
+
+
+def type_name(label: float | None) -> str:
+    """Returns the cell type of a label; `unknown` for -1, None, NaN and numbers without a type."""
+    if label is None or not 0 <= label < len(CELL_TYPES):
+        return UNKNOWN_TYPE
+    return CELL_TYPES[int(label)]

@@ -10,134 +10,6 @@ from scipy import stats
 
 from wbc_jax.report import figures
 
-GREY = (128, 128, 128)
-
-
-def grey(*shape):
-    return np.full((*shape, 3), 128, np.uint8)
-
-
-def drawn(image):
-    """`.` untouched, `c` cell outline, `n` nucleus outline, `?` anything else."""
-    letters = {GREY: ".", figures.CELL_COLOUR: "c", figures.NUCLEUS_COLOUR: "n"}
-    return ["".join(letters.get(tuple(map(int, px)), "?") for px in row) for row in image]
-
-
-def mask_of(*lines):
-    values = {".": 0, "c": 1, "N": 2, "?": 255}
-    return np.array([[values[letter] for letter in line] for line in lines], np.uint8)
-
-
-def test_overlay_colours_the_rims_and_nothing_else():
-    mask = mask_of(
-        "..........",
-        ".cccccccc.",
-        ".cccccccc.",
-        ".ccNNNNcc.",
-        ".ccNNNNcc.",
-        ".ccNNNNcc.",
-        ".cccccccc.",
-        ".cccccccc.",
-        "..........",
-    )
-    assert drawn(figures.overlay(grey(9, 10), mask)) == [
-        "..........",
-        ".cccccccc.",
-        ".c......c.",
-        ".c.nnnn.c.",
-        ".c.n..n.c.",
-        ".c.nnnn.c.",
-        ".c......c.",
-        ".cccccccc.",
-        "..........",
-    ]
-
-
-def test_overlay_draws_no_edge_that_is_not_known():
-    # The cell runs out of the image on the left and into unknown pixels on the right.
-    mask = mask_of(
-        "......",
-        "ccccc?",
-        "NNccc?",
-        "NNccc?",
-        "ccccc?",
-        "......",
-    )
-    assert drawn(figures.overlay(grey(6, 6), mask)) == [
-        "......",
-        "ccccc.",
-        "nn....",
-        "nn....",
-        "ccccc.",
-        "......",
-    ]
-
-
-def test_overlay_nucleus_lies_over_the_cell_where_they_meet():
-    mask = mask_of("....", ".NN.", ".NN.", "....")
-    assert drawn(figures.overlay(grey(4, 4), mask)) == ["....", ".nn.", ".nn.", "...."]
-
-
-def test_overlay_width():
-    mask = np.zeros((11, 11), np.uint8)
-    mask[1:10, 1:10] = 1
-    wide = np.array([list(row) for row in drawn(figures.overlay(grey(11, 11), mask, 2))])
-    assert (wide == "c").sum() == 9 * 9 - 5 * 5
-    assert (wide[3:8, 3:8] == ".").all()
-    # By itself the line grows with the image, so that it can be seen on a screen.
-    mask = np.zeros((1600, 1200), np.uint8)
-    mask[400:800, 400:800] = 1
-    line = (figures.overlay(grey(1600, 1200), mask) != 128).any(axis=2)[600]
-    assert line.sum() == 2 * 4 and line[400:404].all() and line[796:800].all()
-
-
-def test_overlay_leaves_its_arguments_alone_and_takes_any_size():
-    for shape in ((1, 1), (3, 500), (0, 4)):
-        image, mask = grey(*shape), np.zeros(shape, np.uint8)
-        out = figures.overlay(image, mask)
-        assert out is not image and np.array_equal(out, image) and out.dtype == np.uint8
-    image, mask = grey(5, 5), np.full((5, 5), 2, np.uint8)
-    mask[0] = 0
-    figures.overlay(image, mask)
-    assert (image == 128).all() and mask.sum() == 40
-
-
-@pytest.mark.parametrize(
-    "image, mask, words",
-    [
-        (grey(4, 4), np.zeros((4, 5), np.uint8), r"mask must be uint8 \[4, 4\]"),
-        (grey(4, 4), np.zeros((4, 4), np.int32), "int32"),
-        (np.zeros((4, 4), np.uint8), np.zeros((4, 4), np.uint8), "image must be uint8"),
-        (grey(4, 4).astype(np.float32), np.zeros((4, 4), np.uint8), "float32"),
-        (grey(4, 4), np.full((4, 4), 3, np.uint8), r"holds \[3\]"),
-    ],
-)
-def test_overlay_says_what_does_not_fit(image, mask, words):
-    with pytest.raises(ValueError, match=words):
-        figures.overlay(image, mask)
-
-
-def test_contact_sheet_places_tiles_row_by_row():
-    tiles = [np.full((4, 6, 3), level, np.uint8) for level in (10, 20, 30)]
-    tiles.append(np.full((2, 2, 3), 40, np.uint8))
-    tiles.append(np.full((4, 6, 3), 50, np.uint8))
-    sheet = figures.contact_sheet(tiles, columns=2, pad=1)
-    assert sheet.shape == (1 + 3 * 5, 1 + 2 * 7, 3) and sheet.dtype == np.uint8
-    assert (sheet[1:5, 1:7] == 10).all() and (sheet[1:5, 8:14] == 20).all()
-    assert (sheet[6:10, 1:7] == 30).all() and (sheet[11:15, 1:7] == 50).all()
-    assert (sheet[7:9, 10:12] == 40).all() and (sheet == 40).sum() == 12
-    assert (sheet[0] == 255).all() and (sheet[11:15, 7:] == 255).all()
-    assert figures.contact_sheet(tiles[:1], columns=9, pad=0).shape == (4, 6, 3)
-
-
-def test_contact_sheet_says_what_does_not_fit():
-    with pytest.raises(ValueError, match="at least one"):
-        figures.contact_sheet([], 3)
-    with pytest.raises(ValueError, match="columns"):
-        figures.contact_sheet([grey(2, 2)], 0)
-    with pytest.raises(ValueError, match="uint8"):
-        figures.contact_sheet([np.zeros((2, 2), np.uint8)], 1)
-
 
 def row(truth, found, label=4):
     return {"truth_nc_ratio": truth, "nc_ratio": found, "label": label}
@@ -268,30 +140,10 @@ def test_pixel_reliability_draws_the_bins_given():
     assert often.get_ylabel() == "pixels"
 
 
-def test_confusion_figure_writes_percentages_and_counts():
-    figure = figures.confusion_figure([[3, 1], [0, 0]], ["a", "$b_{$"])
-    (axes,) = figure.axes
-    assert words(axes) == ["75.0 %", "3", "25.0 %", "1", "–", "0", "–", "0"]
-    # A name that would be broken mathematics is drawn as it is.
-    assert Image.open(io.BytesIO(figures.png(figure, dpi=30))).format == "PNG"
-    with pytest.raises(ValueError, match="3 names for 2"):
-        figures.confusion_figure([[1, 0], [0, 1]], ["a", "b", "c"])
-    with pytest.raises(ValueError, match=r"\[1, 2\]"):
-        figures.confusion_figure([[1, 0]], ["a"])
-
-
 def test_dark_figures_are_dark():
     for dark in (False, True):
         image = Image.open(io.BytesIO(figures.png(figures.nc_scatter([row(1, 1)], dark), dpi=30)))
         assert (np.asarray(image)[0, 0, :3].mean() < 60) == dark
-
-
-@pytest.mark.parametrize(
-    "label, name",
-    [(0, "basophil"), (4, "neutrophil"), (-1, "unknown"), (5, "unknown"), (None, "unknown")],
-)
-def test_type_name(label, name):
-    assert figures.type_name(label) == name
 
 
 def test_matplotlib_is_imported_late_and_without_pyplot():

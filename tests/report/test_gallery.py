@@ -1,15 +1,13 @@
 import base64
 import html.parser
-import io
 import re
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from wbc_jax.data import sources
 from wbc_jax.data.images import encode_png
-from wbc_jax.report import figures, gallery
+from wbc_jax.report import gallery, overlays
 
 EVIL = """<script>alert("x")</script>'"&"""
 VOID = {"meta", "link", "img", "wbr"}
@@ -83,16 +81,6 @@ def shown(text):
     return [a["alt"].split(",")[0].split(" ", 1)[1] for a in Page(text).all("img")]
 
 
-def pixels(png):
-    picture = Image.open(io.BytesIO(png))
-    assert picture.format == "PNG" and picture.mode == "P"
-    return np.asarray(picture.convert("RGB"))
-
-
-def count(image, colour):
-    return int((image == colour).all(axis=-1).sum())
-
-
 def test_the_records_shown_are_pinned():
     drawn = source([4] * 10)
     assert gallery.draw(drawn, 3) == [(4, [6, 8, 9], 10)]
@@ -154,37 +142,6 @@ def test_without_unknown_types_there_is_no_such_column():
     assert page.texts_of("td") == ["", *"0110020", "0", "2"]
 
 
-def test_outlines_have_their_exact_colours_and_places():
-    image, mask = ring(96)
-    drawn = pixels(gallery.thumbnail(image, mask))
-    assert drawn.shape == (96, 96, 3)
-    # Row 48: radii 40 and 20 around 47.5, so the cell begins in column 8, the nucleus in 28.
-    assert tuple(drawn[48, 8]) == figures.CELL_COLOUR == (0, 114, 178)
-    assert tuple(drawn[48, 28]) == figures.NUCLEUS_COLOUR == (240, 228, 66)
-    assert tuple(drawn[48, 7]) == (240, 220, 225)
-    assert tuple(drawn[48, 9]) == (190, 160, 215)
-    assert tuple(drawn[48, 29]) == (90, 40, 130)
-    assert count(drawn, gallery.IGNORE_COLOUR) == 0
-
-
-def test_cell_only_masks_are_outlined_in_the_third_colour():
-    image, mask = ring(96)
-    drawn = pixels(gallery.thumbnail(image, np.where(mask > 0, 255, 0).astype(np.uint8)))
-    assert tuple(drawn[48, 8]) == gallery.IGNORE_COLOUR == (213, 94, 0)
-    assert count(drawn, gallery.IGNORE_COLOUR) == count(
-        pixels(gallery.thumbnail(image, mask)), figures.CELL_COLOUR
-    )
-    assert count(drawn, figures.CELL_COLOUR) == count(drawn, figures.NUCLEUS_COLOUR) == 0
-
-
-def test_many_colours_still_leave_room_for_the_outlines():
-    image = np.random.default_rng(0).integers(0, 256, (96, 96, 3), np.uint8)
-    _, mask = ring(96)
-    drawn = pixels(gallery.thumbnail(image, mask))
-    assert tuple(drawn[48, 8]) == figures.CELL_COLOUR
-    assert tuple(drawn[48, 28]) == figures.NUCLEUS_COLOUR
-
-
 def test_a_record_without_a_mask_shows_its_image_only():
     text = gallery.render([source([1, 1], has_mask=[0, 1])])
     without, with_mask = Page(text).all("img")
@@ -192,14 +149,7 @@ def test_a_record_without_a_mask_shows_its_image_only():
     assert with_mask["alt"] == "eosinophil cell-001, with the outlines of its mask"
     image, _ = ring()
     first = base64.b64decode(without["src"].removeprefix("data:image/png;base64,"))
-    assert first == gallery.thumbnail(image, None)
-    assert all(count(pixels(first), colour) == 0 for colour in gallery.OUTLINE_COLOURS)
-
-
-@pytest.mark.parametrize("shape, size", [((30, 60), (48, 96)), ((600, 200), (96, 32))])
-def test_thumbnails_keep_the_aspect(shape, size):
-    drawn = pixels(gallery.thumbnail(np.zeros((*shape, 3), np.uint8), np.zeros(shape, np.uint8)))
-    assert drawn.shape[:2] == size
+    assert first == overlays.thumbnail(image, None, 96)
 
 
 def test_text_of_data_is_escaped_and_nothing_is_requested():

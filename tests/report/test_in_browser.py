@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 import browser
-from test_html import arguments, typed_arguments
-from wbc_jax.report import html as report
+from test_run_page import arguments, typed_arguments
+from wbc_jax.report import run_page as report
 
 pytestmark = pytest.mark.skipif(browser.PATH is None, reason="no Chromium is installed")
 

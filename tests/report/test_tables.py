@@ -1,5 +1,6 @@
 import math
 
+import numpy as np
 import pytest
 
 from wbc_jax.labels import CELL_TYPES, MASK_CLASSES
@@ -229,3 +230,10 @@ def test_formats(form, value, text):
 def test_interval_names_its_unit_once():
     assert tables.interval(0.041, 0.079, tables.percent) == "[4.1, 7.9 %]"
     assert tables.interval(0.88, 0.9151) == "[0.880, 0.915]"
+
+
+def test_rows_of_a_confusion_matrix_become_fractions():
+    found = tables.row_fractions([[3, 1], [0, 0]])
+    np.testing.assert_array_equal(found, [[0.75, 0.25], [np.nan, np.nan]])
+    with pytest.raises(ValueError, match=r"\[1, 2\]"):
+        tables.row_fractions([[1, 0]])

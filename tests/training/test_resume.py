@@ -20,7 +20,7 @@ import tiny_runs
 from wbc_jax import config_checks, experiment, provenance
 from wbc_jax.config import to_json
 from wbc_jax.errors import ConfigError
-from wbc_jax.report import html
+from wbc_jax.report import run_page
 from wbc_jax.training import checkpoint, metric_writer
 
 
@@ -186,7 +186,7 @@ def _run_to_end(config_json, workdir, output, moment, lines):
     elif moment == "save":
         os.rename = rename_others
     elif moment == "end":
-        html.write = _wait_for_kill
+        run_page.write = _wait_for_kill
     experiment.run(config_checks.from_json(config_json), epath.Path(workdir))
 
 

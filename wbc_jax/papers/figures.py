@@ -14,7 +14,7 @@ from wbc_jax.papers.comparison import Figure, Row, Value
 from wbc_jax.papers.examples import ScoredExample
 from wbc_jax.papers.items import NOT_IN_TEXT, Content
 from wbc_jax.papers.runs import NeededRun
-from wbc_jax.report import figures
+from wbc_jax.report import figures, overlays
 
 TILE_PX = 192
 CURVES = {
@@ -103,14 +103,14 @@ def _draw(example: ScoredExample, scores: dict[str, float]) -> Figure:
     """Draws the image, its true and its predicted outlines, predicted nucleus and cytoplasm."""
     tiles = [
         example.image,
-        figures.overlay(example.image, example.truth),
-        figures.overlay(example.image, example.prediction),
+        overlays.overlay(example.image, example.truth),
+        overlays.overlay(example.image, example.prediction),
         _cut_out(example.image, example.prediction == NUCLEUS),
         _cut_out(example.image, example.prediction == CYTOPLASM),
     ]
     size = (TILE_PX, TILE_PX)
     tiles = [cv2.resize(tile, size, interpolation=cv2.INTER_AREA) for tile in tiles]
-    sheet = figures.contact_sheet(tiles, columns=len(tiles))
+    sheet = overlays.contact_sheet(tiles, columns=len(tiles))
     done, png = cv2.imencode(".png", cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR))
     if not done:
         raise ValueError(f"the picture of {example.id} cannot be written as PNG")

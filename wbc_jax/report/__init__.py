@@ -1,5 +1,6 @@
-"""What a run leaves for people: text tables, figures and one HTML page.
+"""Reports for people: text tables, charts, pictures and HTML pages.
 
-`tables` prints, `figures` draws, `html` puts both on a page. matplotlib is imported only when a
-figure is drawn, so that this package costs nothing to a program that draws none.
+`tables` writes text, `figures` draws charts, `overlays` draws masks on images, and `html` holds the
+parts that all pages share: of a run (`run_page`), of two runs (`comparison`), of data sets
+(`gallery`) and of cells (`cell_page`). matplotlib is imported only when a chart is drawn.
 """

@@ -1,42 +1,29 @@
 """The page of a folder's cells: a table to sort and filter, their differential count, N/C ratios.
 
-One HTML file that asks for nothing (see `html`): thumbnails are JPEG in data URIs, about 2 KB each.
-Without scripts all cells are shown, in the order of the images.
+It is one offline HTML file (see `html`); thumbnails are JPEG in data URIs, about 2 KB each. Without
+scripts all cells are shown, in the order of the images.
 """
 
 from __future__ import annotations
 
-import io
 import math
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import cv2
-import markupsafe
 import numpy as np
 from etils import epath
-from PIL import Image
 
 from wbc_jax.labels import CELL_TYPES, REVIEW
-from wbc_jax.report import figures, html, tables
+from wbc_jax.report import figures, html, overlays
 from wbc_jax.utils import atomic
 
 THUMBNAIL_PX = 72
 
 
 def thumbnail(image: np.ndarray) -> bytes:
-    """Returns an image small, as JPEG.
-
-    Args:
-        image: uint8 `[H, W, 3]` RGB.
-    """
-    scale = THUMBNAIL_PX / max(image.shape[:2])
-    size = [max(1, round(side * scale)) for side in image.shape[1::-1]]
-    way = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
-    buffer = io.BytesIO()
-    Image.fromarray(cv2.resize(image, size, interpolation=way)).save(buffer, "JPEG", quality=82)
-    return buffer.getvalue()
+    """Returns a small copy of an image, uint8 `[H, W, 3]` RGB, as JPEG."""
+    return overlays.jpeg(overlays.resize(image, THUMBNAIL_PX), quality=82)
 
 
 def write(
@@ -49,11 +36,11 @@ def write(
     """Writes the page, whole or not at all.
 
     Args:
-        path: where, such as `index.html`.
-        rows: as of `cells.csv`.
-        thumbnails: of each row.
-        differential: as of `differential.csv`; empty without types.
-        judged: types that the classifier is not sure of were left to a person.
+        path: the page's file.
+        rows: the rows of `cells.csv`.
+        thumbnails: one a row.
+        differential: the rows of `differential.csv`; empty without types.
+        judged: the classifier has an abstention rule.
 
     Raises:
         OSError: the file cannot be written.
@@ -67,12 +54,8 @@ def render(
     differential: Sequence[Mapping[str, Any]],
     judged: bool,
 ) -> str:
-    """The page's text; arguments as of `write`."""
+    """Returns the page; arguments as in `write`."""
     environment = html.make_environment()
-    environment.filters.update(
-        decimal=tables.decimal, count=tables.count, plural=html.plural, breakable=html.breakable
-    )
-    script = environment.loader.get_source(environment, "cells.js")[0]
     cells = [row for row in rows if row["cell"]]
     images = len({row["file"] for row in rows})
     groups = _ratios(cells)
@@ -88,20 +71,19 @@ def render(
         scales=_scales(rows),
         um=um,
         differential=[{**row, "share": row["percent"] or 0} for row in differential],
-        histogram=html.both(figures.nc_histogram, groups) if groups else None,
+        histogram=html.chart(figures.nc_histogram, groups) if groups else None,
         panels=len(groups),
         rows=[_shown(row, picture, um) for row, picture in zip(rows, thumbnails)],
         types=[name for name in (*CELL_TYPES, REVIEW) if differential],
         flags=sorted({f for row in rows for f in _flags(row)}),
         review_name=REVIEW,
         thumbnail=THUMBNAIL_PX,
-        script=markupsafe.Markup(script),
-        script_hash=html.policy_hash(script),
+        **html.script(environment, "cells.js"),
     )
 
 
 def _ratios(cells: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
-    """N/C ratios by type; of all cells where there are no types."""
+    """Groups the finite N/C ratios by type, or as `all cells` where there are no types."""
     found: dict[str, list[float]] = {}
     for row in cells:
         if row["nc_ratio"] is not None and math.isfinite(row["nc_ratio"]):
@@ -111,15 +93,15 @@ def _ratios(cells: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
 
 
 def _scales(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Where the magnification comes from, and in how many images."""
-    of = {row["file"]: (row["um_per_px_source"], row["um_per_px"]) for row in rows}
+    """Counts the images by the source of their magnification, as parts of a sentence."""
+    scales = {row["file"]: (row["um_per_px_source"], row["um_per_px"]) for row in rows}
     said = []
     for source, text in (
         ("given", "given by the user"),
         ("red_cells", "estimated from the red cells"),
         ("unknown", "not known"),
     ):
-        sizes = [size for name, size in of.values() if name == source]
+        sizes = [size for name, size in scales.values() if name == source]
         known = [size for size in sizes if size]
         if sizes:
             middle = f" (median {np.median(known):.3f} µm a pixel)" if known else ""
@@ -128,11 +110,12 @@ def _scales(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _flags(row: Mapping[str, Any]) -> list[str]:
-    """Flags, and reasons for a person to look."""
+    """Lists a row's flags and its reasons for a review."""
     return [name for name in f"{row['flag'] or ''};{row['review'] or ''}".split(";") if name]
 
 
 def _shown(row: Mapping[str, Any], picture: bytes, others_um: bool) -> dict[str, Any]:
+    """Adds to a row what the table shows; `others_um`: some rows have areas in µm²."""
     um = row["um_per_px"] is not None
     unit = "um2" if um else "px"
     return {

@@ -1,9 +1,9 @@
-"""Outlines on images, contact sheets, and the figures of a run's report.
+"""The charts of a run's report, of a comparison of runs and of the cells of a folder.
 
-Colours are of Okabe and Ito's palette (Color Universal Design, 2008), which readers with any of
-the common colour-vision deficiencies can tell apart; what has a colour also has its own marker,
-line style or lightness. Figures use matplotlib's object interface on an Agg canvas: no display, no
-global state, safe in any thread.
+Colors are of Okabe and Ito's palette (Color Universal Design, 2008), which readers with any of
+the common color-vision deficiencies can tell apart. Everything that has a color of its own also has
+its own marker, line style or lightness. Charts use matplotlib's object interface on an Agg canvas:
+no display, no global state, safe in any thread.
 """
 
 from __future__ import annotations
@@ -14,186 +14,18 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import cv2
 import numpy as np
-from PIL import Image
 
-from wbc_jax import labels as labels_lib
-from wbc_jax.labels import BACKGROUND, CELL_TYPES, IGNORE
+from wbc_jax.labels import CELL_TYPES, UNKNOWN_TYPE, type_name
 from wbc_jax.metrics import statistics
 from wbc_jax.report import tables
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
     from matplotlib.figure import Figure
 
-NUCLEUS_COLOUR = (240, 228, 66)
-"""RGB of the nucleus's outline: light, against the dark stain of chromatin."""
-CELL_COLOUR = (0, 114, 178)
-"""RGB of the cell's outline: dark, against pale plasma and red cells."""
-ERROR_COLOUR = (213, 94, 0)
-"""RGB of pixels of another class than predicted."""
-
-_CROSS = np.array([[0, 1, 0], [1, 1, 1], [0, 1, 0]], np.uint8)
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Example:
-    """One image of the evaluated split, shown in the report."""
-
-    dataset: str
-    """Its data set's name."""
-    id: str
-    """Its id, unique in the data set."""
-    label: int
-    """Index in `labels.CELL_TYPES`; -1 unknown."""
-    image: np.ndarray
-    """uint8 `[S, S, 3]`."""
-    score: float
-    """Mean IoU of the image, NaN where there is no truth; or the predicted type's probability."""
-    truth: np.ndarray | None = None
-    """uint8 `[S, S]`, 0 background, 1 cytoplasm, 2 nucleus, 255 ignore; None: not known."""
-    prediction: np.ndarray | None = None
-    """uint8 `[S, S]`, as `truth`; None: the model gives a type, no mask."""
-    predicted: int | None = None
-    """The type that the model gives, as `label`; None: it gives a mask."""
-
-
-def type_name(label: Any) -> str:
-    """The cell type of a label; `unknown` for -1, None and numbers without a type."""
-    found = tables.number(label)
-    if found is None or not 0 <= found < len(CELL_TYPES):
-        return "unknown"
-    return CELL_TYPES[int(found)]
-
-
-def _outline(inside: np.ndarray, outside: np.ndarray, width_px: int) -> np.ndarray:
-    """Pixels of `inside` within `width_px` 4-connected steps of `outside`; bool `[H, W]`."""
-    allowed = (inside | outside).astype(np.uint8)
-    grown = outside.astype(np.uint8)
-    for _ in range(width_px):
-        grown = cv2.dilate(grown, _CROSS) & allowed
-    return inside & (grown > 0)
-
-
-def overlay(image: np.ndarray, mask: np.ndarray, width_px: int = 0) -> np.ndarray:
-    """The image with the outlines of its cells and nuclei drawn on it.
-
-    An outline is the innermost rim of its region: region pixels that touch, by a side, a pixel
-    known to lie outside. Where a region meets the image's border or pixels of unknown class its
-    edge is not known and none is drawn. The nucleus is drawn over the cell.
-
-    Args:
-        image: uint8 `[H, W, 3]` RGB, any size.
-        mask: uint8 `[H, W]`: 0 background, 1 cytoplasm, 2 nucleus, 255 ignore.
-        width_px: the outlines' width; 0: 1 px, and more on images larger than 400 px, so that
-            they can still be seen when the whole image is on the screen.
-
-    Returns:
-        uint8 `[H, W, 3]`, a new array.
-
-    Raises:
-        ValueError: shapes or types do not fit, or the mask holds another value.
-    """
-    image, mask = np.asarray(image), np.asarray(mask)
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-        raise ValueError(f"image must be uint8 [H, W, 3], not {image.dtype} {list(image.shape)}")
-    if mask.dtype != np.uint8 or mask.shape != image.shape[:2]:
-        raise ValueError(
-            f"mask must be uint8 {list(image.shape[:2])} as its image is, "
-            f"not {mask.dtype} {list(mask.shape)}"
-        )
-    values = np.flatnonzero(np.bincount(mask.ravel(), minlength=256))
-    strange = [int(v) for v in values if v > labels_lib.NUCLEUS and v != IGNORE]
-    if strange:
-        raise ValueError(f"mask holds {strange}; allowed are 0, 1, 2 and 255")
-    if width_px < 0:
-        raise ValueError(f"width_px is {width_px}; it must be 0 (automatic) or more")
-    width_px = width_px or max(1, round(max(mask.shape, default=0) / 400))
-    out = image.copy()
-    rims = _rims(mask, width_px)
-    out[rims == labels_lib.CYTOPLASM] = CELL_COLOUR
-    out[rims == labels_lib.NUCLEUS] = NUCLEUS_COLOUR
-    return out
-
-
-def _rims(mask: np.ndarray, width_px: int) -> np.ndarray:
-    """Where `overlay` draws: uint8 `[H, W]`, 1 the cell's outline, 2 the nucleus's, else 0."""
-    rims = np.zeros_like(mask)
-    if mask.size:
-        nucleus = mask == labels_lib.NUCLEUS
-        cytoplasm = mask == labels_lib.CYTOPLASM
-        background = mask == BACKGROUND
-        rims[_outline(nucleus | cytoplasm, background, width_px)] = labels_lib.CYTOPLASM
-        rims[_outline(nucleus, background | cytoplasm, width_px)] = labels_lib.NUCLEUS
-    return rims
-
-
-def outline_layer(mask: np.ndarray, width_px: int) -> bytes:
-    """The outlines that `overlay` draws, alone on a transparent ground; a PNG file's bytes.
-
-    Args:
-        mask: as in `overlay`.
-        width_px: the outlines' width, 1 or more.
-    """
-    return _layer(_rims(mask, width_px), (CELL_COLOUR, NUCLEUS_COLOUR))
-
-
-def error_layer(truth: np.ndarray, prediction: np.ndarray) -> bytes:
-    """Pixels whose class is known and another than predicted, coloured; a PNG file's bytes.
-
-    Args:
-        truth, prediction: uint8 `[H, W]`, as in `overlay`.
-    """
-    wrong = (truth != prediction) & (truth != IGNORE)
-    return _layer(wrong.astype(np.uint8), (ERROR_COLOUR,))
-
-
-def _layer(index: np.ndarray, colours: Sequence[tuple[int, int, int]]) -> bytes:
-    """A palette picture of uint8 `[H, W]`: 0 transparent, k the k-th colour."""
-    picture = Image.fromarray(index).convert("L")
-    picture.putpalette([0, 0, 0, *(part for colour in colours for part in colour)])
-    buffer = io.BytesIO()
-    picture.save(buffer, format="PNG", optimize=True, transparency=0)
-    return buffer.getvalue()
-
-
-def contact_sheet(
-    tiles: Sequence[np.ndarray], columns: int, pad: int = 4, background: int = 255
-) -> np.ndarray:
-    """Images side by side, row by row, each centred in a cell of the largest one's size.
-
-    Args:
-        tiles: uint8 `[h, w, 3]`, sizes may differ; at least one.
-        columns: images a row.
-        pad: pixels between neighbours and around the sheet.
-        background: grey level of what no image covers.
-
-    Returns:
-        uint8 `[H, W, 3]`; a row that is not full is filled with background, and fewer images than
-        columns make a sheet as wide as they are.
-
-    Raises:
-        ValueError: no images, images of another kind, `columns` < 1 or `pad` < 0.
-    """
-    if not tiles:
-        raise ValueError("a contact sheet needs at least one image")
-    if columns < 1 or pad < 0:
-        raise ValueError(f"columns must be 1 or more and pad 0 or more, not {columns} and {pad}")
-    for tile in tiles:
-        if tile.dtype != np.uint8 or tile.ndim != 3 or tile.shape[2] != 3:
-            raise ValueError(f"tiles must be uint8 [h, w, 3], not {tile.dtype} {list(tile.shape)}")
-    columns = min(columns, len(tiles))
-    rows = math.ceil(len(tiles) / columns)
-    height, width = max(t.shape[0] for t in tiles), max(t.shape[1] for t in tiles)
-    shape = (pad + rows * (height + pad), pad + columns * (width + pad), 3)
-    sheet = np.full(shape, background, np.uint8)
-    for place, tile in enumerate(tiles):
-        h, w = tile.shape[:2]
-        y = pad + place // columns * (height + pad) + (height - h) // 2
-        x = pad + place % columns * (width + pad) + (width - w) // 2
-        sheet[y : y + h, x : x + w] = tile
-    return sheet
+    from wbc_jax.evaluate import paired
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -209,7 +41,7 @@ class _Theme:
     types: tuple[str, ...]
 
 
-# Grounds are the page's own (templates/style.css.j2), so that figures have no visible edge on it.
+# The grounds are those of the page (templates/style.css.j2), so that charts show no edge on it.
 _LIGHT = _Theme(
     ground="#ffffff",
     ink="#1d2025",
@@ -262,8 +94,25 @@ def _note(axes: Axes, theme: _Theme, text: str) -> None:
     axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", color=theme.muted)
 
 
+def _legend(axes: Axes, theme: _Theme, **options: Any) -> None:
+    axes.legend(frameon=False, fontsize=9, labelcolor=theme.ink, **options)
+
+
+def _number(value: float, _: int | None = None) -> str:
+    return f"{value:g}"
+
+
+def _log_ticks(axis: Axis, low: float, high: float) -> None:
+    """Sets a logarithmic axis's ticks: 1, 2, 5, 10, …, or powers of ten where it is long."""
+    from matplotlib.ticker import LogLocator, NullLocator
+
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high / low < 300 else (1,)))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(_number)
+
+
 def _series(history: Sequence[Mapping[str, Any]], kind: str, key: str) -> np.ndarray:
-    """Finite values of `key`; float64 `[2, N]`, steps and values in the steps' order."""
+    """Returns steps and finite values of `key`, sorted by step; float64 `[2, N]`."""
     pairs = [
         (step, value)
         for line in history
@@ -278,16 +127,18 @@ def _series(history: Sequence[Mapping[str, Any]], kind: str, key: str) -> np.nda
 def training_curve(
     history: Sequence[Mapping[str, Any]], dark: bool = False, task: str = "segmentation"
 ) -> Figure:
-    """Loss (left, log scale where it can be) and the task's scores (right) over a run's steps.
+    """Draws a run's loss (left) and the task's scores (right) over its steps.
+
+    The loss has a logarithmic axis where all of its values are above 0. Missing and non-finite
+    values are left out; a panel without any value says so.
 
     Args:
         history: lines of `metrics.jsonl`: `step`, `kind` (`train` or `validation`), and any of
             `loss`, `mean_iou`, `iou_cytoplasm`, `iou_nucleus`, or `accuracy` and `macro_recall`.
-            Missing and non-finite values are left out; a panel without any value says so.
         dark: light on dark.
         task: `segmentation` (IoU) or `classification` (accuracy and macro recall).
     """
-    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
     theme = _DARK if dark else _LIGHT
     train = {"color": theme.second, "linewidth": 1.1, "label": "train"}
@@ -309,7 +160,7 @@ def training_curve(
         loss.set_yscale("log")
         narrow = values.max() / values.min() < 30
         loss.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if narrow else (1,)))
-        loss.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        loss.yaxis.set_major_formatter(_number)
         loss.yaxis.set_minor_formatter(NullFormatter())
 
     third = {"color": theme.third, "linewidth": 1.1, "linestyle": "--"}
@@ -334,26 +185,24 @@ def training_curve(
     for axes in (loss, scores):
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
         if axes.lines:
-            axes.legend(frameon=False, fontsize=9, labelcolor=theme.ink)
+            _legend(axes, theme)
         else:
             _note(axes, theme, "not recorded")
     return figure
 
 
 def nc_scatter(rows: Sequence[Mapping[str, Any]], dark: bool = False) -> Figure:
-    """Predicted against true N/C ratio, a point an image, coloured by cell type.
+    """Plots predicted against true N/C ratios, a point an image, colored by cell type.
 
-    Both axes are logarithmic and alike: a given relative error is then the same distance from the
-    identity line for a small ratio as for a large one. The shaded band is an error of ±20 %.
-    Images where either ratio is missing, infinite (no cytoplasm) or zero (no nucleus) have no
-    place on such axes; their number is written in the figure.
+    Both axes are logarithmic and have the same range, so that a relative error has the same
+    distance from the identity line for a small ratio as for a large one. The shaded band is an
+    error of ±20 %. Images whose ratio is missing, infinite (no cytoplasm) or zero (no nucleus) have
+    no place on such axes; the figure states their number.
 
     Args:
         rows: `truth_nc_ratio`, `nc_ratio` and `label` of each image.
         dark: light on dark.
     """
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
-
     theme = _DARK if dark else _LIGHT
     figure, axes, points = _nc_figure(theme, rows, "true N/C ratio", "predicted N/C ratio")
     if not points:
@@ -369,22 +218,20 @@ def nc_scatter(rows: Sequence[Mapping[str, Any]], dark: bool = False) -> Figure:
     axes.set_xlim(low, high)
     axes.set_ylim(low, high)
     axes.set_aspect("equal")
-    subs = (1, 2, 5) if high / low < 300 else (1,)
     for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_locator(LogLocator(subs=subs))
-        axis.set_minor_locator(NullLocator())
-        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axes.legend(
-        frameon=False, fontsize=9, labelcolor=theme.ink, loc="upper left", handletextpad=0.3
-    )
+        _log_ticks(axis, low, high)
+    _legend(axes, theme, loc="upper left", handletextpad=0.3)
     return figure
 
 
 def _nc_figure(
     theme: _Theme, rows: Sequence[Mapping[str, Any]], x_label: str, y_label: str
 ) -> tuple[Figure, Axes, dict[str, np.ndarray]]:
-    """An empty figure, and true and predicted N/C ratios `[N, 2]` by cell type; how many rows have
-    none is written in it."""
+    """Returns a figure without points, its axes, and the points to draw.
+
+    The points are true and predicted N/C ratios `[N, 2]` by cell type. The figure states how many
+    rows have none.
+    """
     figure = _figure(5.6, 5.1, theme)
     axes = figure.subplots()
     _plain(axes, theme, "", x_label, y_label)
@@ -404,12 +251,12 @@ def _nc_figure(
         )  # fmt: skip
     if not points:
         _note(axes, theme, "no finite ratios")
-    names = [name for name in (*CELL_TYPES, "unknown") if name in points]
+    names = [name for name in (*CELL_TYPES, UNKNOWN_TYPE) if name in points]
     return figure, axes, {name: np.array(points[name]) for name in names}
 
 
 def _scatter(axes: Axes, theme: _Theme, points: Mapping[str, np.ndarray]) -> None:
-    """Points `[N, 2]` of each cell type in its colour and with its marker."""
+    """Draws the points `[N, 2]` of each cell type with the type's color and marker."""
     for name, pairs in points.items():
         known = name in CELL_TYPES
         place = CELL_TYPES.index(name) if known else -1
@@ -421,19 +268,19 @@ def _scatter(axes: Axes, theme: _Theme, points: Mapping[str, np.ndarray]) -> Non
 
 
 def nc_agreement(rows: Sequence[Mapping[str, Any]], dark: bool = False) -> Figure:
-    """Bland and Altman's plot of the N/C ratio: relative difference against size, a point an image.
+    """Draws a Bland-Altman plot of the N/C ratio: relative difference against size.
 
-    Size is the geometric mean of the true and the predicted ratio, the difference predicted / true
-    − 1; both axes are logarithmic, so that twice as large lies as far from 0 as half as large. The
-    solid line is the bias, the dashed ones are the 95 % limits of agreement
-    (`metrics.limits_of_agreement`), each with its 95 % interval as a band. What is left out is as
-    in `nc_scatter`.
+    A point is an image. Its size is the geometric mean of the true and the predicted ratio, its
+    difference is predicted / true − 1. Both axes are logarithmic, so that a ratio twice too large
+    lies as far from 0 as one half as large. The solid line is the bias, the dashed ones are the
+    95 % limits of agreement (`metrics.limits_of_agreement`), each with its 95 % interval as a band.
+    The same images are left out as in `nc_scatter`.
 
     Args:
         rows: `truth_nc_ratio`, `nc_ratio` and `label` of each image.
         dark: light on dark.
     """
-    from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
+    from matplotlib.ticker import FixedLocator, NullLocator
 
     theme = _DARK if dark else _LIGHT
     figure, axes, points = _nc_figure(
@@ -469,30 +316,28 @@ def nc_agreement(rows: Sequence[Mapping[str, Any]], dark: bool = False) -> Figur
             bbox={"facecolor": theme.ground, "alpha": 0.7, "pad": 0.8, "linewidth": 0},
         )  # fmt: skip
         shown += [1 + value, *(1 + end for end in ends if math.isfinite(end))]
-    # Room for the labels, and never so near that a small difference looks large.
+    # Leaves room for the labels, and at least ±10 %, so that a small difference looks small.
     axes.set_ylim(min(min(shown) / 1.1, 0.9), max(max(shown) * 1.1, 1.1))
     every = np.concatenate(list(sizes.values()))
     low, high = every.min() / 1.25, every.max() * 1.25
     axes.set_xlim(low, high)
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high / low < 300 else (1,)))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    _log_ticks(axes.xaxis, low, high)
     axes.yaxis.set_major_locator(FixedLocator(_ratio_ticks(*axes.get_ylim())))
-    axes.yaxis.set_major_formatter(
-        FuncFormatter(lambda value, _: tables.signed_percent(value - 1, 0))
-    )
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_minor_locator(NullLocator())
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_formatter(lambda value, _: tables.signed_percent(value - 1, 0))
     return figure
 
 
 def nc_histogram(groups: Mapping[str, Sequence[float]], dark: bool = False) -> Figure:
-    """How often each N/C ratio occurs, a panel a group, on one logarithmic axis; a line: median.
+    """Draws a histogram of the N/C ratio for each group, all on one logarithmic axis.
+
+    A vertical line marks each group's median.
 
     Args:
         groups: ratios by name, shown from top to bottom; those that are not finite are left out.
         dark: light on dark.
     """
-    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+    from matplotlib.ticker import MaxNLocator
 
     theme = _DARK if dark else _LIGHT
     figure = _figure(6.6, 0.9 + 0.95 * max(1, len(groups)), theme)
@@ -521,14 +366,12 @@ def nc_histogram(groups: Mapping[str, Sequence[float]], dark: bool = False) -> F
         axes.yaxis.set_major_locator(MaxNLocator(3, integer=True, min_n_ticks=1))
     axes = panels[-1]
     axes.set_xlabel("N/C ratio", fontsize=9.5, color=theme.muted)
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high / low < 300 else (1,)))
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    _log_ticks(axes.xaxis, low, high)
     return figure
 
 
 def _ratio_ticks(low: float, high: float) -> list[float]:
-    """Ratios that are round as differences in per cent, few enough to be read."""
+    """Returns at most nine ratios whose differences from 1 are round percentages."""
     steps = (0.02, 0.05, 0.1, 0.2, 0.5)
     for step in steps:
         down = [1 - k * step for k in range(1, 50) if 1 - k * step > 0.02]
@@ -540,14 +383,14 @@ def _ratio_ticks(low: float, high: float) -> list[float]:
 
 
 def reliability(rows: Sequence[Mapping[str, Any]], dark: bool = False, bins: int = 10) -> Figure:
-    """Share of right answers against the probability given (left), and how often each is given.
+    """Draws the accuracy in bins of predicted probability (left) and the bins' sizes (right).
 
-    Bars are 95 % intervals of the shares (Wilson 1927): of few cells a share says little.
+    Bars are 95 % intervals of the accuracies (Wilson 1927).
 
     Args:
         rows: `probability` (of the predicted type) and `right` of each image.
         dark: light on dark.
-        bins: of equal width between 0 and 1; empty ones have no point.
+        bins: number of bins, of equal width between 0 and 1; empty ones have no point.
     """
     from scipy.stats import norm
 
@@ -567,11 +410,11 @@ def reliability(rows: Sequence[Mapping[str, Any]], dark: bool = False, bins: int
 
 
 def pixel_reliability(found: Mapping[str, Sequence[Any]], dark: bool = False) -> Figure:
-    """As `reliability`, of the pixels of masks, without bars: a picture's pixels go together.
+    """As `reliability`, for pixels; without intervals, as an image's pixels are not independent.
 
     Args:
-        found: `pixels`, `right` and `confidence` by bin, as `calibration` of `report/metrics.json`
-            has them of a data set; None in `confidence` where a bin is empty.
+        found: `pixels`, `right` and `confidence` by bin: a data set's entry in `calibration` of
+            `report/metrics.json`. An empty bin has the confidence None.
         dark: light on dark.
     """
     mean = [math.nan if (v := tables.number(x)) is None else v for x in found["confidence"]]
@@ -587,7 +430,7 @@ def _reliability(
     dark: bool,
     ends: np.ndarray | None = None,
 ) -> Figure:
-    """Both panels from each bin's number, right ones and mean probability, all `[B]`."""
+    """Draws both panels from each bin's count, right answers and mean probability, all `[B]`."""
     theme = _DARK if dark else _LIGHT
     figure = _figure(10.4, 3.6, theme)
     share, often = figure.subplots(1, 2)
@@ -608,112 +451,57 @@ def _reliability(
     often.set_xlim(0, 1.02)
     often.set_yscale("symlog", linthresh=10)
     often.set_ylim(bottom=0)
-    often.legend(frameon=False, fontsize=9, labelcolor=theme.ink, loc="upper left")
+    _legend(often, theme, loc="upper left")
     return figure
 
 
-DIFFERENCES_WIDTH = (1040, 26, 90)
-"""Of `differences` on a page: its width, the height of a data set and that of everything else."""
+DIFFERENCES_PX = (1040, 26, 90)
+"""Size of `differences` on a page: its width, the height of a data set and that of the rest."""
 
 
-def differences(lines: Sequence[Any], dark: bool = False) -> Figure:
-    """Differences of two runs with their intervals: a panel a score, a row a data set.
+def differences(rows: Sequence[paired.Row], dark: bool = False) -> Figure:
+    """Draws the differences of two runs with their intervals: a panel a score, a row a data set.
+
+    A point is filled where one of the runs is better (`paired.Row.verdict`) and hollow elsewhere.
 
     Args:
-        lines: of a `comparison.Comparison`, by data set and then by score.
+        rows: of a `paired.Comparison`, by data set and then by score.
         dark: light on dark.
     """
-    from matplotlib.ticker import FuncFormatter, MaxNLocator
+    from matplotlib.ticker import MaxNLocator
 
     theme = _DARK if dark else _LIGHT
-    sets = list(dict.fromkeys(line.dataset for line in lines))
-    scores = list(dict.fromkeys(line.score for line in lines))
-    width, row, rest = DIFFERENCES_WIDTH
-    figure = _figure(width / 100, (row * len(sets) + rest) / 100, theme)
+    sets = list(dict.fromkeys(row.dataset for row in rows))
+    scores = list(dict.fromkeys(row.score for row in rows))
+    width, height, rest = DIFFERENCES_PX
+    figure = _figure(width / 100, (height * len(sets) + rest) / 100, theme)
     panels = figure.subplots(1, len(scores), sharey=True, squeeze=False)[0]
     for axes, score in zip(panels, scores):
         _plain(axes, theme, score.name, "B − A", "")
         axes.axvline(0, color=theme.muted, linewidth=1)
-        for line in lines:
-            if line.score != score or not math.isfinite(line.difference):
+        for row in rows:
+            if row.score != score or not math.isfinite(row.difference):
                 continue
-            place = sets.index(line.dataset)
+            place = sets.index(row.dataset)
             axes.plot(
-                [line.low, line.high], [place, place], color=theme.accent, linewidth=1.8,
+                [row.low, row.high], [place, place], color=theme.accent, linewidth=1.8,
                 solid_capstyle="butt",
             )  # fmt: skip
-            # Hollow where nothing is shown.
             axes.plot(
-                line.difference, place, "o", markersize=6, color=theme.accent,
-                markerfacecolor=theme.accent if line.verdict else theme.ground,
+                row.difference, place, "o", markersize=6, color=theme.accent,
+                markerfacecolor=theme.accent if row.verdict else theme.ground,
             )  # fmt: skip
         axes.xaxis.set_major_locator(MaxNLocator(3))
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.xaxis.set_major_formatter(_number)
         axes.margins(x=0.15)
+    # A name comes from the data: a dollar sign in it does not begin a formula.
     panels[0].set_yticks(range(len(sets)), sets, parse_math=False)
     panels[0].set_ylim(len(sets) - 0.4, -0.6)
     return figure
 
 
-def row_fractions(confusion: Any) -> np.ndarray:
-    """Counts `[C, C]`, rows truth, as fractions of their row; NaN in a row without counts.
-
-    Raises:
-        ValueError: not a square matrix.
-    """
-    counts = np.asarray(confusion, np.float64)
-    if counts.ndim != 2 or counts.shape[0] != counts.shape[1]:
-        raise ValueError(f"a confusion matrix is [C, C], not {list(counts.shape)}")
-    total = counts.sum(axis=1, keepdims=True)
-    return np.divide(counts, total, out=np.full_like(counts, np.nan), where=total > 0)
-
-
-def confusion_figure(confusion: Any, names: Sequence[str], dark: bool = False) -> Figure:
-    """A confusion matrix: each cell its share of the row in per cent, and its count below.
-
-    Args:
-        confusion: `[C, C]` counts, rows truth, columns prediction.
-        names: the C classes' names.
-        dark: light on dark.
-
-    Raises:
-        ValueError: the matrix is not square, or has not one name a class.
-    """
-    from matplotlib.colors import LinearSegmentedColormap
-
-    fractions = row_fractions(confusion)
-    if len(names) != len(fractions):
-        raise ValueError(f"{len(names)} names for {len(fractions)} classes")
-    theme = _DARK if dark else _LIGHT
-    side = 1.6 + 0.85 * len(names)
-    figure = _figure(side + 0.4, side, theme)
-    axes = figure.subplots()
-    _plain(axes, theme, "", "prediction", "truth")
-    axes.grid(False)
-    tint = LinearSegmentedColormap.from_list("tint", [theme.ground, theme.accent])
-    axes.imshow(np.nan_to_num(fractions), cmap=tint, vmin=0, vmax=1)
-    strong = "#ffffff" if not dark else "#0b0c0e"
-    for (row, column), fraction in np.ndenumerate(fractions):
-        colour = strong if fraction > 0.55 else theme.ink
-        axes.text(
-            column, row - 0.08, tables.percent(fraction),
-            ha="center", va="center", color=colour, fontsize=10.5,
-        )  # fmt: skip
-        axes.text(
-            column, row + 0.2, tables.count(confusion[row][column]),
-            ha="center", va="center", color=colour, fontsize=7.5,
-        )  # fmt: skip
-    # Names come from data: a dollar sign in one is no mathematics.
-    axes.set_xticks(range(len(names)), names, parse_math=False)
-    axes.set_yticks(range(len(names)), names, parse_math=False)
-    axes.tick_params(length=0)
-    for spine in axes.spines.values():
-        spine.set_visible(False)
-    return figure
-
-
 def png(figure: Figure, dpi: int = 170) -> bytes:
-    """The figure as a PNG file's bytes."""
+    """Encodes a figure as a PNG."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=dpi, facecolor=figure.get_facecolor())
     return buffer.getvalue()

@@ -9,7 +9,7 @@ from wbc_jax.config import Config, flatten
 from wbc_jax.data import pipeline
 from wbc_jax.evaluate import TASKS
 from wbc_jax.evaluate.scoring import Predict, Scores
-from wbc_jax.report import figures, html, tables
+from wbc_jax.report import run_page, tables
 from wbc_jax.training import metric_writer
 from wbc_jax.utils import atomic
 
@@ -33,7 +33,7 @@ def write(
     atomic.write_json(folder / "metrics.json", scores.summary)
     atomic.write_csv(folder / "per_image.csv", scores.rows, task.ROW_COLUMNS)
     atomic.write_csv(folder / "external.csv", scores.external_rows, task.ROW_COLUMNS)
-    html.write(
+    run_page.write(
         folder / "index.html",
         title=f"{config.model.name} on {', '.join(config.data.datasets)}",
         summary=atomic.finite(scores.summary),
@@ -51,7 +51,7 @@ def _shown(
     rows: list[dict[str, Any]],
     test: pipeline.Examples,
     predict: Predict,
-) -> list[figures.Example]:
+) -> list[run_page.Example]:
     """Test images for the report: masks, the worst (and some of each better), or types."""
     if config.task == "classification":
         return _mistakes(config, rows, test)
@@ -69,7 +69,7 @@ def _shown(
         example = examples[i]
         small = pipeline.resize_image(example["image"], side, side)
         shown.append(
-            figures.Example(
+            run_page.Example(
                 dataset=rows[i]["dataset"],
                 id=rows[i]["id"],
                 label=rows[i]["label"],
@@ -92,14 +92,14 @@ def spread_places(images: int) -> list[int]:
 
 def _mistakes(
     config: Config, rows: list[dict[str, Any]], test: pipeline.Examples
-) -> list[figures.Example]:
+) -> list[run_page.Example]:
     """The test images whose type was missed with the most confidence, then the least sure hits."""
     order = sorted(range(len(rows)), key=lambda i: (rows[i]["probability"], rows[i]["id"]))
     missed = [i for i in reversed(order) if not rows[i]["right"]][:SHOWN_MISTAKES]
     unsure = [i for i in order if rows[i]["right"]][:SHOWN_UNSURE]
     examples = test.resized(config.evaluate.size, 0)
     return [
-        figures.Example(
+        run_page.Example(
             dataset=rows[i]["dataset"],
             id=rows[i]["id"],
             label=rows[i]["label"],

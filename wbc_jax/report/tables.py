@@ -1,8 +1,8 @@
 """Results as rows, and as plain text for the end of a run.
 
-`result_rows` and `type_rows` flatten the nested results of `report/metrics.json`; the text tables
-here and the page in `html` both read those rows and the same `COLUMNS`, so that the two cannot
-disagree on a number's name or its digits.
+`result_rows` and `type_rows` flatten the nested results of `report/metrics.json`. The text tables
+here and the page in `run_page` read the same rows and `COLUMNS`, so that the two cannot disagree on
+a number's name or its digits.
 """
 
 import dataclasses
@@ -11,17 +11,17 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from wbc_jax.labels import CELL_TYPES, MASK_CLASSES
+import numpy as np
+
+from wbc_jax.labels import ALL, CELL_TYPES, MASK_CLASSES
 from wbc_jax.metrics import statistics
 
 DASH = "–"
 """Stands for a value that is not known or not defined."""
-ALL = "all"
-"""Name of the result over all data sets together."""
 
 
 def number(value: Any) -> float | None:
-    """`value` as a float, None where it is missing, NaN or no number at all."""
+    """Returns `value` as a float; None where it is missing, NaN or not a number."""
     try:
         result = float(value)
     except (TypeError, ValueError):
@@ -30,19 +30,19 @@ def number(value: Any) -> float | None:
 
 
 def decimal(value: Any, digits: int = 3) -> str:
-    """`value` with a fixed number of decimals; a dash where there is none."""
+    """Writes a number with a fixed number of decimals; a dash where there is none."""
     found = number(value)
     return DASH if found is None else f"{found:.{digits}f}"
 
 
 def percent(value: Any, digits: int = 1) -> str:
-    """A fraction as a percentage, `0.0561` → `5.6 %`; a dash where there is none."""
+    """Writes a fraction as a percentage, `0.0561` → `5.6 %`; a dash where there is none."""
     found = number(value)
     return DASH if found is None else f"{100 * found:.{digits}f} %"
 
 
 def signed_percent(value: Any, digits: int = 1) -> str:
-    """A difference as a percentage, `0.051` → `+5.1 %`; the minus is as wide as a digit."""
+    """Writes a difference as a percentage, `0.051` → `+5.1 %`, with a minus as wide as a digit."""
     found = number(value)
     if found is None:
         return DASH
@@ -51,7 +51,7 @@ def signed_percent(value: Any, digits: int = 1) -> str:
 
 
 def count(value: Any) -> str:
-    """A whole number with separated thousands; a dash where there is none."""
+    """Writes a whole number with separated thousands; a dash where there is none."""
     found = number(value)
     if found is None:
         return DASH
@@ -59,7 +59,7 @@ def count(value: Any) -> str:
 
 
 def interval(low: Any, high: Any, form: Callable[[Any], str] = decimal) -> str:
-    """`[low, high]`, written by `form`, a unit once; empty where either end is missing."""
+    """Writes `[low, high]` by `form`, with the unit once; empty where either end is missing."""
     if number(low) is None or number(high) is None:
         return ""
     return f"[{form(low).removesuffix(' %')}, {form(high)}]"
@@ -67,16 +67,16 @@ def interval(low: Any, high: Any, form: Callable[[Any], str] = decimal) -> str:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Column:
-    """One column of results: where its value lies in a row and how it is written."""
+    """A column of results: the key of its value in a row, its heading and its format."""
 
     key: str
     """Key in a row of `result_rows` or `type_rows`."""
     group: str
-    """Upper line of the heading, shared by neighbours that belong together."""
+    """Upper line of the heading, shared by neighboring columns of one kind."""
     head: str
     """Lower line of the heading."""
     short: str
-    """The same, where room is scarce."""
+    """The lower line on a terminal, where room is scarce."""
     form: Callable[[Any], str] = decimal
     """Writes the value."""
     low: str = ""
@@ -104,7 +104,7 @@ COLUMNS = (
     _with_interval("nc_error", "N/C ratio", "median error", "error", form=percent),
     Column("nc_spearman", "N/C ratio", "Spearman", "Spearman"),
 )
-"""Columns of segmentation's tables, after the one that names the row."""
+"""Columns of a segmentation's tables, after the one that names the row."""
 
 CLASSIFICATION_COLUMNS = (
     Column("images", "", "images", "images", count),
@@ -119,7 +119,7 @@ CLASSIFICATION_COLUMNS = (
     Column("macro_auroc", "mean over types", "AUROC", "AUROC"),
     Column("expected_calibration_error", "", "calibration error", "ECE", percent),
 )
-"""Columns of classification's tables of data sets."""
+"""Columns of a classification's tables by data set."""
 
 TYPE_COLUMNS = (
     Column("images", "", "images", "images", count),
@@ -131,7 +131,7 @@ TYPE_COLUMNS = (
     _with_interval("balanced_accuracy", "", "balanced accuracy", "balanced"),
     Column("auroc", "", "AUROC", "AUROC"),
 )
-"""Columns of classification's tables of cell types."""
+"""Columns of a classification's tables by cell type."""
 
 AGREEMENT_COLUMNS = (
     Column("images", "", "images", "images", count),
@@ -150,6 +150,7 @@ def _ends(intervals: Mapping[str, Any], key: str) -> tuple[float | None, float |
 
 
 def _flat(result: Mapping[str, Any]) -> dict[str, Any]:
+    """Flattens a segmentation's result to the values of `COLUMNS` and their intervals' ends."""
     iou, dice = result.get("iou") or {}, result.get("dice") or {}
     nc, intervals = result.get("nc") or {}, result.get("intervals") or {}
     row: dict[str, Any] = {"images": result.get("images")}
@@ -172,7 +173,7 @@ def _flat(result: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _flat_types(result: Mapping[str, Any], columns: Sequence[Column]) -> dict[str, Any]:
-    """A result of classification as a row: the columns' values and their intervals' ends."""
+    """Flattens a classification's result to the columns' values and their intervals' ends."""
     intervals = result.get("intervals") or {}
     row: dict[str, Any] = {"images": result.get("images")}
     for column in columns[1:]:
@@ -184,16 +185,16 @@ def _flat_types(result: Mapping[str, Any], columns: Sequence[Column]) -> dict[st
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class View:
-    """How a task's results are laid out."""
+    """The layout of a task's results."""
 
     columns: Sequence[Column]
-    """Of tables of data sets."""
+    """Columns of tables by data set."""
     type_columns: Sequence[Column]
-    """Of tables of cell types."""
+    """Columns of tables by cell type."""
     headline: str
     """Key of the column whose interval is shown on a terminal, where there is no room for all."""
     flat: Callable[[Mapping[str, Any], Sequence[Column]], dict[str, Any]]
-    """A result as a row of these columns."""
+    """Flattens a result to a row of these columns."""
 
 
 VIEWS = {
@@ -204,17 +205,17 @@ VIEWS = {
 
 
 def result_rows(results: Mapping[str, Any], task: str = "segmentation") -> list[dict[str, Any]]:
-    """One flat dict a data set, in the order given, `all` last.
+    """Returns one flat dict a data set, in the order given, `all` last.
 
     Args:
-        results: data set → result, as `results`, `external` and `baseline` of
+        results: data set → result, as `results`, `external` and `baseline` in
             `report/metrics.json`. Keys may be missing.
-        task: whose results they are.
+        task: `segmentation` or `classification`.
 
     Returns:
         Rows with `dataset` and the keys of the view's columns with their intervals' ends; for
         segmentation also `dice_background`, `nc_images` and `nc_flagged`. Fractions stay fractions;
-        None where a value is missing.
+        a missing value is None.
     """
     view = VIEWS[task]
     names = [name for name in results if name != ALL] + [ALL] * (ALL in results)
@@ -224,15 +225,15 @@ def result_rows(results: Mapping[str, Any], task: str = "segmentation") -> list[
 def type_rows(
     results: Mapping[str, Any], dataset: str = "", task: str = "segmentation"
 ) -> list[dict[str, Any]]:
-    """One flat dict a cell type, in the vocabulary's order, other names after it.
+    """Returns one flat dict a cell type, in the vocabulary's order, other names last.
 
     Args:
         results: data set → result.
-        dataset: whose cells; empty: `all`, or the only data set where there is no `all`.
-        task: whose results they are.
+        dataset: one of them; empty: `all`, or the only data set where there is no `all`.
+        task: `segmentation` or `classification`.
 
     Returns:
-        Rows as of `result_rows`, with `type` in place of `dataset`; empty where cell types are
+        Rows as from `result_rows`, with `type` in place of `dataset`; empty where cell types are
         not known.
     """
     view = VIEWS[task]
@@ -245,22 +246,22 @@ def type_rows(
 
 
 def agreement_row(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """How the predicted N/C ratios of some images agree with the true ones.
+    """Measures the agreement of the predicted N/C ratios of some images with the true ones.
 
     Args:
-        rows: `truth_nc_ratio` and `nc_ratio` of each image, as `report/per_image.csv`.
+        rows: `truth_nc_ratio` and `nc_ratio` of each image, as in `report/per_image.csv`.
 
     Returns:
         The keys of `AGREEMENT_COLUMNS`, relative as in `metrics.limits_of_agreement`; `trend` and
-        `trend_p`, how the spread of those differences goes with size, and `plain_trend` and
-        `plain_trend_p`, the same of the differences that are not relative.
+        `trend_p`, the rank correlation of the spread of those differences with size; and
+        `plain_trend` and `plain_trend_p`, the same for absolute differences.
     """
     truth, found = (
         [value if (value := number(row.get(key))) is not None else math.nan for row in rows]
         for key in ("truth_nc_ratio", "nc_ratio")
     )
     agreement = statistics.limits_of_agreement(truth, found)
-    # The images that have a relative difference, so that the two scales can be compared.
+    # Only images that also have a relative difference, so that the two trends can be compared.
     usual = [(t, f) for t, f in zip(truth, found) if 0 < t < math.inf and 0 < f < math.inf]
     plain = statistics.limits_of_agreement(
         [t for t, _ in usual], [f for _, f in usual], relative=False
@@ -281,7 +282,7 @@ def agreement_row(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def p_value(value: Any) -> str:
-    """A p value after its letter, `= 0.012` or `< 0.001`; a dash where there is none."""
+    """Writes a p value to follow its letter, `= 0.012` or `< 0.001`; a dash where there is none."""
     found = number(value)
     if found is None:
         return DASH
@@ -291,11 +292,11 @@ def p_value(value: Any) -> str:
 def _text(
     name: str, head: str, rows: list[dict[str, Any]], columns: Sequence[Column], headline: str
 ) -> str:
-    """Rows as aligned text: headings in two lines, a rule, one line a row."""
+    """Writes rows as aligned text: headings in two lines, a rule, one line a row."""
     filled = [[head, *(str(row[name]) for row in rows)]]
     for column in columns:
         heading, cells = column.short, [column.form(row[column.key]) for row in rows]
-        # The page shows every interval; on a terminal there is room for the headline's alone.
+        # The page shows every interval; a terminal has room only for the headline's.
         if column.key == headline:
             ends = [interval(row[column.low], row[column.high]) for row in rows]
             width = max(map(len, ends))
@@ -318,10 +319,10 @@ def _text(
 
 
 def results_table(results: Mapping[str, Any], task: str = "segmentation") -> str:
-    """The results as text for a terminal, one row a data set and `all` last.
+    """Writes the results as text for a terminal, one row a data set and `all` last.
 
     The columns are those of the task's view, with the headline's 95 % interval. A missing value is
-    a dash. Empty where there are no results.
+    a dash. The text is empty where there are no results.
     """
     view, rows = VIEWS[task], result_rows(results, task)
     return _text("dataset", "data set", rows, view.columns, view.headline) if rows else ""
@@ -334,8 +335,21 @@ def type_table(results: Mapping[str, Any], dataset: str = "", task: str = "segme
     return _text("type", "cell type", rows, view.type_columns, headline) if rows else ""
 
 
+def row_fractions(confusion: Any) -> np.ndarray:
+    """Divides counts `[C, C]`, rows truth, by their row's sum; NaN in a row without counts.
+
+    Raises:
+        ValueError: not a square matrix.
+    """
+    counts = np.asarray(confusion, np.float64)
+    if counts.ndim != 2 or counts.shape[0] != counts.shape[1]:
+        raise ValueError(f"a confusion matrix is [C, C], not {list(counts.shape)}")
+    total = counts.sum(axis=1, keepdims=True)
+    return np.divide(counts, total, out=np.full_like(counts, np.nan), where=total > 0)
+
+
 def confusion_table(confusion: Sequence[Sequence[int]], names: Sequence[str]) -> str:
-    """A confusion matrix as text: rows truth, columns prediction."""
+    """Writes a confusion matrix as text: rows truth, columns prediction."""
     cells = [["truth \\ prediction", *names]]
     cells += [[name, *map(count, row)] for name, row in zip(names, confusion)]
     widths = [max(map(len, column)) for column in zip(*cells)]
@@ -347,7 +361,7 @@ def confusion_table(confusion: Sequence[Sequence[int]], names: Sequence[str]) ->
 
 
 def text(summary: Mapping[str, Any]) -> str:
-    """What the end of a run prints: all tables of `report/metrics.json`."""
+    """Writes all tables of `report/metrics.json`, for the end of a run."""
     task, results = summary["task"], summary["results"]
     scored = f"Test split, scored at {summary['eval_size']} x {summary['eval_size']}:"
     parts = [

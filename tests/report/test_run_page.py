@@ -1,0 +1,437 @@
+import base64
+import copy
+import hashlib
+import html.parser
+import io
+import itertools
+import math
+import re
+import threading
+
+import cv2
+import numpy as np
+import pytest
+from etils import epath
+from PIL import Image
+
+from wbc_jax.labels import CELL_TYPES
+from wbc_jax.report import overlays
+from wbc_jax.report import run_page as report
+
+EVIL = """<script>alert("x")</script>'"&"""
+VOID = {"meta", "link", "img", "source", "wbr", "br", "hr", "input"}
+
+
+class Page(html.parser.HTMLParser):
+    """Parses a page and fails on a tag that is closed out of turn."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.tags, self.words = [], [], []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open and self.open.pop() == tag, f"</{tag}> out of turn at {self.getpos()}"
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] not in ("style", "script"):
+            self.words.append(data)
+
+    def all(self, tag):
+        return [attrs for name, attrs in self.tags if name == tag]
+
+    @property
+    def text(self):
+        return re.sub(r"\s+", " ", " ".join(self.words))
+
+
+def result(images=40, **changes):
+    found = {
+        "images": images,
+        "global_accuracy": 0.98765,
+        "mean_accuracy": 0.9512,
+        "mean_iou": 0.9004,
+        "weighted_iou": None,
+        "iou": {"background": 0.99, "cytoplasm": 0.8126, "nucleus": 0.9},
+        "dice": {"background": 0.995, "cytoplasm": 0.8966, "nucleus": 0.9474},
+        "confusion": [[9000, 1000, 0], [25, 75, 0], [0, 0, 0]],
+        "intervals": {
+            "mean_iou": [0.88, 0.9151],
+            "bf_score_mean": [0.71, 0.76],
+            "nc_median_relative_error": [0.041, 0.079],
+        },
+        "bf_score": {"mean": 0.7345},
+        "nc": {"images": 39, "median_relative_error": 0.0561, "spearman": 0.954, "flagged": 1},
+    }
+    return {**found, **changes}
+
+
+def example(place, score, truth=True, name=""):
+    y, x = np.mgrid[:64, :64] - 32
+    radius = np.hypot(y, x * (1 + place / 40))
+    mask = np.where(radius < 12, 2, np.where(radius < 22, 1, 0)).astype(np.uint8)
+    colors = np.array([[240, 220, 225], [190, 160, 215], [90, 40, 130]], np.uint8)
+    return report.Example(
+        dataset="jtsc",
+        id=name or f"cell-{place}",
+        label=place % 6 - 1,
+        image=colors[mask],
+        truth=mask if truth else None,
+        prediction=np.roll(mask, place, axis=1),
+        score=score,
+    )
+
+
+def arguments():
+    by_type = {name: result(8) for name in CELL_TYPES}
+    whole = result(60, mean_iou=0.876, by_type=by_type)
+    return {
+        "title": "A run & its <name>",
+        "summary": {
+            "task": "segmentation",
+            "model": "unet",
+            "step": 600,
+            "parameters": 1234567,
+            "split": "test",
+            "eval_size": 256,
+            "results": {"jtsc": result(by_type=by_type), EVIL: result(20), "all": whole},
+            "external": {"raabin": result(114)},
+            "baseline": {"jtsc": result(mean_iou=0.7), "all": result(60, mean_iou=0.654)},
+            "skipped": {"lisc": f"not found {EVIL}"},
+            "versions": {"jax": "0.10.1"},
+            "hardware": "8 CPU cores",
+            "train_seconds": 754.2,
+        },
+        "rows": [
+            {"id": EVIL, "label": 4, "truth_nc_ratio": 0.5, "nc_ratio": 0.6, "flag": ""},
+            {"id": "b", "label": 0, "truth_nc_ratio": math.inf, "nc_ratio": 1, "flag": EVIL},
+        ],
+        "history": [
+            {"step": 10, "kind": "train", "loss": 1.0},
+            {"step": 10, "kind": "validation", "mean_iou": 0.5},
+        ],
+        "examples": [example(0, 0.99, name=EVIL)]
+        + [example(place, 0.9 - place / 100) for place in range(1, 30)],
+        "config": {"data": {"datasets": ["jtsc"], "note": EVIL}, "seed": 7, "empty": {}},
+    }
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    path = tmp_path_factory.mktemp("report") / "index.html"
+    failed = []
+
+    def work():
+        try:
+            report.write(epath.Path(path), **arguments())
+        except BaseException as error:
+            failed.append(error)
+
+    # A run writes its report beside other work.
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert not failed, failed
+    return path
+
+
+@pytest.fixture(scope="module")
+def page(written):
+    return Page(written.read_text(encoding="utf-8"))
+
+
+def test_page_is_one_file_that_asks_for_nothing(written, page):
+    assert [path.name for path in written.parent.iterdir()] == ["index.html"]
+    assert written.stat().st_size < 3e6
+    for _, attrs in page.tags:
+        for key in ("src", "srcset", "href", "action", "data"):
+            if key in attrs:
+                assert attrs[key].startswith(("data:", "#"))
+    text = written.read_text(encoding="utf-8")
+    assert not re.search(r"url\(|@import|@font-face|\bon[a-z]+=", text)
+    (script,) = re.findall(r"<script>(.*?)</script>", text, re.S)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    policy = [a["content"] for a in page.all("meta") if "http-equiv" in a]
+    assert policy == [
+        "default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
+        f"script-src 'sha256-{digest}'"
+    ]
+
+
+def test_text_from_data_is_escaped(written, page):
+    text = written.read_text(encoding="utf-8")
+    assert text.count("<script") == 1 and "<name>" not in text
+    # Data set, reason, flag, caption and setting each show it as it is.
+    assert page.text.count(EVIL) >= 5
+    assert f"unknown {EVIL} with the true and the predicted outlines of cell and nucleus" in [
+        attrs["alt"] for attrs in page.all("img")
+    ]
+
+
+def test_headline_and_tables_hold_the_numbers(page):
+    assert (
+        "On 60 test images of 2 data sets, unet reaches a mean IoU of 0.876 "
+        "(95 % interval 0.880 to 0.915)." in page.text
+    )
+    assert "off by 5.6 % in the median (95 % interval 4.1 to 7.9 %)" in page.text
+    assert "A colour threshold without training reaches 0.654 on the same images." in page.text
+    assert "jtsc 40 0.988 0.951 0.900 [0.880, 0.915] – 0.990" in page.text
+    assert "0.897 0.947 0.735 [0.710, 0.760] 5.6 % [4.1, 7.9 %] 0.954" in page.text
+    assert "Data sets the model never trained on raabin 114" in page.text
+    assert "Baseline without training: Otsu colour threshold jtsc 40" in page.text
+    assert "Not evaluated: lisc (not found" in page.text
+    assert "eosinophil 8 0.988" in page.text
+
+
+def test_confusion_is_by_row_with_counts(page):
+    assert "background 90.0 % 9,000 10.0 % 1,000 0.0 % 0" in page.text
+    assert "cytoplasm 25.0 % 25 75.0 % 75 0.0 % 0" in page.text
+    assert "nucleus – 0 – 0 – 0" in page.text
+
+
+def test_agreement_of_the_ratio_is_told_with_its_definition():
+    given = arguments()
+    given["rows"] = [
+        {"dataset": name, "label": label, "truth_nc_ratio": 1.0, "nc_ratio": found}
+        for name, label, found in (("a", 4, 1.0), ("a", 4, 1.21), ("a", 0, 1.1), ("b", 4, 0.5))
+    ]
+    text = Page(report.render(**given)).text
+    # Of a: ln 1.1 · (0, 1, 2), whose mean is ln 1.1; of neutrophils (0, 2 ln 1.1, −ln 2) / 3.
+    assert re.search(r"By data set a 3 \+10\.0 % \[.*?\] −8\.7 % \[.*?\] \+32\.6 %", text)
+    assert "b 1 −50.0 % – –" in text
+    assert "By cell type basophil 1 +10.0 % – – neutrophil 3 −15.4 %" in text
+    assert "Difference: predicted / true − 1." in text and "ln(predicted / true)" in text
+
+
+def test_settings_versions_and_purpose(page):
+    for words in (
+        "Parameters 1,234,567",
+        "Training time 12 min 34 s",
+        "Evaluated at 256 × 256 px",
+        "Hardware 8 CPU cores",
+        "jax 0.10.1",
+        'data.datasets ["jtsc"]',
+        "seed 7",
+        "empty {}",
+        "All 4 settings",
+        "For research use only.",
+    ):
+        assert words in page.text
+
+
+def test_page_can_be_read_without_seeing_it(page):
+    headings = [int(tag[1]) for tag, _ in page.tags if re.fullmatch(r"h[1-6]", tag)]
+    assert headings[0] == 1 and headings.count(1) == 1
+    assert all(after <= before + 1 for before, after in itertools.pairwise(headings))
+    assert all(attrs.get("scope") for attrs in page.all("th"))
+    # Outlines lie over their image, which says what is drawn.
+    layers = [a for a in page.all("img") if a.get("class", "").startswith("layer")]
+    assert len(layers) == 3 * 30 and {a["alt"] for a in layers} == {""}
+    assert all(a["alt"] for a in page.all("img") if a not in layers)
+    labels = [attrs.get("for") for attrs in page.all("label")]
+    assert {a["id"] for a in page.all("input") if a["type"] == "range"} <= set(labels)
+    ids = [attrs["id"] for _, attrs in page.tags if "id" in attrs]
+    assert len(ids) == len(set(ids))
+    assert {attrs["href"][1:] for attrs in page.all("a")} <= set(ids)
+    assert page.all("html")[0]["lang"] == "en"
+    wide = [attrs for attrs in page.all("div") if attrs.get("class") == "scroll"]
+    assert wide and all(attrs["tabindex"] == "0" for attrs in wide)
+    assert len(page.all("source")) == 3
+
+
+def test_tables_have_the_same_number_of_cells_in_each_row(written):
+    text = written.read_text(encoding="utf-8")
+    for table in re.findall(r'<table class="results">.*?</table>', text, re.S):
+        for line in re.findall(r"<tr.*?</tr>", table.split("</thead>")[1], re.S):
+            cells = len(re.findall(r"<t[hd]", line))
+            assert cells == 14 or (cells == 1 and 'colspan="14"' in line)
+
+
+def shown(page):
+    """What the viewer holds: what its slider says, what is on each picture."""
+    places = [a["data-place"] for a in page.all("figure") if a.get("class") == "frame"]
+    names = [a["data-name"] for a in page.all("figure") if a.get("class") == "frame"]
+    return places, names
+
+
+def test_overlays_are_sorted_by_error(page):
+    _, names = shown(page)
+    scores = [float(name.rsplit(" ", 1)[1]) for name in names]
+    assert scores == [*(k / 100 for k in range(61, 90)), 0.99]
+    assert names[0].startswith("neutrophil cell-29, ") and names[-1].startswith("unknown " + EVIL)
+
+
+def test_overlays_tell_their_place_and_numbers():
+    given = arguments()
+    given["examples"] = [example(1, 0.5), example(2, math.nan, truth=False), example(3, 0.7)]
+    given["rows"] = [
+        {"dataset": "jtsc", "id": f"cell-{k}", "label": k - 1, "mean_iou": score, "flag": flag}
+        | {"iou_nucleus": 0.8, "truth_nc_ratio": 0.5, "nc_ratio": 0.4}
+        for k, score, flag in ((1, 0.5, ""), (2, None, "no_cytoplasm"), (3, 0.7, ""), (9, 0.6, ""))
+    ]
+    found = Page(report.render(**given))
+    assert shown(found) == (
+        ["1 of 3 from the worst", "3 of 3 from the worst", ""],
+        ["basophil cell-1, IoU 0.500", "lymphocyte cell-3, IoU 0.700", "eosinophil cell-2, IoU –"],
+    )
+    assert "3 images of 4, by mean IoU" in found.text
+    assert "Mean IoU 0.500 IoU of the cytoplasm – IoU of the nucleus 0.800" in found.text
+    assert "True N/C 0.500 Predicted N/C 0.400 Difference −20.0 % " in found.text
+    assert found.text.count("Flag no_cytoplasm") == 1
+    # Image, truth, prediction and errors; without a truth there is nothing to compare with.
+    assert len([a for a in found.all("img") if a["src"].startswith("data:image/jpeg")]) == 3
+    classes = [a["class"] for a in found.all("img") if "class" in a]
+    assert classes == ["layer truth", "layer predicted", "layer errors"] * 2 + ["layer predicted"]
+    stacks = [a["class"] for a in found.all("div") if a.get("class", "").startswith("stack")]
+    assert stacks == ["stack", "stack", "stack untrue"]
+
+
+def test_layers_hold_what_they_say():
+    found = example(3, 0.5)
+    size, layers = report._layers(found)
+    assert size == (480, 480)
+    pixels = {}
+    for name in ("truth", "predicted", "errors"):
+        data = base64.b64decode(layers[name].removeprefix("data:image/png;base64,"))
+        pixels[name] = np.asarray(Image.open(io.BytesIO(data)).convert("RGBA"))
+        assert pixels[name].shape == (480, 480, 4)
+        assert set(np.unique(pixels[name][..., 3])) == {0, 255}
+    large = cv2.resize(found.truth, (480, 480), interpolation=cv2.INTER_NEAREST_EXACT)
+    gray = np.full((480, 480, 3), 128, np.uint8)
+    drawn = overlays.overlay(gray, large, 3)
+    seen = np.where(pixels["truth"][..., 3:] > 0, pixels["truth"][..., :3], gray)
+    assert np.array_equal(seen, drawn)
+    wrong = found.truth != found.prediction
+    wrong = (
+        cv2.resize(wrong.astype(np.uint8), (480, 480), interpolation=cv2.INTER_NEAREST_EXACT) > 0
+    )
+    assert np.array_equal(pixels["errors"][..., 3] > 0, wrong) and wrong.any()
+    assert {tuple(c) for c in pixels["errors"][wrong][:, :3]} == {overlays.ERROR_COLOR}
+
+
+def test_a_run_with_nothing_to_show_has_a_page():
+    nothing = {"rows": [], "history": [], "examples": [], "config": {}}
+    found = Page(report.render(title="t", summary={}, **nothing))
+    assert "No data set was evaluated." in found.text and not found.all("img")
+    assert not found.all("script") and "script-src" not in str(found.all("meta"))
+    found = Page(report.render(title="t", summary={"results": {"a": None}}, **nothing))
+    assert "a mean IoU of –." in found.text
+
+
+def test_one_data_set_is_not_repeated_as_all():
+    given = arguments()
+    given["summary"]["results"] = {"jtsc": result(), "all": result()}
+    given["summary"]["baseline"] = {}
+    found = Page(report.render(**given))
+    assert "On 40 test images of data set jtsc, unet" in found.text
+    assert found.text.count("jtsc 40 0.988") == 1 and " all 40 " not in found.text
+    assert "colour threshold" not in found.text
+
+
+def test_a_page_that_cannot_be_drawn_leaves_the_old_one(tmp_path):
+    path = tmp_path / "report" / "index.html"
+    path.parent.mkdir()
+    path.write_text("old")
+    given = arguments()
+    given["examples"] = [copy.copy(given["examples"][0])]
+    object.__setattr__(given["examples"][0], "truth", np.zeros((9, 9), np.uint8))
+    with pytest.raises(ValueError, match=r"mask \[9, 9\] does not fit"):
+        report.write(path, **given)
+    assert path.read_text() == "old"
+    assert [found.name for found in path.parent.iterdir()] == ["index.html"]
+
+
+def test_a_page_that_cannot_be_put_in_place_leaves_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(report, "render", lambda **_: "page")
+    (tmp_path / "index.html").mkdir()
+    with pytest.raises(OSError):
+        report.write(tmp_path / "index.html", **arguments())
+    assert [found.name for found in tmp_path.iterdir()] == ["index.html"]
+    report.write(str(tmp_path / "new" / "page.html"), **arguments())
+    assert (tmp_path / "new" / "page.html").read_text() == "page"
+
+
+def test_calibration_of_pixels():
+    given = arguments()
+    without = Page(report.render(**given)).text
+    assert "The probabilities of the pixels were not recorded with this run" in without
+    bins = {"pixels": [0, 4, 100], "right": [0, 3, 90], "confidence": [None, 0.5, 0.97]}
+    given["summary"]["calibration"] = {
+        "jtsc": bins
+        | {"images": 40, "expected_calibration_error": 0.0123, "interval": [0.01, 0.015]},
+        "b": bins | {"images": 2, "expected_calibration_error": 0.02},
+        "all": bins | {"images": 42, "expected_calibration_error": None},
+    }
+    page = Page(report.render(**given))
+    assert "Calibration of the pixels" in page.text and "not recorded" not in page.text
+    assert "Counted on 42 images, evenly spaced" in page.text
+    assert "All data sets – jtsc 1.23 % [1.00, 1.50 %] b 2.00 %" in page.text
+    assert len(page.all("source")) == 4
+    assert "#calibration" in {a["href"] for a in page.all("a")}
+
+
+def typed_arguments():
+    by_type = {
+        name: {"images": 8, "recall": 0.875, "auroc": 0.99, "intervals": {"recall": [0.6, 1.0]}}
+        for name in CELL_TYPES
+    }
+    found = {
+        "images": 40,
+        "accuracy": 0.925,
+        "macro_recall": 0.9012,
+        "confusion": np.diag([8, 8, 7, 8, 6]).tolist(),
+        "intervals": {"accuracy": [0.85, 0.975], "macro_recall": [0.8, 0.95]},
+        "by_type": by_type,
+    }
+    given = arguments()
+    rows = [
+        {"id": "a", "label": 3, "predicted": 2, "right": False, "probability": 0.97},
+        {"id": EVIL, "label": 1, "predicted": 1, "right": True, "probability": 0.41},
+    ]
+    shown = [
+        report.Example(
+            dataset="pbc",
+            id=row["id"],
+            label=row["label"],
+            image=example(1, 1.0).image,
+            score=row["probability"],
+            predicted=row["predicted"],
+        )
+        for row in rows
+    ]
+    history = [
+        {"step": 10, "kind": "train", "loss": 1.0, "accuracy": 0.4},
+        {"step": 10, "kind": "validation", "loss": 0.9, "accuracy": 0.5, "macro_recall": 0.5},
+    ]
+    summary = given["summary"] | {
+        "task": "classification",
+        "results": {"pbc": found},
+        "baseline": {"pbc": {"images": 40, "accuracy": 0.2}},
+        "baseline_name": "Always the most frequent type of training",
+        "external": {},
+    }
+    return given | {"summary": summary, "rows": rows, "history": history, "examples": shown}
+
+
+def test_the_page_of_a_classification():
+    page = Page(report.render(**typed_arguments()))
+    assert "White-blood-cell classification" in page.text
+    assert "names the right type in 92.5 % (95 % interval 85.0 to 97.5 %)" in page.text
+    assert "most frequent type of training would be right in 20.0 %" in page.text
+    assert "Confusion of cell types" in page.text and "N/C ratio" not in page.text
+    assert "monocyte taken for lymphocyte" in page.text and "97.0 %" in page.text
+    assert "1 cell of 2 has another type" in page.text
+    assert "eosinophil taken" not in page.text  # that one is right
+    assert EVIL in page.text
+    ids = {attrs["id"] for _, attrs in page.tags if "id" in attrs}
+    links = [attrs["href"] for attrs in page.all("a")]
+    assert {"#calibration", "#mistakes"} <= set(links)
+    assert all(link[1:] in ids for link in links)
+    assert any(th.get("colspan") == "5" for th in page.all("th"))
