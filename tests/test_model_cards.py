@@ -1,30 +1,20 @@
 """The shipped weights, their model cards, and the figures in these."""
 
 import importlib
-import importlib.util
 import json
-import pathlib
 
 import numpy as np
 import pytest
 from etils import epath
 
+import make_cards
 import wbc_jax
 from wbc_jax import config_checks, experiment
 from wbc_jax.config import Data
 from wbc_jax.data import sources
 from wbc_jax.inference import weights
 
-ROOT = pathlib.Path(__file__).resolve().parents[1]
 NAMES = ("segmenter", "classifier")
-
-
-@pytest.fixture(scope="module")
-def cards():
-    spec = importlib.util.spec_from_file_location("make_cards", ROOT / "docs" / "make_cards.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def test_both_are_shipped_and_small():
@@ -33,14 +23,14 @@ def test_both_are_shipped_and_small():
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_card_is_what_was_measured_on_this_file(cards, name):
+def test_the_card_is_what_was_measured_on_this_file(name):
     # `render` refuses figures of other weights.
-    assert cards.render(name) == (weights.SHIPPED / f"{name}.md").read_text()
+    assert make_cards.render(name) == (weights.SHIPPED / f"{name}.md").read_text()
     text = (weights.SHIPPED / f"{name}.md").read_text()
-    assert cards.sha256(name) in text and "research only" in text
+    assert make_cards.sha256(name) in text and "research only" in text
 
 
-def test_a_card_of_other_weights_is_refused(cards, tmp_path, monkeypatch):
+def test_a_card_of_other_weights_is_refused(tmp_path, monkeypatch):
     shipped = tmp_path / "shipped"
     shipped.mkdir()
     for path in weights.SHIPPED.iterdir():
@@ -49,9 +39,9 @@ def test_a_card_of_other_weights_is_refused(cards, tmp_path, monkeypatch):
     damaged = bytearray((shipped / "segmenter.safetensors").read_bytes())
     damaged[-1] ^= 1
     (shipped / "segmenter.safetensors").write_bytes(damaged)
-    monkeypatch.setattr(cards, "SHIPPED", shipped)
+    monkeypatch.setattr(make_cards, "SHIPPED", shipped)
     with pytest.raises(SystemExit, match="is of other weights"):
-        cards.render("segmenter")
+        make_cards.render("segmenter")
 
 
 @pytest.mark.parametrize("name", NAMES)

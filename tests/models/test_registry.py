@@ -3,7 +3,6 @@
 import pathlib
 import re
 import sys
-import textwrap
 import types
 
 import jax
@@ -180,20 +179,20 @@ def test_classes_and_channels_are_those_asked_for():
     assert nnx.eval_shape(lambda m, x: m(x), network, jnp.zeros((1, 8, 8, 3))).shape[-1] == 7
 
 
-# ---- A network of one's own, as the README shows it -------------------------------------------
+# ---- A network of one's own, as CONTRIBUTING.md shows it --------------------------------------
 
-README = pathlib.Path(__file__).resolve().parents[2] / "README.md"
+CONTRIBUTING = pathlib.Path(__file__).resolve().parents[2] / "CONTRIBUTING.md"
 
 
 def test_a_network_of_ones_own_is_one_file_and_one_line(tmp_path, monkeypatch):
-    text = README.read_text(encoding="utf-8")
-    code = re.search(r"```python\n(  from flax import nnx\n.*?)```", text, re.DOTALL)[1]
-    name, entry = re.search(r'"(pixelwise)": (Entry\(.*?\)\))', text).groups()
-    module = types.ModuleType("wbc_jax.models.pixelwise")
-    exec(textwrap.dedent(code), module.__dict__)
+    text = CONTRIBUTING.read_text(encoding="utf-8")
+    code = re.search(r"```python\n(import jax\n.*?)```", text, re.DOTALL)[1]
+    name, entry = re.search(r'"(plain)": (Entry\(.*?\)\))', text).groups()
+    module = types.ModuleType("wbc_jax.models.plain")
+    exec(code, module.__dict__)
     monkeypatch.setitem(sys.modules, module.__name__, module)
     monkeypatch.setitem(registry.NETWORKS, name, eval(entry, {"Entry": registry.Entry}))
-    config = tiny(tmp_path, model__name="pixelwise", model__features=8)
+    config = tiny(tmp_path, model__name="plain", model__features=8)
     _, _, state, values = losses_of_six_steps(config)
     assert values[-1] < 0.9 * values[0]
-    assert state.params["hidden"]["kernel"].shape == (3, 8)
+    assert state.params["blocks"][0]["conv"]["kernel"].shape == (3, 3, 3, 8)
