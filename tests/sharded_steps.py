@@ -72,10 +72,11 @@ def outcome(fields: dict) -> dict:
             found[name].append(np.asarray(report[name]).tolist())
     local = sharding.local_mesh(8)
     weights = sharding.to_local(state.weights(), mesh, local)
-    scored = np.zeros(0)
+    scored = []
     if config.optimizer.ema_decay:
         predict = steps.make_predict_step(config, network, mesh=local)
-        scored = evaluate.masks.measure(lambda images: predict(weights, images), Images(), 8)
+        counts = evaluate.masks.measure(lambda images: predict(weights, images), Images(), 8)
+        scored = counts.confusion.tolist()
     kernel = state.params["encoder"][0]["conv1"]["kernel"]
     moments = jax.tree.leaves(state.opt_state)
     return found | {
@@ -91,7 +92,7 @@ def outcome(fields: dict) -> dict:
         "stats": [np.asarray(s).tolist() for s in jax.tree.leaves(state.stats)],
         "params": [np.asarray(p).tolist() for p in jax.tree.leaves(state.params)],
         "average": [np.asarray(p).tolist() for p in jax.tree.leaves(weights)],
-        "scored": scored.tolist(),
+        "scored": scored,
     }
 
 

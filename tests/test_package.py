@@ -59,13 +59,14 @@ def test_importing_changes_nothing_else():
 
 
 def test_public_names_resolve():
+    from wbc_jax.data import images
     from wbc_jax.fields import analyze as fields
     from wbc_jax.inference import model as inference
 
     assert wbc_jax.__all__ == sorted(wbc_jax.__all__)
+    homes = {"analyze": fields, "read_image": images}
     for name in wbc_jax.__all__:
-        home = fields if name == "analyze" else inference
-        assert getattr(wbc_jax, name) is getattr(home, name)
+        assert getattr(wbc_jax, name) is getattr(homes.get(name, inference), name)
 
 
 def test_other_names_do_not():

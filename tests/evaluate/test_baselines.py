@@ -1,4 +1,4 @@
-"""Colour thresholds find what colour alone tells, and nothing where there is nothing."""
+"""wbc_jax.evaluate.baselines: drawn cells, and images without a cell."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""Scores of classification against numbers worked out by hand and scikit-learn's."""
+"""wbc_jax.evaluate.cell_types: scores by hand and against scikit-learn."""
 
 import math
 import types
@@ -135,7 +135,7 @@ def test_rows():
     assert [row["right"] for row in found] == [True, False, True, True, False, True]
 
 
-def test_measure_leaves_out_the_filling():
+def test_measure_leaves_out_the_padding():
     class Examples(list):
         pass
 

@@ -1,4 +1,4 @@
-"""Groups of images and intervals."""
+"""wbc_jax.evaluate.groups: groups of images by data set."""
 
 import math
 
@@ -23,16 +23,3 @@ def test_mean_over_data_sets():
     found = groups.mean_over(["x", "x", "x", "y"], lambda chosen: float(values[chosen].mean()))
     assert found == pytest.approx(3)
     assert math.isnan(groups.mean_over([], lambda chosen: 1.0))
-
-
-def test_resamples_draw_as_many_images_as_there_are():
-    drawn = groups.resamples(7, 500, np.random.default_rng(0))
-    assert drawn.shape == (500, 7) and (drawn.sum(1) == 7).all()
-    # An image is missing from a resample with probability (1 - 1/7)^7.
-    assert (drawn == 0).mean() == pytest.approx((6 / 7) ** 7, abs=0.03)
-
-
-def test_interval():
-    values = np.concatenate([np.arange(1001.0), [np.nan, np.inf]])
-    assert groups.interval(values) == [25, 975]
-    assert all(math.isnan(end) for end in groups.interval(np.array([np.nan])))

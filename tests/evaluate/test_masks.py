@@ -1,4 +1,4 @@
-"""Scores of sets of images against numbers worked out by hand and SciPy's."""
+"""wbc_jax.evaluate.masks: scores of sets of images, by hand and against SciPy."""
 
 import math
 import types
@@ -10,19 +10,24 @@ import scipy.stats
 from wbc_jax import metrics
 from wbc_jax.evaluate import masks
 from wbc_jax.labels import IGNORE, MASK_CLASSES
+from wbc_jax.metrics import SegmentationCounts
 
 # Rows truth, columns prediction: background, cytoplasm, nucleus.
 A = [[8, 1, 1], [0, 4, 0], [0, 2, 4]]
 B = [[5, 0, 0], [0, 3, 1], [0, 0, 3]]
 NO_NUCLEUS = [[9, 0, 0], [0, 6, 1], [0, 0, 0]]  # flagged for its truth
 NO_CYTOPLASM = [[4, 0, 0], [0, 0, 2], [0, 0, 3]]  # flagged for its prediction
-COUNTS = np.array([A, B])
+COUNTS = SegmentationCounts(np.array([A, B]))
 BF_COLUMNS = ("bf_score", *(f"bf_score_{name}" for name in MASK_CLASSES))
 
 
 def _examples(datasets, labels):
     ids = [f"i{n}" for n in range(len(labels))]
     return types.SimpleNamespace(datasets=datasets, ids=ids, labels=np.asarray(labels))
+
+
+def _counts(*confusions):
+    return SegmentationCounts(np.array(confusions))
 
 
 def _assert_same(one, two):
@@ -32,7 +37,7 @@ def _assert_same(one, two):
 def _random(seed, n):
     rng = np.random.default_rng(seed)
     counts = rng.integers(1, 20, (n, 3, 3))
-    return counts + np.eye(3, dtype=int) * rng.integers(20, 80, (n, 1, 1))
+    return SegmentationCounts(counts + np.eye(3, dtype=int) * rng.integers(20, 80, (n, 1, 1)))
 
 
 def test_summarize_by_hand():
@@ -55,19 +60,19 @@ def test_summarize_by_hand():
     errors = ((6 / 4 - 5 / 7) / (6 / 4), (4 / 3 - 3 / 4) / (3 / 4))
     assert found["nc"]["median_relative_error"] == pytest.approx(sum(errors) / 2)
     assert (found["nc"]["images"], found["nc"]["flagged"]) == (2, 0)
-    assert math.isnan(found["nc"]["spearman"])  # of two images it says nothing
+    assert math.isnan(found["nc"]["spearman"])  # undefined for two images
     assert "intervals" not in found
 
 
 def test_a_class_that_is_nowhere_counts_in_no_mean():
-    found = masks.summarize(np.array([[[6, 2, 0], [0, 2, 0], [0, 0, 0]]]))
+    found = masks.summarize(_counts([[6, 2, 0], [0, 2, 0], [0, 0, 0]]))
     assert math.isnan(found["iou"]["nucleus"]) and math.isnan(found["dice"]["nucleus"])
     assert found["mean_iou"] == pytest.approx((6 / 8 + 2 / 4) / 2)
     assert found["mean_accuracy"] == pytest.approx((6 / 8 + 1) / 2)
 
 
 def test_perfect_predictions():
-    counts = np.array([np.diag([5, 3, 2]), np.diag([1, 4, 9]), np.diag([1, 5, 5])])
+    counts = _counts(np.diag([5, 3, 2]), np.diag([1, 4, 9]), np.diag([1, 5, 5]))
     found = masks.summarize(counts, bootstrap=20)
     assert found["mean_iou"] == found["global_accuracy"] == 1
     assert found["nc"] == {
@@ -81,8 +86,8 @@ def test_perfect_predictions():
 
 
 def test_flagged_images_count_in_no_ratio():
-    counts = np.concatenate([_random(0, 9), [NO_NUCLEUS, NO_CYTOPLASM]])
-    truth, predicted = counts.sum(2)[:9], counts.sum(1)[:9]
+    counts = SegmentationCounts.merge([_random(0, 9), _counts(NO_NUCLEUS, NO_CYTOPLASM)])
+    truth, predicted = counts.confusion.sum(2)[:9], counts.confusion.sum(1)[:9]
     x, y = truth[:, 2] / truth[:, 1], predicted[:, 2] / predicted[:, 1]
     found = masks.summarize(counts)["nc"]
     assert (found["images"], found["flagged"]) == (9, 2)
@@ -92,7 +97,7 @@ def test_flagged_images_count_in_no_ratio():
 
 
 def test_only_flagged_images():
-    found = masks.summarize(np.array([NO_NUCLEUS, NO_CYTOPLASM]), bootstrap=10)
+    found = masks.summarize(_counts(NO_NUCLEUS, NO_CYTOPLASM), bootstrap=10)
     assert (found["nc"]["images"], found["nc"]["flagged"]) == (0, 2)
     assert math.isnan(found["nc"]["median_relative_error"])
     assert all(map(math.isnan, found["intervals"]["nc_median_relative_error"]))
@@ -114,11 +119,11 @@ def test_intervals_agree_with_scipy():
         return result.confidence_interval
 
     def accuracy(which):
-        total = counts[which].sum(0)
+        total = counts.confusion[which].sum(0)
         return np.trace(total) / total.sum()
 
     def nucleus(which):
-        total = counts[which].sum(0)
+        total = counts.confusion[which].sum(0)
         return total[2, 2] / (total[2].sum() + total[:, 2].sum() - total[2, 2])
 
     errors = masks.nc_errors(counts)
@@ -150,25 +155,23 @@ def test_intervals_contain_every_point_and_are_reproducible():
         assert low < point < high
     assert masks.summarize(counts, bootstrap=300, seed=3) == found
     assert masks.summarize(counts, bootstrap=300, seed=4) != found
-    assert "intervals" not in masks.summarize(counts[:1], bootstrap=300)
+    assert "intervals" not in masks.summarize(counts.select([0]), bootstrap=300)
 
 
 def test_validation_score_weighs_data_sets_alike():
-    counts = np.array([A, A, A, B])
+    counts = _counts(A, A, A, B)
     of_a = (8 / 10 + 4 / 7 + 4 / 7) / 3
     of_b = (1 + 3 / 4 + 3 / 4) / 3
     found = masks.validation(counts, _examples(["large", "large", "large", "small"], [0] * 4))
     assert found["score"] == pytest.approx((of_a + of_b) / 2)
-    alone = masks.validation(counts[:3], _examples(["x"] * 3, [0] * 3))
+    alone = masks.validation(counts.select(slice(3)), _examples(["x"] * 3, [0] * 3))
     assert alone["score"] == pytest.approx(of_a)
     assert (alone["iou_cytoplasm"], alone["iou_nucleus"]) == pytest.approx((4 / 7, 4 / 7))
-    assert math.isnan(masks.validation(counts[:0], _examples([], []))["score"])
+    assert math.isnan(masks.validation(counts.select(slice(0)), _examples([], []))["score"])
 
 
 def test_rows():
-    found = masks.rows(
-        np.array([A, NO_NUCLEUS, NO_CYTOPLASM]), _examples(["d", "d", "e"], [4, -1, 0])
-    )
+    found = masks.rows(_counts(A, NO_NUCLEUS, NO_CYTOPLASM), _examples(["d", "d", "e"], [4, -1, 0]))
     assert all(tuple(row) == masks.ROW_COLUMNS for row in found)
     assert found[0] == {
         "dataset": "d",
@@ -209,18 +212,18 @@ def test_results_by_data_set_and_type():
     assert list(found) == ["b", "a", "all"]
     for name, which in (("b", [0, 1, 5]), ("a", [2, 3, 4]), ("all", range(6))):
         of_set = {k: v for k, v in found[name].items() if k != "by_type"}
-        _assert_same(of_set, masks.summarize(counts[list(which)]))
+        _assert_same(of_set, masks.summarize(counts.select(list(which))))
     assert list(found["b"]["by_type"]) == ["basophil", "neutrophil"]
-    _assert_same(found["b"]["by_type"]["neutrophil"], masks.summarize(counts[[1, 5]]))
+    _assert_same(found["b"]["by_type"]["neutrophil"], masks.summarize(counts.select([1, 5])))
     assert list(found["a"]["by_type"]) == ["unknown", "basophil"]
-    _assert_same(found["a"]["by_type"]["basophil"], masks.summarize(counts[[2, 3]]))
-    _assert_same(found["all"]["by_type"]["basophil"], masks.summarize(counts[[0, 2, 3]]))
-    assert found["all"]["confusion"] == counts.sum(0).tolist()
-    alone = masks.results(counts[:2], _examples(["b", "b"], [0, 0]), bootstrap=0)
+    _assert_same(found["a"]["by_type"]["basophil"], masks.summarize(counts.select([2, 3])))
+    _assert_same(found["all"]["by_type"]["basophil"], masks.summarize(counts.select([0, 2, 3])))
+    assert found["all"]["confusion"] == counts.confusion.sum(0).tolist()
+    alone = masks.results(counts.select([0, 1]), _examples(["b", "b"], [0, 0]), bootstrap=0)
     assert list(alone) == ["b"]
 
 
-def test_confusions_leave_out_the_filling():
+def test_confusions_leave_out_the_padding():
     truth = np.random.default_rng(0).integers(0, 3, (5, 4, 4)).astype(np.uint8)
     truth[0, 0] = IGNORE
 
@@ -241,11 +244,12 @@ def test_confusions_leave_out_the_filling():
     expected = np.zeros((5, 3, 3), int)
     for i, mask in enumerate(truth):
         expected[i, :, i % 3] = [(mask == c).sum() for c in range(3)]
-    np.testing.assert_array_equal(counts, expected)
+    np.testing.assert_array_equal(counts.confusion, expected)
+    assert counts.confusion.dtype == np.int64 and counts.boundary is None
     more = masks.measure_test(predict, examples, 2)
-    np.testing.assert_array_equal(more[..., :3], expected)
+    np.testing.assert_array_equal(more.confusion, expected)
     found = np.stack([np.full((4, 4), i % 3, np.uint8) for i in range(5)])
-    np.testing.assert_array_equal(more[..., 3:], metrics.bf_counts(truth, found, 3))
+    np.testing.assert_array_equal(more.boundary, metrics.bf_counts(truth, found, 3))
 
 
 # Boundary points of truth that match, of truth, of prediction that match, of prediction.
@@ -259,7 +263,7 @@ BF_COUNTS = np.array(
 
 
 def test_boundary_scores_by_hand():
-    counts = np.concatenate([np.array([A, B, B]), BF_COUNTS], -1)
+    counts = SegmentationCounts(np.array([A, B, B]), BF_COUNTS)
     found = masks.summarize(counts, bootstrap=200)
     bf = found["bf_score"]
     assert bf["mean"] == pytest.approx((5 / 9 + 2 / 3) / 2)
@@ -276,16 +280,16 @@ def test_boundary_scores_by_hand():
     assert math.isnan(rows[2]["bf_score"]) and math.isnan(rows[1]["bf_score_cytoplasm"])
     assert rows[0]["bf_score_cytoplasm"] == pytest.approx(2 / 3)
     # Without boundary counts everything else is the same.
-    without = masks.summarize(counts[..., :3], bootstrap=200)
+    without = masks.summarize(_counts(A, B, B), bootstrap=200)
     assert "bf_score" not in without
     del found["bf_score"]
     found["intervals"] = {k: v for k, v in found["intervals"].items() if "bf_" not in k}
     _assert_same(found, without)
-    np.testing.assert_allclose(masks.nc_errors(counts), masks.nc_errors(counts[..., :3]))
+    np.testing.assert_allclose(masks.nc_errors(counts), masks.nc_errors(_counts(A, B, B)))
 
 
 def _calibrated(monkeypatch, images=6, size=12, seed=4):
-    """Counts of drawn probabilities, what they are of, the masks and the probabilities."""
+    """Returns binned counts of random probabilities, their examples, masks and probabilities."""
     rng = np.random.default_rng(seed)
     truth = rng.integers(0, 3, (images, size, size)).astype(np.uint8)
     truth[rng.random(truth.shape) < 0.1] = IGNORE
@@ -293,7 +297,7 @@ def _calibrated(monkeypatch, images=6, size=12, seed=4):
     given = (scores / scores.sum(-1, keepdims=True)).astype(np.float32)
     batches = [
         {"index": np.array([3, 0, 5, 1]), "mask": truth[[3, 0, 5, 1]], "image": [3, 0, 5, 1]},
-        # The last batch is filled up with what does not count.
+        # The padding of the last batch does not count.
         {"index": np.array([4, 2, -1, -1]), "mask": truth[[4, 2, 0, 0]], "image": [4, 2, 0, 0]},
     ]
     monkeypatch.setattr(masks.pipeline, "eval_batches", lambda *_: batches)

@@ -279,8 +279,8 @@ def test_overlap_and_hits():
     found = [(0, 0, 10, 20), (0, 5, 10, 15), (20, 20, 30, 30)]
     assert detection.overlap(truth, found) == pytest.approx(np.array([[0.5, 1 / 3, 0], [0, 0, 0]]))
     # The middles are (5, 10), outside the first box by its open end, (5, 10) and (25, 25).
-    assert not detection.centre_inside(truth, found).any()
-    assert detection.centre_inside([(0, 0, 10, 11)], found).tolist() == [[True, True, False]]
+    assert not detection.center_inside(truth, found).any()
+    assert detection.center_inside([(0, 0, 10, 11)], found).tolist() == [[True, True, False]]
     # One box is found once, even by two.
     assert detection.count_hits(np.array([[True, True, False]])) == 1
     # 0 must go to 1 so that 1 can have 0.
@@ -339,7 +339,7 @@ def test_score_command(tmp_path, capsys):
 
 def test_parts_are_stable():
     names = [f"BloodImage_{n:05d}" for n in range(411)]
-    parts = [detection.part_of(name) for name in names]
+    parts = [detection.subset_of(name) for name in names]
     assert parts[:3] == ["development", "development", "rest"]
     assert 190 < parts.count("development") < 235
 

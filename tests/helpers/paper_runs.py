@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from wbc_jax import config_checks, evaluate, provenance
+from wbc_jax import config_checks, evaluate, metrics, provenance
 from wbc_jax.config import Config, to_json
 from wbc_jax.papers import plans
 from wbc_jax.papers.comparison import Comparison, Row
@@ -55,11 +55,8 @@ def type_scores(seed: int, right: float = 0.6) -> dict[str, Any]:
     return evaluate.cell_types.summarize(labels(), probabilities(seed, right), bootstrap=20)
 
 
-def counts(seed: int, good: int = 60) -> np.ndarray:
-    """Counts of test images of four types, `[4 * PER_TYPE, 3, 7]`.
-
-    Each class's row of the confusion matrix and its boundary points, as `masks.measure_test`.
-    """
+def counts(seed: int, good: int = 60) -> metrics.SegmentationCounts:
+    """Returns random counts of `4 * PER_TYPE` test images of four types."""
     rng = np.random.default_rng(seed)
     n = 4 * PER_TYPE
     confusion = rng.integers(1, 20, (n, 3, 3))
@@ -67,7 +64,7 @@ def counts(seed: int, good: int = 60) -> np.ndarray:
     points = rng.integers(10, 30, (n, 3, 2))
     matched = rng.integers(0, points)
     boundary = np.stack([matched[..., 0], points[..., 0], matched[..., 1], points[..., 1]], -1)
-    return np.concatenate([confusion, boundary], -1)
+    return metrics.SegmentationCounts(confusion, boundary)
 
 
 def _examples(dataset: str) -> types.SimpleNamespace:

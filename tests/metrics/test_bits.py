@@ -1,4 +1,4 @@
-"""wbc_jax.metrics.bits: against NumPy's packing."""
+"""wbc_jax.metrics.bits: against NumPy's bit packing."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""wbc_jax.metrics.boundary: against loops over scipy's distance transform, MONAI and others."""
+"""wbc_jax.metrics.boundary: against SciPy's distance transform, MONAI and surface-distance."""
 
 import math
 import os
@@ -9,89 +9,12 @@ import sys
 import cv2
 import numpy as np
 import pytest
-from scipy import ndimage
 
+from drawn_masks import cell, distances, each, one_hot, pairs, square
 from wbc_jax import metrics
 from wbc_jax.metrics import boundary
 
 SIZES = [(120, 120), (256, 256), (360, 360), (575, 575), (97, 250), (1, 40)]
-
-
-def cell(height, width, shift=0.0, scale=1.0):
-    """A round cell with an eccentric nucleus."""
-    y, x = np.mgrid[:height, :width]
-    y, x = (y - height / 2 - shift) / (scale * height), (x - width / 2 - shift) / (scale * width)
-    mask = (np.hypot(y, x) < 0.35).astype(np.uint8)
-    mask[np.hypot(y + 0.05, x) < 0.2 + 0.03 * np.cos(5 * np.arctan2(y, x))[...]] = 2
-    return mask
-
-
-def drawn(height, width):
-    """Strokes, as of a hand."""
-    mask = np.zeros((height, width), np.uint8)
-    y, x = np.mgrid[:height, :width]
-    mask[np.abs(y - height / 2 - height / 4 * np.sin(9 * x / width)) < 1.5] = 1
-    mask[(np.abs(y - x * height / width) < 4) & (x % 31 > 7)] = 2
-    return mask
-
-
-def frame(height, width):
-    """Classes that touch all four sides."""
-    mask = np.zeros((height, width), np.uint8)
-    mask[: height // 3] = 1
-    mask[:, width // 2 :] = 2
-    mask[-1:] = 1
-    return mask
-
-
-def one_pixel(height, width, y, x):
-    mask = np.zeros((height, width), np.uint8)
-    mask[int(y * (height - 1)), int(x * (width - 1))] = 2
-    return mask
-
-
-def pairs(height, width):
-    """Truth and prediction `[N, H, W]`: random, drawn, empty, one pixel, on the frame, full."""
-    rng = np.random.default_rng(0)
-    size = (height, width)
-    noise = rng.integers(0, 3, size).astype(np.uint8)
-    unknown = cell(*size)
-    unknown[height // 3 : height // 2, width // 4 :] = 255
-    empty, full = np.zeros(size, np.uint8), np.full(size, 2, np.uint8)
-    return tuple(
-        np.stack(masks)
-        for masks in zip(
-            (noise, np.where(rng.random(size) < 0.9, noise, 0)),
-            (cell(*size), cell(*size, shift=2.5)),
-            (cell(*size), cell(*size, scale=0.8)),
-            (drawn(*size), np.roll(drawn(*size), 3, axis=0)),
-            (frame(*size), np.roll(frame(*size), 4, axis=1)),
-            (one_pixel(*size, 0.5, 0.5), one_pixel(*size, 0.52, 0.5)),
-            (one_pixel(*size, 0, 0), one_pixel(*size, 1, 1)),
-            (empty, empty),
-            (empty, cell(*size)),
-            (full, full),
-            (full, frame(*size)),
-            (unknown, cell(*size, shift=-1.5)),
-        )
-    )
-
-
-def boundaries(truth, prediction, label):
-    """The definition, word by word: the mask without its erosion by a plus, zeros around it."""
-    known = truth != 255
-    for mask in ((truth == label) & known, (prediction == label) & known):
-        yield mask & ~ndimage.binary_erosion(mask)
-
-
-def distances(truth, prediction, label):
-    """Distances of true points to the predicted boundary and back; None if one is absent."""
-    true, predicted = boundaries(truth, prediction, label)
-    if not true.any() or not predicted.any():
-        return None
-    to_predicted = ndimage.distance_transform_edt(~predicted)
-    to_true = ndimage.distance_transform_edt(~true)
-    return to_predicted[true], to_true[predicted]
 
 
 def bf_oracle(truth, prediction, label, tolerance):
@@ -100,12 +23,6 @@ def bf_oracle(truth, prediction, label, tolerance):
         return np.nan
     recall, precision = ((d < tolerance).mean() for d in found)
     return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
-
-
-def each(oracle, truth, prediction, *arguments, classes=3):
-    return np.array(
-        [[oracle(t, p, c, *arguments) for c in range(classes)] for t, p in zip(truth, prediction)]
-    )
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -148,12 +65,6 @@ def test_bf_score_equals_the_distance_transform_on_expert_masks(real_data):
     expected = each(bf_oracle, truth, prediction, 0.0075 * math.hypot(120, 120))
     assert (expected < 1).any()
     np.testing.assert_allclose(metrics.bf_score(truth, prediction, 3), expected, atol=1e-12)
-
-
-def square(top, left, side=10, size=40):
-    mask = np.zeros((1, size, size), np.uint8)
-    mask[0, top : top + side, left : left + side] = 1
-    return mask
 
 
 def test_bf_score_by_hand():
@@ -201,7 +112,7 @@ def test_unknown_pixels_are_like_the_outside_of_the_image():
     anything[:, 9:49, 15:55] = prediction
     expected = metrics.bf_counts(truth, prediction, 2, tolerance_px=1.5)
     assert np.array_equal(metrics.bf_counts(around, anything, 2, tolerance_px=1.5), expected)
-    # Images that fill up a batch have no score.
+    # Images that pad a batch have no score.
     nothing = np.full((1, 40, 40), 255, np.uint8)
     assert np.isnan(metrics.bf_score(nothing, prediction, 2)).all()
 
@@ -260,56 +171,14 @@ def test_totals_of_parts_add_up():
     assert (whole + none).mean == whole.mean
 
 
-def distance_oracle(truth, prediction, label):
-    found = distances(truth, prediction, label)
-    if found is None:
-        return np.nan, np.nan
-    return max(np.percentile(d, 95) for d in found), np.concatenate(found).mean()
-
-
-@pytest.mark.parametrize("size", [(120, 120), (250, 360), (1, 40)])
-def test_surface_distances_equal_the_distance_transform(size):
-    truth, prediction = pairs(*size)
-    if max(size) > 200:  # noise has a hundred thousand boundary points, a cell has some hundred
-        truth, prediction = truth[1:], prediction[1:]
-    expected = each(distance_oracle, truth, prediction)
-    found = metrics.surface_distances(truth, prediction, 3)
-    np.testing.assert_allclose(found.hausdorff_95_px, expected[..., 0], rtol=1e-12)
-    np.testing.assert_allclose(found.average_px, expected[..., 1], rtol=1e-12)
-    assert np.isnan(found.average_px).any() and (found.average_px == 0).any()
-
-
-def test_surface_distances_by_hand():
-    # Points on one row at columns 0 and 10 against one at 4: 4 and 6, and back 4.
-    truth, prediction = np.zeros((2, 1, 3, 12), np.uint8)
-    truth[0, 1, [0, 10]] = prediction[0, 1, 4] = 1
-    found = metrics.surface_distances(truth, prediction, 2)
-    np.testing.assert_allclose(found.average_px[0, 1], (4 + 6 + 4) / 3)
-    np.testing.assert_allclose(found.hausdorff_95_px[0, 1], 4 + 0.95 * 2)
-
-
-def test_squared_distances_are_exact_integers():
-    truth, prediction = square(10, 10), square(12, 13)
-    found = np.asarray(boundary.boundary_distances(truth, prediction, 2, 64))
-    assert found.dtype == np.int32 and found.shape == (1, 2, 2, 64)
-    for direction, expected in enumerate(distances(truth[0], prediction[0], 1)):
-        valid = found[0, 1, direction]
-        assert sorted(valid[valid >= 0]) == sorted(np.rint(expected**2).astype(int))
-    # Without a limit there is room for every pixel; with one, the background's points are cut off.
-    unlimited = np.asarray(boundary.boundary_distances(truth, prediction, 2))
-    assert unlimited.shape[-1] == 1600
-    assert np.array_equal(unlimited[..., :64], found)
-    assert (unlimited[:, 1, :, 64:] == -1).all()
-
-
 def test_under_jit_and_sharded_over_devices():
     code = f"""
 import jax, numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 import sys; sys.path.insert(0, {str(pathlib.Path(__file__).parent)!r})
-from test_boundary import pairs
+from drawn_masks import pairs
 from wbc_jax import metrics
-from wbc_jax.metrics import boundary
+from wbc_jax.metrics import boundary, distances
 assert jax.device_count() == 4
 truth, prediction = (masks[1:9] for masks in pairs(65, 50))
 mesh = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,))
@@ -318,9 +187,9 @@ on_devices = [jax.device_put(m, sharding) for m in (truth, prediction)]
 counts = jax.jit(lambda t, p: boundary.boundary_matches(t, p, 3, 2.5))(*on_devices)
 assert len(counts.sharding.device_set) == 4 and not counts.is_fully_replicated
 assert np.array_equal(counts, metrics.bf_counts(truth, prediction, 3, tolerance_px=2.5))
-far = boundary.boundary_distances(*on_devices, 3, 512)
+far = distances.boundary_distances(*on_devices, 3, 512)
 assert len(far.sharding.device_set) == 4
-assert np.array_equal(far, boundary.boundary_distances(truth, prediction, 3, 512))
+assert np.array_equal(far, distances.boundary_distances(truth, prediction, 3, 512))
 """
     flags = "--xla_force_host_platform_device_count=4"
     environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
@@ -334,8 +203,8 @@ def test_large_sets_are_worked_on_in_parts(monkeypatch):
     truth, prediction = pairs(40, 30)
     counts = metrics.bf_counts(truth, prediction, 3)
     average = metrics.surface_distances(truth, prediction, 3).average_px
-    monkeypatch.setattr(boundary, "_MATCH_PX", 12 * 40 * 30)
-    monkeypatch.setattr(boundary, "_DISTANCE_PX", 12 * 40 * 30)
+    monkeypatch.setattr(boundary, "_CALL_PX", 12 * 40 * 30)
+    monkeypatch.setattr(metrics.distances, "_CALL_PX", 12 * 40 * 30)
     twice = [np.concatenate([masks, masks]) for masks in (truth, prediction)]
     assert np.array_equal(metrics.bf_counts(*twice, 3), np.concatenate([counts, counts]))
     found = metrics.surface_distances(*twice, 3).average_px
@@ -372,12 +241,6 @@ def test_bad_input_is_refused():
         metrics.bf_score(mask, mask, 3, tolerance_ratio=np.nan)
 
 
-def one_hot(mask, classes):
-    import torch
-
-    return torch.from_numpy(np.eye(classes, dtype=np.uint8)[mask]).permute(0, 3, 1, 2)
-
-
 def surface_dice(truth, prediction, tolerance_px, classes=2, **options):
     monai = pytest.importorskip("monai.metrics")
     thresholds = [tolerance_px] * (classes if options.get("include_background") else classes - 1)
@@ -410,17 +273,6 @@ def test_monai_surface_dice_differs_at_the_tolerance_in_pooling_and_in_absence()
     # Absent on one side: 0 there, NaN here.
     assert surface_dice(inner, np.zeros_like(inner), 4.01) == 0
     assert np.isnan(metrics.bf_score(inner, np.zeros_like(inner), 2, tolerance_px=4.01)[0, 1])
-
-
-def test_monai_distances_coincide_where_the_class_is_on_both_sides():
-    monai = pytest.importorskip("monai.metrics")
-    truth, prediction = pairs(120, 120)
-    ours = metrics.surface_distances(truth, prediction, 3)
-    both = one_hot(prediction[1:4], 3), one_hot(truth[1:4], 3)
-    hausdorff = monai.compute_hausdorff_distance(*both, include_background=True, percentile=95)
-    average = monai.compute_average_surface_distance(*both, include_background=True, symmetric=True)
-    np.testing.assert_allclose(ours.hausdorff_95_px[1:4], hausdorff, rtol=1e-5)
-    np.testing.assert_allclose(ours.average_px[1:4], average, rtol=1e-5)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")

@@ -1,4 +1,4 @@
-"""wbc_jax.metrics.confusion: counts and scores against hand-drawn masks and scikit-learn."""
+"""wbc_jax.metrics.confusion: hand-drawn masks and scikit-learn."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""wbc_jax.metrics.nc_ratio: areas, ratios and why a ratio is not a number."""
+"""wbc_jax.metrics.nc_ratio: areas, ratios, and flags of undefined ratios."""
 
 import cv2
 import numpy as np

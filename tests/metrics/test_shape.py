@@ -1,4 +1,4 @@
-"""wbc_jax.metrics.shape: drawn shapes, and OpenCV's labels and moments."""
+"""wbc_jax.metrics.shape: drawn shapes, and OpenCV's components and moments."""
 
 import warnings
 

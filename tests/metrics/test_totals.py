@@ -1,4 +1,4 @@
-"""wbc_jax.metrics.totals: sums of batches and of hosts are those of the whole."""
+"""wbc_jax.metrics.totals: batches and processes add up to the whole."""
 
 import dataclasses
 import os
@@ -40,7 +40,52 @@ def test_batches_add_up_to_the_whole():
     np.testing.assert_allclose(whole.bf.mean, np.nanmean(scores, 1).mean(), rtol=1e-12)
 
 
-def test_images_that_fill_up_a_batch_add_nothing():
+def test_halves_merge_into_the_whole():
+    truth, prediction = masks()
+    whole = metrics.SegmentationCounts.of(truth, prediction, 3)
+    halves = [
+        metrics.SegmentationCounts.of(truth[half], prediction[half], 3)
+        for half in (slice(0, 3), slice(3, 6))
+    ]
+    merged = metrics.SegmentationCounts.merge(halves)
+    assert len(merged) == 6 and merged.confusion.dtype == merged.boundary.dtype == np.int64
+    assert np.array_equal(merged.confusion, metrics.confusion_matrices(truth, prediction, 3))
+    assert np.array_equal(merged.boundary, metrics.bf_counts(truth, prediction, 3))
+    assert_equal(merged.sum(), whole.sum())
+    assert_equal(halves[0].sum() + halves[1].sum(), whole.sum())
+    assert_equal(whole.sum(), metrics.SegmentationTotals.of(truth, prediction, 3))
+    # Each process fills the places of its own images, and the processes' counts are added.
+    shares = [metrics.SegmentationCounts.zero(6, 3) for _ in range(2)]
+    for rank, share in enumerate(shares):
+        own = np.arange(rank, 6, 2)
+        share.put(own, whole.select(own))
+    assert np.array_equal(shares[0].confusion + shares[1].confusion, whole.confusion)
+    assert np.array_equal(shares[0].boundary + shares[1].boundary, whole.boundary)
+
+
+def test_selected_images_are_those_counted_alone():
+    truth, prediction = masks()
+    whole = metrics.SegmentationCounts.of(truth, prediction, 3)
+    for chosen in (np.arange(6) % 2 == 0, [4, 1], slice(2, 5)):
+        alone = metrics.SegmentationCounts.of(truth[chosen], prediction[chosen], 3)
+        found = whole.select(chosen)
+        assert np.array_equal(found.confusion, alone.confusion)
+        assert np.array_equal(found.boundary, alone.boundary)
+
+
+def test_counts_without_boundaries_have_no_boundary_scores():
+    whole = metrics.SegmentationCounts.of(*masks(), 3)
+    plain = metrics.SegmentationCounts(whole.confusion)
+    assert plain.select([0, 2]).boundary is None and plain.sum().bf is None
+    assert np.array_equal(plain.sum().confusion, whole.sum().confusion)
+    mixed = metrics.SegmentationCounts.merge([whole, plain])
+    assert len(mixed) == 12 and mixed.boundary is None
+    assert (whole.sum() + plain.sum()).bf is None
+    same = metrics.sum_over_hosts(plain)
+    assert same.boundary is None and np.array_equal(same.confusion, whole.confusion)
+
+
+def test_images_that_pad_a_batch_add_nothing():
     truth, prediction = masks()
     whole = metrics.SegmentationTotals.of(truth[:4], prediction[:4], 3)
     truth[4:] = 255
@@ -70,6 +115,11 @@ assert both.bf.class_sum.tolist() == [2 * 0.6, 1.0], both.bf.class_sum
 assert both.bf.class_images.tolist() == [2, 1]
 assert float(both.bf.images) == 2 and both.bf.mean == (0.6 + 0.8) / 2
 assert metrics.sum_over_hosts({"a": np.float64(0.1)})["a"] == 0.2
+# Each process has counted one of two images.
+counts = metrics.SegmentationCounts.zero(2, 2, boundary=False)
+counts.confusion[rank] = rank + 1
+counts = metrics.sum_over_hosts(counts)
+assert counts.boundary is None and counts.confusion[:, 0, 0].tolist() == [1, 2]
 """
 
 

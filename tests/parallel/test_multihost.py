@@ -83,7 +83,7 @@ def _launch(file, workdir, *options):
 
 
 def _environment():
-    root = os.fspath(epath.Path(__file__).parent.parent)
+    root = os.fspath(epath.Path(__file__).parents[2])
     return tiny_runs.environment() | {"PYTHONPATH": root}
 
 

@@ -1,14 +1,71 @@
-"""A model and a split → metrics, and one row an image; a module for each task.
+"""Scores a model on a split: metrics, and one row per image. Each task is a module."""
 
-Both modules have `measure`, `measure_test`, `training_summary`, `validation`, `results`, `rows`,
-`ROW_COLUMNS`, `CLASSES`, `SCORE` and `SCORE_NAME`. What `measure` returns for each image (a
-confusion matrix, or probabilities) is what the others take; `measure_test` adds what takes too long
-to be looked at during training.
-"""
+from collections.abc import Callable
+from typing import Any, Protocol
 
-import types
+import numpy as np
 
+from wbc_jax.data import pipeline
 from wbc_jax.evaluate import cell_types, masks
 
-TASKS: dict[str, types.ModuleType] = {"segmentation": masks, "classification": cell_types}
-"""By `config.task`."""
+
+class Task(Protocol):
+    """Functions and constants that a task's module provides.
+
+    A measurement holds one entry per example of a split: `metrics.SegmentationCounts` for
+    segmentation, probabilities `[N, K]` for classification.
+    """
+
+    @property
+    def CLASSES(self) -> int:
+        """Number of classes."""
+        ...
+
+    @property
+    def SCORE(self) -> str:
+        """Metric that selects the best checkpoint, on the validation split."""
+        ...
+
+    @property
+    def SCORE_NAME(self) -> str:
+        """Name of that metric in messages."""
+        ...
+
+    @property
+    def ROW_COLUMNS(self) -> tuple[str, ...]:
+        """Columns of `report/per_image.csv`."""
+        ...
+
+    def measure(
+        self, predict: Callable[[np.ndarray], Any], examples: pipeline.Examples, batch_size: int
+    ) -> Any:
+        """Returns the measurement of a validation split; every process of a run must call it."""
+        ...
+
+    def measure_test(
+        self, predict: Callable[[np.ndarray], Any], examples: pipeline.Examples, batch_size: int
+    ) -> Any:
+        """Returns `measure` with the counts that take too long during training."""
+        ...
+
+    def training_summary(self, confusion: np.ndarray) -> dict[str, float]:
+        """Returns the metrics logged during training, from one confusion matrix `[C, C]`."""
+        ...
+
+    def validation(self, measured: Any, /, examples: pipeline.Examples) -> dict[str, float]:
+        """Returns the metrics logged for a validation split; `score` selects the checkpoint."""
+        ...
+
+    def results(
+        self, measured: Any, /, examples: pipeline.Examples, bootstrap: int, seed: int = 0
+    ) -> dict[str, Any]:
+        """Returns the metrics of each data set and of `all`, with intervals by `bootstrap`."""
+        ...
+
+    def rows(self, measured: Any, /, examples: pipeline.Examples) -> list[dict[str, Any]]:
+        """Returns one row per example, with `ROW_COLUMNS` as keys."""
+        ...
+
+
+TASKS: dict[str, Task] = {"segmentation": masks, "classification": cell_types}
+"""Modules by `config.task`."""

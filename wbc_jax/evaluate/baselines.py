@@ -1,4 +1,4 @@
-"""What colour thresholds alone reach: the floor that a network has to beat."""
+"""Baselines that a network has to beat: color thresholds, and the most frequent cell type."""
 
 import numpy as np
 from scipy import ndimage
@@ -8,12 +8,12 @@ from wbc_jax.labels import BACKGROUND, CYTOPLASM, NUCLEUS
 
 
 def otsu(images: np.ndarray) -> np.ndarray:
-    """Segments by Otsu's thresholds (Otsu 1979) on two colours.
+    """Segments by Otsu's thresholds (Otsu 1979) on two color channels.
 
-    The cell is what is darker than Otsu's threshold in green, where stained cytoplasm and red
-    cells absorb most; the nucleus is what is, inside that, less red than Otsu's threshold
-    of the cell's pixels, since its violet absorbs red and a red cell's pink does not. Only the
-    parts of the foreground that touch a nucleus count as cell.
+    The foreground is darker than Otsu's threshold in green, where stained cytoplasm and red blood
+    cells absorb most. The nucleus is less red than Otsu's threshold of the foreground pixels,
+    because its violet absorbs red and the pink of a red blood cell does not. Only components of the
+    foreground that touch a nucleus are cell.
 
     Args:
         images: uint8 `[N, H, W, 3]` RGB.
@@ -35,21 +35,21 @@ def _otsu_one(image: np.ndarray) -> np.ndarray:
     if np.ptp(inside) < 1:
         return out
     nucleus = cell & (red < filters.threshold_otsu(inside))
-    parts, _ = ndimage.label(cell)
-    touched = np.unique(parts[nucleus])
-    out[np.isin(parts, touched[touched > 0])] = CYTOPLASM
+    components, _ = ndimage.label(cell)
+    touched = np.unique(components[nucleus])
+    out[np.isin(components, touched[touched > 0])] = CYTOPLASM
     out[nucleus] = NUCLEUS
     return out
 
 
 def most_frequent(counts: np.ndarray, images: int) -> np.ndarray:
-    """Says of every image that its type is the most frequent one, with training's shares.
+    """Predicts the majority class for every image.
 
     Args:
         counts: int `[K]`, training images of each type.
         images: N.
 
     Returns:
-        float64 `[N, K]`, probabilities.
+        float64 `[N, K]`, the share of each type in training as its probability.
     """
     return np.tile(counts / counts.sum(), (images, 1))

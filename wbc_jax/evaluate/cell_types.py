@@ -1,4 +1,4 @@
-"""Classification: a model and a split → metrics, and one row an image."""
+"""Scores of classification: metrics of a split, and one row per image."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -9,6 +9,7 @@ from wbc_jax import metrics
 from wbc_jax.data import pipeline
 from wbc_jax.evaluate import groups
 from wbc_jax.labels import CELL_TYPES
+from wbc_jax.metrics import statistics
 
 Predict = Callable[[np.ndarray], np.ndarray]
 """uint8 images `[B, S, S, 3]` → float32 probabilities `[B, K]` of the cell types."""
@@ -16,7 +17,7 @@ Predict = Callable[[np.ndarray], np.ndarray]
 TYPES = CELL_TYPES
 CLASSES = len(TYPES)
 SCORE = "macro_recall"
-"""What the best checkpoint is chosen by, on the validation split."""
+"""Metric that selects the best checkpoint, on the validation split."""
 SCORE_NAME = "macro recall"
 ROW_COLUMNS = (
     "dataset",
@@ -33,7 +34,7 @@ ROW_COLUMNS = (
 def measure(predict: Predict, examples: pipeline.Examples, batch_size: int) -> np.ndarray:
     """Returns float64 `[N, K]`, the probabilities of each example's cell types.
 
-    Each process scores its share of the examples, and all have the whole: every one must call it.
+    Each process scores its share of the examples and receives all: every process must call it.
     """
     found = np.zeros((len(examples), CLASSES))
     for batch in pipeline.eval_batches(examples, batch_size, *groups.process_share()):
@@ -43,11 +44,11 @@ def measure(predict: Predict, examples: pipeline.Examples, batch_size: int) -> n
 
 
 measure_test = measure
-"""There is nothing that only the test split is measured by."""
+"""The test split needs no other measurement."""
 
 
 def training_summary(confusion: np.ndarray) -> dict[str, float]:
-    """Returns what the log says of training, from the confusion matrix of the images drawn."""
+    """Returns the metrics logged during training, from the confusion matrix of the drawn images."""
     return {
         "accuracy": float(metrics.global_accuracy(confusion)),
         "macro_recall": float(metrics.macro_recall(confusion)),
@@ -55,10 +56,10 @@ def training_summary(confusion: np.ndarray) -> dict[str, float]:
 
 
 def validation(probabilities: np.ndarray, examples: pipeline.Examples) -> dict[str, float]:
-    """Returns what the log says of the validation split, and `score`.
+    """Returns the metrics logged for the validation split, and `score`.
 
-    The score is the mean over data sets of each one's macro recall: a small set and a rare type
-    weigh as a large one and a frequent one. NaN without images.
+    The score is the mean over data sets of each set's macro recall: small sets and rare types weigh
+    as much as large sets and frequent types. NaN without images.
     """
     labels, predicted = examples.labels, probabilities.argmax(1)
 
@@ -74,7 +75,7 @@ def validation(probabilities: np.ndarray, examples: pipeline.Examples) -> dict[s
 
 
 def rows(probabilities: np.ndarray, examples: pipeline.Examples) -> list[dict[str, Any]]:
-    """Returns one row an example, with `ROW_COLUMNS` as keys."""
+    """Returns one row per example, with `ROW_COLUMNS` as keys."""
     predicted = probabilities.argmax(1)
     return [
         {
@@ -94,13 +95,13 @@ def rows(probabilities: np.ndarray, examples: pipeline.Examples) -> list[dict[st
 def results(
     probabilities: np.ndarray, examples: pipeline.Examples, bootstrap: int, seed: int = 0
 ) -> dict[str, Any]:
-    """Returns metrics by data set, and over `all` images.
+    """Returns the metrics of each data set, and of `all` images.
 
     Args:
         probabilities: `[N, K]`, from `measure`.
-        examples: what they are of; each has a type.
+        examples: the N examples; each has a type.
         bootstrap: resamples of images behind each 95 % interval; 0: no intervals.
-        seed: of the resampling.
+        seed: seed of the resampling.
     """
     return groups.by_dataset(
         examples.datasets,
@@ -113,15 +114,15 @@ def summarize(
 ) -> dict[str, Any]:
     """Returns the metrics of a set of images.
 
-    Everything but AUROC and calibration error comes from one confusion matrix. Intervals are the
-    2.5th and 97.5th percentiles over resamples of the images (Efron's percentile bootstrap).
-    Means leave out the types for which a metric is not defined.
+    All but AUROC and calibration error come from one confusion matrix. Intervals are the 2.5th and
+    97.5th percentiles over resamples of the images (Efron's percentile bootstrap). Means leave out
+    types for which a metric is not defined.
 
     Args:
         labels: int `[N]`.
         probabilities: `[N, K]`.
-        bootstrap: resamples; 0: no intervals.
-        seed: of the resampling.
+        bootstrap: number of resamples; 0: no intervals.
+        seed: seed of the resampling.
     """
     predicted = probabilities.argmax(1)
     confusion = _confusion(labels, predicted)
@@ -136,15 +137,16 @@ def summarize(
         "by_type": _by_type(confusion, auroc),
     }
     if bootstrap and len(labels) > 1:
-        rng = np.random.default_rng(seed)
-        drawn = groups.resamples(len(labels), bootstrap, rng).astype(np.float64)
+        drawn = statistics.draw_images(len(labels), bootstrap, seed)
         pairs = np.eye(CLASSES**2)[labels * CLASSES + predicted]
-        summed = (drawn @ pairs).reshape(bootstrap, CLASSES, CLASSES)
-        found["intervals"] = {n: groups.interval(v) for n, v in _headlines(summed).items()}
-        per_type = {name: value(summed) for name, value in _PER_TYPE.items()}
+        summed = statistics.sum_drawn(pairs.reshape(-1, CLASSES, CLASSES), drawn)
+        found["intervals"] = {
+            n: metrics.interval(v).tolist() for n, v in _headlines(summed).items()
+        }
+        per_type = {name: metrics.interval(value(summed)).T for name, value in _PER_TYPE.items()}
         for k, name in enumerate(TYPES):
             found["by_type"][name]["intervals"] = {
-                metric: groups.interval(value[:, k]) for metric, value in per_type.items()
+                metric: ends[k].tolist() for metric, ends in per_type.items()
             }
     return found
 
@@ -174,8 +176,8 @@ def _by_type(confusion: np.ndarray, auroc: np.ndarray) -> dict[str, dict[str, An
 def _headlines(confusions: np.ndarray) -> dict[str, np.ndarray]:
     """Returns the metrics over all types of each matrix, `[R]` from `[R, K, K]`.
 
-    `mean_balanced_accuracy` and `mean_one_vs_rest_accuracy` are what paper B calls accuracy in
-    places; both are above the plain one.
+    Paper B in places calls `mean_balanced_accuracy` and `mean_one_vs_rest_accuracy` accuracy; both
+    exceed the accuracy.
     """
     return {
         "accuracy": metrics.global_accuracy(confusions),

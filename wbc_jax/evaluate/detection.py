@@ -1,4 +1,4 @@
-"""Found cells against the boxes of BCCD and BCD: recall and precision, with intervals by image."""
+"""Benchmark of the cell finder on the boxes of BCCD and BCD: recall and precision."""
 
 import dataclasses
 import hashlib
@@ -9,58 +9,60 @@ import numpy as np
 from etils import epath
 from scipy import optimize
 
+from wbc_jax import metrics
 from wbc_jax.data.images import encode_png, read_image, read_image_file
 from wbc_jax.errors import DataError, InputError
 from wbc_jax.fields import detections, finder
-from wbc_jax.metrics import statistics
+from wbc_jax.metrics.ratios import ratio
 from wbc_jax.utils import atomic
 from wbc_jax.utils.progress import Progress
 
 Box = tuple[int, int, int, int]
 
 DATASETS = ("kaggle_blood_cells", "bcd")
-PARTS = ("all", "development", "rest")
-LEAST_IOU = 0.5
+SUBSETS = ("all", "development", "rest")
+MIN_IOU = 0.5
+"""Overlap from which a found box is a hit."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Truth:
-    """An image file and the boxes (top, left, bottom, right; half open) around its white cells."""
+    """An image file and the boxes (top, left, bottom, right; half open) of its white cells."""
 
     path: epath.Path
     boxes: list[Box]
 
 
-def part_of(name: str) -> str:
-    """`development` or `rest`, by the first bit of SHA-256 of an image's name without suffix.
+def subset_of(name: str) -> str:
+    """Returns `development` or `rest`, by the first bit of the SHA-256 of a file name's stem.
 
-    BCCD's fields of the one part were looked at to choose the finder's numbers, the others not.
+    The finder's parameters were chosen on BCCD's development images only.
     """
     return "development" if hashlib.sha256(name.encode()).digest()[0] < 128 else "rest"
 
 
-def read_truth(dataset: str, manual_dir: epath.PathLike, part: str = "all") -> list[Truth]:
-    """Reads a data set's boxes, as its authors drew them: none is left out or mended.
+def read_truth(dataset: str, manual_dir: epath.PathLike, subset: str = "all") -> list[Truth]:
+    """Reads a data set's boxes as its authors drew them: none is left out or corrected.
 
     Args:
         dataset: one of `DATASETS`.
-        manual_dir: folder that holds the data set's.
-        part: one of `PARTS`.
+        manual_dir: folder that holds the data set's folder.
+        subset: one of `SUBSETS`.
 
     Raises:
-        DataError: the data set is not there, or its boxes cannot be read.
-        InputError: an unknown data set or part.
+        DataError: the data set is missing, or its boxes cannot be read.
+        InputError: an unknown data set or subset.
     """
-    if dataset not in DATASETS or part not in PARTS:
+    if dataset not in DATASETS or subset not in SUBSETS:
         raise InputError(
-            f"dataset {dataset!r}, part {part!r}: allowed are {', '.join(DATASETS)}, and "
-            f"{', '.join(PARTS)}"
+            f"dataset {dataset!r}, part {subset!r}: allowed are {', '.join(DATASETS)}, and "
+            f"{', '.join(SUBSETS)}"
         )
     read = _read_bccd if dataset == "kaggle_blood_cells" else _read_bcd
     return [
         t
         for t in read(epath.Path(manual_dir).expanduser())
-        if part in ("all", part_of(t.path.stem))
+        if subset in ("all", subset_of(t.path.stem))
     ]
 
 
@@ -102,7 +104,7 @@ def _read_bcd(manual_dir: epath.Path) -> Iterator[Truth]:
 
 
 def overlap(truth: Sequence[Box], found: Sequence[Box]) -> np.ndarray:
-    """Intersection over union of every true box and every found one: float64 `[T, F]`."""
+    """Returns the IoU of every true box with every found box, float64 `[T, F]`."""
     a = np.array(truth, float).reshape(-1, 1, 4)
     b = np.array(found, float).reshape(1, -1, 4)
     sides = np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2])
@@ -111,16 +113,16 @@ def overlap(truth: Sequence[Box], found: Sequence[Box]) -> np.ndarray:
     return common / (both - common)
 
 
-def centre_inside(truth: Sequence[Box], found: Sequence[Box]) -> np.ndarray:
-    """Whether a found box's middle lies in a true box: bool `[T, F]`."""
+def center_inside(truth: Sequence[Box], found: Sequence[Box]) -> np.ndarray:
+    """Returns whether the center of each found box lies in each true box, bool `[T, F]`."""
     a = np.array(truth, float).reshape(-1, 1, 4)
     b = np.array(found, float).reshape(1, -1, 4)
-    middle = (b[..., :2] + b[..., 2:]) / 2
-    return ((a[..., :2] <= middle) & (middle < a[..., 2:])).all(-1)
+    center = (b[..., :2] + b[..., 2:]) / 2
+    return ((a[..., :2] <= center) & (center < a[..., 2:])).all(-1)
 
 
 def count_hits(allowed: np.ndarray) -> int:
-    """The most pairs of one true and one found box each, of those allowed: bool `[T, F]`."""
+    """Returns the largest number of one-to-one pairs of true and found boxes in bool `[T, F]`."""
     rows, columns = optimize.linear_sum_assignment(allowed, maximize=True)
     return int(allowed[rows, columns].sum())
 
@@ -128,15 +130,15 @@ def count_hits(allowed: np.ndarray) -> int:
 def measure(
     truths: Sequence[Truth], find: Callable[[np.ndarray], Sequence[Box]]
 ) -> list[dict[str, Any]]:
-    """Finds cells in every image and counts hits.
+    """Finds the cells of every image and counts hits.
 
     Args:
         truths: from `read_truth`.
         find: uint8 `[H, W, 3]` → the boxes found.
 
     Returns:
-        One row an image: `file`, `truth`, `found` (numbers of boxes), `hits`, `centre_hits`,
-        `worst` (the least that any box, true or found, overlaps with its best counterpart),
+        One row per image: `file`, `truth`, `found` (numbers of boxes), `hits`, `centre_hits`,
+        `worst` (the lowest IoU of any box, true or found, with its best counterpart),
         `truth_boxes`, `found_boxes`.
     """
 
@@ -152,8 +154,8 @@ def measure(
                 "file": truth.path.name,
                 "truth": len(truth.boxes),
                 "found": len(found),
-                "hits": count_hits(iou >= LEAST_IOU),
-                "centre_hits": count_hits(centre_inside(truth.boxes, found)),
+                "hits": count_hits(iou >= MIN_IOU),
+                "centre_hits": count_hits(center_inside(truth.boxes, found)),
                 "worst": float(min(best, default=1.0)),
                 "truth_boxes": [list(box) for box in truth.boxes],
                 "found_boxes": [list(box) for box in found],
@@ -165,7 +167,7 @@ def measure(
 
 
 def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Recall and precision over all boxes, with 95% bootstrap intervals by image.
+    """Returns recall and precision over all boxes, with 95 % bootstrap intervals by image.
 
     Returns:
         `images`, `truth`, `found`, `hits`, `centre_hits`; `recall`, `precision` (at IoU 0.5),
@@ -176,24 +178,20 @@ def summary(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     total = counts.sum(0)
     result: dict[str, Any] = {"images": len(rows)}
     result |= {key: int(value) for key, value in zip(keys, total)}
-    for name, top, bottom in (
+    resampled = metrics.resampled_sums(counts)
+    for name, hits, boxes in (
         ("recall", 2, 0),
         ("precision", 2, 1),
         ("centre_recall", 3, 0),
         ("centre_precision", 3, 1),
     ):
-
-        def ratio(sums: np.ndarray, top: int = top, bottom: int = bottom) -> np.ndarray:
-            with np.errstate(invalid="ignore"):
-                return sums[..., top] / sums[..., bottom]
-
-        ends = statistics.interval(ratio(statistics.resampled_sums(counts)))
-        result[name] = {"value": float(ratio(total)), "interval": [float(end) for end in ends]}
+        value, samples = (ratio(sums[..., hits], sums[..., boxes]) for sums in (total, resampled))
+        result[name] = {"value": float(value), "interval": metrics.interval(samples).tolist()}
     return result
 
 
 def table(result: dict[str, Any], title: str) -> str:
-    """The summary as lines of text."""
+    """Returns the summary as lines of text."""
     lines = [
         f"{title}: {result['images']} images, {result['truth']} boxes, {result['found']} found",
         f"{'':26}{'recall':>24}{'precision':>24}",

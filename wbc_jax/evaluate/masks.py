@@ -1,4 +1,4 @@
-"""Segmentation: a model and a split → metrics, and one row an image."""
+"""Scores of segmentation: metrics of a split, and one row per image."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,17 +10,19 @@ from wbc_jax import metrics
 from wbc_jax.data import pipeline
 from wbc_jax.evaluate import groups
 from wbc_jax.labels import BACKGROUND, CELL_TYPES, CYTOPLASM, IGNORE, MASK_CLASSES, NUCLEUS
+from wbc_jax.metrics import SegmentationCounts, classification, statistics
 from wbc_jax.metrics.nc_ratio import NCRatio, from_areas
+from wbc_jax.metrics.ratios import nan_mean, ratio
 
 Predict = Callable[[np.ndarray], np.ndarray]
 """uint8 images `[B, S, S, 3]` → uint8 classes `[B, M, M]`, M the examples' mask size."""
 
 CLASSES = len(MASK_CLASSES)
 SCORE = "mean_iou"
-"""What the best checkpoint is chosen by, on the validation split."""
+"""Metric that selects the best checkpoint, on the validation split."""
 SCORE_NAME = "mean IoU"
 CALIBRATION_BINS = 15
-"""Of equal width between 0 and 1, as of `metrics.expected_calibration_error`."""
+"""Bins of equal width between 0 and 1, as in `metrics.expected_calibration_error`."""
 ROW_COLUMNS = (
     "dataset",
     "id",
@@ -49,141 +51,144 @@ ROW_COLUMNS = (
 )
 
 
-def measure(predict: Predict, examples: pipeline.Examples, batch_size: int) -> np.ndarray:
-    """Returns int64 `[N, C, C]`, the confusion matrix of each example (rows truth).
+def measure(predict: Predict, examples: pipeline.Examples, batch_size: int) -> SegmentationCounts:
+    """Returns the confusion matrix of each example; boundaries are not compared.
 
-    Each process scores its share of the examples, and all have the whole: every one must call it.
+    Each process scores its share of the examples and receives all: every process must call it.
     """
-    counts = np.zeros((len(examples), CLASSES, CLASSES), np.int64)
-    for batch in pipeline.eval_batches(examples, batch_size, *groups.process_share()):
-        predicted = predict(batch["image"])
-        found = np.asarray(metrics.confusion_matrices(batch["mask"], predicted, CLASSES))
-        kept = batch["index"] >= 0
-        counts[batch["index"][kept]] = found[kept]
-    return metrics.sum_over_hosts(counts)
+
+    def count(truth: np.ndarray, predicted: Any) -> SegmentationCounts:
+        # Unchecked, so that predictions stay on their device.
+        confusion = metrics.confusion_matrices(truth, predicted, CLASSES)
+        return SegmentationCounts(np.asarray(confusion, np.int64))
+
+    found = SegmentationCounts.zero(len(examples), CLASSES, boundary=False)
+    return _fill(found, count, predict, examples, batch_size)
 
 
-def measure_test(predict: Predict, examples: pipeline.Examples, batch_size: int) -> np.ndarray:
-    """Returns int64 `[N, C, C + 4]`: of each class its row of the confusion matrix, then what its
-    BF score is made of (`metrics.bf_counts`), at the examples' mask size.
+def measure_test(
+    predict: Predict, examples: pipeline.Examples, batch_size: int
+) -> SegmentationCounts:
+    """Returns confusion matrix and boundary counts of each example, at the examples' mask size.
 
-    The other functions take this or, without BF scores, what `measure` returns; every process must
-    call it, as that.
+    Every process must call it, as for `measure`.
     """
-    counts = np.zeros((len(examples), CLASSES, CLASSES + 4), np.int64)
+
+    def count(truth: np.ndarray, predicted: Any) -> SegmentationCounts:
+        return SegmentationCounts.of(truth, np.asarray(predicted), CLASSES)
+
+    found = SegmentationCounts.zero(len(examples), CLASSES)
+    return _fill(found, count, predict, examples, batch_size)
+
+
+def _fill(
+    found: SegmentationCounts,
+    count: Callable[[np.ndarray, Any], SegmentationCounts],
+    predict: Predict,
+    examples: pipeline.Examples,
+    batch_size: int,
+) -> SegmentationCounts:
+    """Fills `found` with the counts of this process's batches, and adds those of the others."""
     for batch in pipeline.eval_batches(examples, batch_size, *groups.process_share()):
-        predicted = np.asarray(predict(batch["image"]))
-        confusion = metrics.confusion_matrices(batch["mask"], predicted, CLASSES)
-        boundary = metrics.bf_counts(batch["mask"], predicted, CLASSES)
         kept = batch["index"] >= 0
-        found = np.concatenate([np.asarray(confusion, np.int64), boundary], -1)
-        counts[batch["index"][kept]] = found[kept]
-    return metrics.sum_over_hosts(counts)
+        counts = count(batch["mask"], predict(batch["image"]))
+        found.put(batch["index"][kept], counts.select(kept))
+    return metrics.sum_over_hosts(found)
 
 
 def measure_calibration(
     probabilities: Callable[[np.ndarray], Any], examples: pipeline.Examples, batch_size: int
 ) -> np.ndarray:
-    """Counts how sure the network is of its pixels, and how often it is right.
+    """Counts how confident the network is in its pixels, and how often it is right.
 
-    The pixels whose class is known are put into bins by the probability of their most probable
-    class, as `metrics.expected_calibration_error` does.
+    Pixels of known class are sorted into bins by the probability of their most probable class, as
+    in `metrics.expected_calibration_error`.
 
     Args:
         probabilities: uint8 images `[B, S, S, 3]` → float32 `[B, M, M, C]`, M the examples' mask
             size.
-        examples: what is looked at.
-        batch_size: images a pass.
+        examples: the N examples.
+        batch_size: images per batch.
 
     Returns:
-        float64 `[N, CALIBRATION_BINS, 3]`: of each example and bin the pixels, those of them that
-        are right, and the sum of their probabilities.
+        float64 `[N, CALIBRATION_BINS, 3]`: number of pixels, number of right pixels and sum of
+        confidences, by example and bin.
     """
-    edges = np.linspace(0, 1, CALIBRATION_BINS + 1)[1:-1]
     found = np.zeros((len(examples), CALIBRATION_BINS, 3))
     for batch in pipeline.eval_batches(examples, batch_size):
         given = np.asarray(probabilities(batch["image"]))
-        predicted, sure = given.argmax(-1), given.max(-1).astype(np.float64)
+        predicted, confidence = given.argmax(-1), given.max(-1).astype(np.float64)
         for i, index in enumerate(batch["index"]):
             if index < 0:
                 continue
             known = batch["mask"][i] != IGNORE
             right = (predicted[i] == batch["mask"][i])[known]
-            confidence = sure[i][known]
-            which = np.searchsorted(edges, confidence)
-            for k, weights in enumerate((None, right, confidence)):
-                found[index, :, k] = np.bincount(which, weights, CALIBRATION_BINS)
+            own = confidence[i][known]
+            bins = classification.confidence_bins(own, CALIBRATION_BINS)
+            for k, weights in enumerate((None, right, own)):
+                found[index, :, k] = np.bincount(bins, weights, CALIBRATION_BINS)
     return found
 
 
 def calibration(
-    counts: np.ndarray, examples: pipeline.Examples, bootstrap: int, seed: int = 0
+    binned: np.ndarray, examples: pipeline.Examples, bootstrap: int, seed: int = 0
 ) -> dict[str, Any]:
-    """Returns how well the pixels' probabilities are calibrated, by data set and over `all` images.
+    """Returns the calibration of the pixels' probabilities, by data set and over `all` images.
 
-    Each has `images`, `pixels` and `right` (counts by bin), `confidence` (mean probability by bin,
-    NaN in an empty one), `expected_calibration_error` and, with `bootstrap`, its 95 % `interval`
-    over resamples of the images.
+    Each result has `images`, `pixels` and `right` (counts by bin), `confidence` (mean probability
+    by bin, NaN in an empty one), `expected_calibration_error` and, with `bootstrap`, its 95 %
+    `interval` over resamples of the images.
 
     Args:
-        counts: from `measure_calibration`.
-        examples: what they are of.
-        bootstrap: resamples; 0: no interval.
-        seed: of the resampling.
+        binned: `[N, CALIBRATION_BINS, 3]`, from `measure_calibration`.
+        examples: the N examples.
+        bootstrap: number of resamples; 0: no interval.
+        seed: seed of the resampling.
     """
 
     def summarize_bins(chosen: np.ndarray) -> dict[str, Any]:
-        part = counts[chosen]
-        pixels, right, confidence = part.sum(0).T
-        with np.errstate(invalid="ignore"):
-            mean = confidence / pixels
+        own = binned[chosen]
+        pixels, right, confidence = own.sum(0).T
         found = {
-            "images": len(part),
+            "images": len(own),
             "pixels": pixels.astype(int).tolist(),
             "right": right.astype(int).tolist(),
-            "confidence": mean.tolist(),
-            "expected_calibration_error": float(_calibration_error(part.sum(0))),
+            "confidence": ratio(confidence, pixels).tolist(),
+            "expected_calibration_error": float(_calibration_error(own.sum(0))),
         }
-        if bootstrap and len(part) > 1:
-            drawn = groups.resamples(len(part), bootstrap, np.random.default_rng(seed))
-            summed = np.einsum("rn,nbk->rbk", drawn.astype(np.float64), part)
-            found["interval"] = groups.interval(_calibration_error(summed))
+        if bootstrap and len(own) > 1:
+            summed = statistics.sum_drawn(own, statistics.draw_images(len(own), bootstrap, seed))
+            found["interval"] = metrics.interval(_calibration_error(summed)).tolist()
         return found
 
     return groups.by_dataset(examples.datasets, summarize_bins)
 
 
-def _calibration_error(counts: np.ndarray) -> np.ndarray:
-    """Share of pixels by which confidence misses accuracy, `[...]` of counts `[..., B, 3]`."""
-    pixels, right, confidence = np.moveaxis(counts, -1, 0)
-    with np.errstate(invalid="ignore"):
-        return np.abs(right - confidence).sum(-1) / pixels.sum(-1)
-
-
-def _split(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
-    """Returns confusion matrices `[..., C, C]` and, if there are any, BF counts `[..., C, 4]`."""
-    boundary = counts[..., CLASSES:]
-    return counts[..., :CLASSES], boundary if boundary.shape[-1] else None
+def _calibration_error(binned: np.ndarray) -> np.ndarray:
+    """Returns the expected calibration error, `[...]`, of `measure_calibration`'s `[..., B, 3]`."""
+    pixels, right, confidence = np.moveaxis(binned, -1, 0)
+    return classification.calibration_error(right - confidence, pixels.sum(-1))
 
 
 def training_summary(confusion: np.ndarray) -> dict[str, float]:
-    """Returns what the log says of training, from the confusion matrix of the images drawn."""
+    """Returns the metrics logged during training, from the confusion matrix of the drawn images."""
     return {
         "mean_iou": float(metrics.mean_iou(confusion)),
         "global_accuracy": float(metrics.global_accuracy(confusion)),
     }
 
 
-def validation(counts: np.ndarray, examples: pipeline.Examples) -> dict[str, float]:
-    """Returns what the log says of the validation split, and `score`.
+def validation(counts: SegmentationCounts, examples: pipeline.Examples) -> dict[str, float]:
+    """Returns the metrics logged for the validation split, and `score`.
 
-    The score is the mean over data sets of each one's mean IoU: a small set weighs as a large one.
-    NaN without images.
+    The score is the mean over data sets of each set's mean IoU: a small set weighs as much as a
+    large one. NaN without images.
     """
-    total = counts.sum(0)
+    total = counts.sum().confusion
     iou = metrics.iou(total)
     score = groups.mean_over(
-        examples.datasets, lambda chosen: float(metrics.mean_iou(counts[chosen].sum(0)))
+        examples.datasets,
+        lambda chosen: float(metrics.mean_iou(counts.select(chosen).sum().confusion)),
     )
     return {
         "score": score,
@@ -193,15 +198,16 @@ def validation(counts: np.ndarray, examples: pipeline.Examples) -> dict[str, flo
     }
 
 
-def rows(counts: np.ndarray, examples: pipeline.Examples) -> list[dict[str, Any]]:
-    """Returns one row an example, with `ROW_COLUMNS` as keys; areas are in pixels of mask size."""
-    counts, boundary = _split(counts)
-    truth = from_areas(*_areas(counts.sum(2)))
-    found = from_areas(*_areas(counts.sum(1)))
-    iou, dice = metrics.iou(counts), metrics.dice(counts)
-    headlines = {name: getattr(metrics, name)(counts) for name in _HEADLINES}
-    bf = np.full(iou.shape, np.nan) if boundary is None else metrics.bf_from_counts(boundary)
-    mean_bf = _mean_known(bf)
+def rows(counts: SegmentationCounts, examples: pipeline.Examples) -> list[dict[str, Any]]:
+    """Returns one row per example, with `ROW_COLUMNS` as keys; areas are pixels at mask size."""
+    truth, found = _nc_ratios(counts)
+    iou, dice = metrics.iou(counts.confusion), metrics.dice(counts.confusion)
+    headlines = {name: getattr(metrics, name)(counts.confusion) for name in _HEADLINES}
+    if counts.boundary is None:
+        bf = np.full(iou.shape, np.nan)
+    else:
+        bf = metrics.bf_from_counts(counts.boundary)
+    mean_bf = nan_mean(bf)
     errors = _relative_errors(truth, found)
     return [
         {
@@ -232,81 +238,66 @@ def rows(counts: np.ndarray, examples: pipeline.Examples) -> list[dict[str, Any]
 
 
 def results(
-    counts: np.ndarray, examples: pipeline.Examples, bootstrap: int, seed: int = 0
+    counts: SegmentationCounts, examples: pipeline.Examples, bootstrap: int, seed: int = 0
 ) -> dict[str, Any]:
-    """Returns metrics by data set, each also by cell type, and over `all` images.
+    """Returns the metrics of each data set and of `all` images, each also by cell type.
 
     Args:
-        counts: from `measure_test` or `measure`.
-        examples: what they are of.
+        counts: from `measure_test` or, without BF scores, from `measure`.
+        examples: the examples counted.
         bootstrap: resamples of images behind each 95 % interval; 0: no intervals.
-        seed: of the resampling.
+        seed: seed of the resampling.
     """
     labels = examples.labels
 
     def with_types(chosen: np.ndarray) -> dict[str, Any]:
-        found = summarize(counts[chosen], bootstrap, seed)
+        found = summarize(counts.select(chosen), bootstrap, seed)
         by_type = {}
         for label in sorted(set(labels[chosen].tolist())):
             name = "unknown" if label < 0 else CELL_TYPES[label]
-            by_type[name] = summarize(counts[chosen & (labels == label)], bootstrap, seed)
+            by_type[name] = summarize(counts.select(chosen & (labels == label)), bootstrap, seed)
         return {**found, "by_type": by_type}
 
     return groups.by_dataset(examples.datasets, with_types)
 
 
-def summarize(counts: np.ndarray, bootstrap: int = 0, seed: int = 0) -> dict[str, Any]:
-    """Returns the metrics of a set of images from `measure_test`'s or `measure`'s counts of each.
+def summarize(counts: SegmentationCounts, bootstrap: int = 0, seed: int = 0) -> dict[str, Any]:
+    """Returns the metrics of a set of images.
 
-    Region metrics come from the sum of the confusion matrices. The BF score is the mean over images
-    of each one's mean over classes, that of a class the mean over images; what is absent in truth
-    or prediction has none (`metrics.bf_score`). Intervals are the 2.5th and 97.5th percentiles over
-    resamples of the images (Efron's percentile bootstrap).
+    Region metrics come from the summed confusion matrices. The BF score is the mean over images of
+    each image's mean over classes; that of a class is the mean over images; a class absent in truth
+    or prediction has no score (`metrics.bf_score`). Intervals are the 2.5th and 97.5th percentiles
+    over resamples of the images (Efron's percentile bootstrap).
     """
-    counts, boundary = _split(counts)
-    values = _metrics(counts.sum(0)[None])
-    point = {name: float(v[0]) for name, v in values.items()}
+    total = counts.sum()
+    point = {name: float(v[0]) for name, v in _region_scores(total.confusion[None]).items()}
     found = {
         "images": len(counts),
         **{name: point[name] for name in _HEADLINES},
         "iou": {c: point[f"iou_{c}"] for c in MASK_CLASSES},
         "dice": {c: point[f"dice_{c}"] for c in MASK_CLASSES},
         "recall": {c: point[f"recall_{c}"] for c in MASK_CLASSES},
-        "confusion": counts.sum(0).tolist(),
+        "confusion": total.confusion.tolist(),
         "nc": _nc_agreement(counts),
     }
-    if boundary is not None:
-        found["bf_score"] = _bf_summary(boundary)
+    if total.bf is not None:
+        found["bf_score"] = _bf_summary(total.bf)
     if bootstrap and len(counts) > 1:
-        rng = np.random.default_rng(seed)
-        drawn = groups.resamples(len(counts), bootstrap, rng)
-        summed = np.einsum("rn,nij->rij", drawn.astype(np.float64), counts.astype(np.float64))
-        intervals = {name: groups.interval(v) for name, v in _metrics(summed).items()}
-        if boundary is not None:
-            intervals |= _bf_intervals(boundary, drawn)
-        errors = nc_errors(counts)
-        medians = [
-            np.median(errors[rng.integers(0, len(errors), len(errors))]) if len(errors) else np.nan
-            for _ in range(bootstrap)
-        ]
-        intervals["nc_median_relative_error"] = groups.interval(np.asarray(medians))
-        found["intervals"] = intervals
+        found["intervals"] = _intervals(counts, bootstrap, np.random.default_rng(seed))
     return found
 
 
-def nc_errors(counts: np.ndarray) -> np.ndarray:
-    """Returns |predicted − true| / true N/C of the images where both are ordinary numbers."""
-    counts, _ = _split(counts)
-    truth = from_areas(*_areas(counts.sum(2)))
-    found = from_areas(*_areas(counts.sum(1)))
-    errors = _relative_errors(truth, found)
+def nc_errors(counts: SegmentationCounts) -> np.ndarray:
+    """Returns |predicted − true| / true N/C of the images where both ratios are finite."""
+    errors = _relative_errors(*_nc_ratios(counts))
     return errors[np.isfinite(errors)]
 
 
 _HEADLINES = ("global_accuracy", "mean_accuracy", "mean_iou", "weighted_iou")
 
 
-def _metrics(summed: np.ndarray) -> dict[str, np.ndarray]:
+def _region_scores(summed: np.ndarray) -> dict[str, np.ndarray]:
+    """Returns the region metrics of summed confusion matrices, `[R]` from `[R, C, C]`."""
     values = {name: getattr(metrics, name)(summed) for name in _HEADLINES}
     for name in ("iou", "dice", "recall"):
         per_class = getattr(metrics, name)(summed)
@@ -315,8 +306,7 @@ def _metrics(summed: np.ndarray) -> dict[str, np.ndarray]:
     return values
 
 
-def _bf_summary(boundary: np.ndarray) -> dict[str, Any]:
-    totals = metrics.BFTotals.from_counts(boundary)
+def _bf_summary(totals: metrics.BFTotals) -> dict[str, Any]:
     names = MASK_CLASSES
     return {
         "mean": totals.mean,
@@ -326,44 +316,53 @@ def _bf_summary(boundary: np.ndarray) -> dict[str, Any]:
     }
 
 
-def _bf_intervals(boundary: np.ndarray, drawn: np.ndarray) -> dict[str, list[float]]:
-    """Returns the intervals of the BF scores; `drawn` int `[R, N]` as of `groups.resamples`."""
-    scores = metrics.bf_from_counts(boundary)
-    columns = np.concatenate([_mean_known(scores)[:, None], scores], 1)
-    known = ~np.isnan(columns)
-    images = drawn @ known.astype(np.float64)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        means = drawn @ np.where(known, columns, 0) / images
-    names = ("mean", *MASK_CLASSES)
-    return {f"bf_score_{name}": groups.interval(means[:, k]) for k, name in enumerate(names)}
+def _intervals(
+    counts: SegmentationCounts, bootstrap: int, rng: np.random.Generator
+) -> dict[str, list[float]]:
+    """Returns the 95 % interval of each metric; all but the N/C error's rest on the same draws."""
+    drawn = statistics.draw_images(len(counts), bootstrap, rng)
+    scores = _region_scores(statistics.sum_drawn(counts.confusion, drawn))
+    if counts.boundary is not None:
+        bf = metrics.bf_from_counts(counts.boundary)
+        columns = np.concatenate([nan_mean(bf)[:, None], bf], 1)
+        known = ~np.isnan(columns)
+        sums = statistics.sum_drawn(np.where(known, columns, 0), drawn)
+        means = ratio(sums, statistics.sum_drawn(known, drawn))
+        names = ("mean", *MASK_CLASSES)
+        scores |= {f"bf_score_{name}": means[:, k] for k, name in enumerate(names)}
+    intervals = {name: metrics.interval(values).tolist() for name, values in scores.items()}
+    errors, nan = nc_errors(counts), float("nan")
+    intervals["nc_median_relative_error"] = (
+        metrics.bootstrap_interval(np.median, errors, resamples=bootstrap, seed=rng).tolist()
+        if len(errors)
+        else [nan, nan]
+    )
+    return intervals
 
 
-def _mean_known(values: np.ndarray) -> np.ndarray:
-    """Mean over the last axis without NaN; NaN where there is nothing else."""
-    known = ~np.isnan(values)
-    total = np.where(known, values, 0).sum(-1)
-    return np.where(known.any(-1), total / np.maximum(known.sum(-1), 1), np.nan)
-
-
-def _areas(by_class: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    return by_class[:, NUCLEUS], by_class[:, CYTOPLASM]
+def _nc_ratios(counts: SegmentationCounts) -> tuple[NCRatio, NCRatio]:
+    """Returns the N/C ratios of truth and prediction."""
+    truth, predicted = (
+        from_areas(by_class[:, NUCLEUS], by_class[:, CYTOPLASM])
+        for by_class in (counts.confusion.sum(2), counts.confusion.sum(1))
+    )
+    return truth, predicted
 
 
 def _relative_errors(truth: NCRatio, found: NCRatio) -> np.ndarray:
-    usual = np.isfinite(truth.nc_ratio) & np.isfinite(found.nc_ratio)
+    finite = np.isfinite(truth.nc_ratio) & np.isfinite(found.nc_ratio)
     with np.errstate(invalid="ignore"):
-        return np.where(usual, np.abs(found.nc_ratio - truth.nc_ratio) / truth.nc_ratio, np.nan)
+        return np.where(finite, np.abs(found.nc_ratio - truth.nc_ratio) / truth.nc_ratio, np.nan)
 
 
-def _nc_agreement(counts: np.ndarray) -> dict[str, Any]:
-    truth = from_areas(*_areas(counts.sum(2)))
-    found = from_areas(*_areas(counts.sum(1)))
-    usual = np.isfinite(truth.nc_ratio) & np.isfinite(found.nc_ratio)
-    x, y = truth.nc_ratio[usual], found.nc_ratio[usual]
+def _nc_agreement(counts: SegmentationCounts) -> dict[str, Any]:
+    truth, found = _nc_ratios(counts)
+    finite = np.isfinite(truth.nc_ratio) & np.isfinite(found.nc_ratio)
+    x, y = truth.nc_ratio[finite], found.nc_ratio[finite]
     spread = len(x) > 2 and np.ptp(x) > 0 and np.ptp(y) > 0
     return {
-        "images": int(usual.sum()),
+        "images": int(finite.sum()),
         "median_relative_error": float(np.median(nc_errors(counts))) if len(x) else float("nan"),
         "spearman": float(scipy.stats.spearmanr(x, y).statistic) if spread else float("nan"),
-        "flagged": int((~usual).sum()),
+        "flagged": int((~finite).sum()),
     }

@@ -88,8 +88,9 @@ def score(
     }
     if config.task == "segmentation":
         some = _evenly(test, CALIBRATION_IMAGES)
-        sure = task.measure_calibration(_pixel_probabilities(config, model), some, batch)
-        summary["calibration"] = task.calibration(sure, some, bootstrap)
+        masks = evaluate.masks
+        binned = masks.measure_calibration(_pixel_probabilities(config, model), some, batch)
+        summary["calibration"] = masks.calibration(binned, some, bootstrap)
     return Scores(summary, task.rows(measured, test), external_rows)
 
 

@@ -15,7 +15,7 @@ are measured in red cells of the image, so that neither stain, camera nor magnif
    image's red cells and background further away.
 
 The numbers in red cells and densities below were chosen on the development part of BCCD (half of
-its fields, by a hash of their names: `evaluate.detection.part_of`) and training cells of JTSC,
+its fields, by a hash of their names: `evaluate.detection.subset_of`) and training cells of JTSC,
 CellaVision and Raabin. Recall and precision at IoU 0.5 are 0.985 and 0.940 on the development part,
 0.994 and 0.965 on the rest, 0.922 and 0.880 on BCD, whose stain differs most; docs/detection.md has
 intervals, failures and what was known before, and `python -m wbc_jax.detect --score` prints them.

@@ -26,7 +26,7 @@ from wbc_jax.utils import atomic
 
 SUFFIX = ".safetensors"
 FORMAT = "wbc_jax weights 1"
-SHIPPED = epath.Path(__file__).parent / "shipped"
+SHIPPED = epath.Path(__file__).parent.parent / "shipped"
 """Folder of the package with the files that have a name of their own."""
 INITIAL = f"initial{SUFFIX}"
 """In a run's folder: the weights that it began with (`config.train.init_from`)."""

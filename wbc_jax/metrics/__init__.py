@@ -1,15 +1,21 @@
-"""Metrics on integer masks `[N, H, W]` and labels `[N]` of anyone's model."""
+"""Metrics on integer masks `[N, H, W]` and labels `[N]` of any model: the public metrics library.
 
+No command, report or training step calls the following, which are for users: `pooled_precision`,
+`pooled_recall`, `pooled_specificity`, `pooled_f1`, `brier_score`, `distribution`,
+`bootstrap_sums_difference`, `label_confusions`, `surface_distances` and `boundary_distances`.
+"""
+
+from wbc_jax.metrics.agreement import (
+    Agreement,
+    limits_of_agreement,
+)
 from wbc_jax.metrics.boundary import (
     BFTotals,
-    SurfaceDistances,
     bf_counts,
     bf_from_counts,
     bf_per_image,
     bf_score,
-    boundary_distances,
     boundary_matches,
-    surface_distances,
 )
 from wbc_jax.metrics.classification import (
     auroc,
@@ -44,6 +50,11 @@ from wbc_jax.metrics.confusion import (
     recall,
     weighted_iou,
 )
+from wbc_jax.metrics.distances import (
+    SurfaceDistances,
+    boundary_distances,
+    surface_distances,
+)
 from wbc_jax.metrics.nc_ratio import (
     NCRatio,
     RegionMeans,
@@ -56,7 +67,6 @@ from wbc_jax.metrics.shape import (
     cell_shape,
 )
 from wbc_jax.metrics.statistics import (
-    Agreement,
     Distribution,
     GroupComparison,
     PairedComparison,
@@ -68,10 +78,10 @@ from wbc_jax.metrics.statistics import (
     distribution,
     holm,
     interval,
-    limits_of_agreement,
     resampled_sums,
 )
 from wbc_jax.metrics.totals import (
+    SegmentationCounts,
     SegmentationTotals,
     sum_over_hosts,
 )
@@ -85,6 +95,7 @@ __all__ = [
     "NCRatio",
     "PairedComparison",
     "RegionMeans",
+    "SegmentationCounts",
     "SegmentationTotals",
     "Shape",
     "SurfaceDistances",

@@ -1,4 +1,4 @@
-"""Masks with one bit a pixel: an "and" or a count of a word handles 32 pixels of a class."""
+"""Masks packed to one bit a pixel: one "and" or population count handles 32 pixels of a class."""
 
 import functools
 
@@ -7,11 +7,11 @@ import jax.numpy as jnp
 from jax import lax
 
 WORD = 32
-"""Pixels of a word."""
+"""Pixels in a word."""
 
 
 def codes(mask: jax.Array, num_classes: int) -> jax.Array:
-    """Returns a mask of any integer type as uint8, what is no class (255) being `num_classes`."""
+    """Returns an integer mask as uint8, `num_classes` standing for values that are no class."""
     return jnp.where((mask >= 0) & (mask < num_classes), mask, num_classes).astype(jnp.uint8)
 
 
@@ -23,14 +23,14 @@ def class_bits(codes: jax.Array, num_classes: int) -> jax.Array:
         num_classes: C, at most 254.
 
     Returns:
-        uint32 `[C, ..., W]`, bit i of a word being row i: set where the pixel is of the class.
+        uint32 `[C, ..., W]`; bit i of a word is row i, set where the pixel is of the class.
     """
     codes = codes.reshape(*codes.shape[:-2], 2, 16, codes.shape[-1])
     shifts = 2 * jnp.arange(16, dtype=jnp.uint32)[:, None]
     planes = []
     for bit in range(0, num_classes.bit_length(), 2):
-        # Two bits of each code at once, 16 rows to a word: one pass over the pixels, and a sum,
-        # which XLA does not repeat for each of its users as it would a chain of "or"s.
+        # Two bits of each code at once, 16 rows in a word: one pass over the pixels. A sum, because
+        # XLA would repeat a chain of "or"s for each of its users.
         pairs = ((codes >> bit) & 3).astype(jnp.uint32) << shifts
         pairs = jnp.sum(pairs, axis=-2, dtype=jnp.uint32)
         for plane in (_even_bits(pairs), _even_bits(pairs >> 1)):

@@ -1,9 +1,9 @@
-"""Classification metrics: from an integer confusion matrix, or from probabilities.
+"""Classification metrics, from an integer confusion matrix or from probabilities.
 
-Every function of a confusion matrix takes `[..., K, K]` (rows truth, columns prediction) and gives
-float64; leading axes are those of data sets or bootstrap resamples. What is not defined is NaN and
-left out of means over classes. Of a class K it looks at "K or not K" (one against the rest): TP,
-FP, FN and TN. Recall and the share of right answers are those of `wbc_jax.metrics.confusion`.
+Every function of a confusion matrix takes `[..., K, K]` (rows truth, columns prediction) and
+returns float64; leading axes are data sets or bootstrap resamples. An undefined score is NaN, and
+means over classes leave it out. TP, FP, FN and TN of a class are those of the class against the
+rest. Recall and accuracy are in `wbc_jax.metrics.confusion`.
 """
 
 import functools
@@ -14,9 +14,10 @@ import numpy as np
 import scipy
 
 from wbc_jax.labels import UNKNOWN_LABEL
-from wbc_jax.metrics.confusion import _nanmean, _parts, _ratio, dice, recall
+from wbc_jax.metrics.confusion import dice, marginals, recall
+from wbc_jax.metrics.ratios import nan_mean, ratio
 
-# Probabilities that a model gives in half precision may leave [0, 1] by this much.
+# A model's probabilities in half precision may leave [0, 1] by this much.
 _SLACK = 1e-2
 
 
@@ -25,8 +26,8 @@ def label_confusions(labels: jax.Array, predictions: jax.Array, num_classes: int
     """Counts cells by true and predicted class, under jit and for each leading index.
 
     Args:
-        labels: integer `[..., N]`; any value that is no class (`vocabulary.UNKNOWN_LABEL`) is left
-            out.
+        labels: integer `[..., N]`; values that are not a class (`vocabulary.UNKNOWN_LABEL`) are
+            left out.
         predictions: integer `[..., N]`, classes below `num_classes`.
         num_classes: K.
 
@@ -67,114 +68,114 @@ def confusion_from_labels(labels, predictions, num_classes: int) -> np.ndarray:
 
 
 def precision(confusion) -> np.ndarray:
-    """TP / (TP + FP) of each class, float64 `[..., K]`; NaN for a class never predicted."""
-    hits, _, predicted = _parts(confusion)
-    return _ratio(hits, predicted)
+    """Returns TP / (TP + FP) of each class, float64 `[..., K]`; NaN for a class never predicted."""
+    hits, _, predicted = marginals(confusion)
+    return ratio(hits, predicted)
 
 
 def specificity(confusion) -> np.ndarray:
-    """TN / (TN + FP) of each class, float64 `[..., K]`; NaN where every cell is of the class."""
-    hits, truth, predicted = _parts(confusion)
+    """Returns TN / (TN + FP) of each class, `[..., K]`; NaN where every cell is of the class."""
+    hits, truth, predicted = marginals(confusion)
     others = truth.sum(-1, keepdims=True) - truth
-    return _ratio(others - (predicted - hits), others)
+    return ratio(others - (predicted - hits), others)
 
 
 def f1(confusion) -> np.ndarray:
-    """2 TP / (2 TP + FP + FN) of each class, float64 `[..., K]`; NaN for one absent in both.
+    """Returns 2 TP / (2 TP + FP + FN) of each class, `[..., K]`; NaN for one absent in both.
 
-    The harmonic mean of precision and recall, and the same number as Dice.
+    It is the harmonic mean of precision and recall, and the same number as Dice.
     """
     return dice(confusion)
 
 
 def one_vs_rest_accuracy(confusion) -> np.ndarray:
-    """(TP + TN) / all of each class, float64 `[..., K]`; NaN for a class absent in both.
+    """Returns (TP + TN) / all of each class, float64 `[..., K]`; NaN for a class absent in both.
 
-    A class that neither is there nor was predicted would be 100 % right and raise the mean.
+    A class that is absent in both would count as 100 % accurate and raise the mean.
     """
-    hits, truth, predicted = _parts(confusion)
+    hits, truth, predicted = marginals(confusion)
     total = truth.sum(-1, keepdims=True)
     right = total - (truth - hits) - (predicted - hits)
-    return np.where(truth + predicted > 0, _ratio(right, total), np.nan)
+    return np.where(truth + predicted > 0, ratio(right, total), np.nan)
 
 
 def balanced_accuracy(confusion) -> np.ndarray:
-    """(sensitivity + specificity) / 2 of each class, float64 `[..., K]`: paper B, equation 6.
+    """Returns (sensitivity + specificity) / 2 of each class, `[..., K]`: paper B, equation 6.
 
-    NaN where either is. scikit-learn's `balanced_accuracy_score` is another thing: `macro_recall`.
+    NaN where either is. scikit-learn's `balanced_accuracy_score` is `macro_recall` instead.
     """
     return (recall(confusion) + specificity(confusion)) / 2
 
 
 def macro_precision(confusion) -> np.ndarray:
-    """Mean precision over the classes that were predicted, float64 `[...]`."""
-    return _nanmean(precision(confusion))
+    """Returns the mean precision over the classes that were predicted, float64 `[...]`."""
+    return nan_mean(precision(confusion))
 
 
 def macro_recall(confusion) -> np.ndarray:
-    """Mean recall over the classes present in the truth, float64 `[...]`."""
-    return _nanmean(recall(confusion))
+    """Returns the mean recall over the classes present in the truth, float64 `[...]`."""
+    return nan_mean(recall(confusion))
 
 
 def macro_f1(confusion) -> np.ndarray:
-    """Mean F1 over the classes present in truth or prediction, float64 `[...]`."""
-    return _nanmean(f1(confusion))
+    """Returns the mean F1 over the classes present in truth or prediction, float64 `[...]`."""
+    return nan_mean(f1(confusion))
 
 
 def mean_one_vs_rest_accuracy(confusion) -> np.ndarray:
-    """Mean of `one_vs_rest_accuracy` over classes present in truth or prediction, `[...]`.
+    """Returns the mean `one_vs_rest_accuracy` over classes in truth or prediction, `[...]`.
 
-    With K classes it is 1 − 2 (1 − plain accuracy) / K: five classes turn 93 % right into 97 %.
+    With K classes it is 1 − 2 (1 − accuracy) / K: five classes turn an accuracy of 93 % into 97 %.
     """
-    return _nanmean(one_vs_rest_accuracy(confusion))
+    return nan_mean(one_vs_rest_accuracy(confusion))
 
 
 def mean_balanced_accuracy(confusion) -> np.ndarray:
-    """Mean of `balanced_accuracy` over the classes where it is defined, float64 `[...]`."""
-    return _nanmean(balanced_accuracy(confusion))
+    """Returns the mean `balanced_accuracy` over the classes where it is defined, `[...]`."""
+    return nan_mean(balanced_accuracy(confusion))
 
 
 def pooled_precision(confusion) -> np.ndarray:
-    """Σ TP / Σ (TP + FP) over classes, float64 `[...]`.
+    """Returns Σ TP / Σ (TP + FP) over classes, float64 `[...]`.
 
-    Where each cell has one answer, this, `pooled_recall`, `pooled_f1` and plain accuracy are one
-    number.
+    Where each cell has exactly one predicted class, this, `pooled_recall`, `pooled_f1` and accuracy
+    are the same number.
     """
-    hits, _, predicted = _parts(confusion)
-    return _ratio(hits.sum(-1), predicted.sum(-1))
+    hits, _, predicted = marginals(confusion)
+    return ratio(hits.sum(-1), predicted.sum(-1))
 
 
 def pooled_recall(confusion) -> np.ndarray:
-    """Σ TP / Σ (TP + FN) over classes, float64 `[...]`."""
-    hits, truth, _ = _parts(confusion)
-    return _ratio(hits.sum(-1), truth.sum(-1))
+    """Returns Σ TP / Σ (TP + FN) over classes, float64 `[...]`."""
+    hits, truth, _ = marginals(confusion)
+    return ratio(hits.sum(-1), truth.sum(-1))
 
 
 def pooled_specificity(confusion) -> np.ndarray:
-    """Σ TN / Σ (TN + FP) over classes, float64 `[...]`."""
-    hits, truth, predicted = _parts(confusion)
+    """Returns Σ TN / Σ (TN + FP) over classes, float64 `[...]`."""
+    hits, truth, predicted = marginals(confusion)
     others = truth.sum(-1, keepdims=True) - truth
-    return _ratio((others - (predicted - hits)).sum(-1), others.sum(-1))
+    return ratio((others - (predicted - hits)).sum(-1), others.sum(-1))
 
 
 def pooled_f1(confusion) -> np.ndarray:
-    """Σ 2 TP / Σ (2 TP + FP + FN) over classes, float64 `[...]`."""
-    hits, truth, predicted = _parts(confusion)
-    return _ratio(2 * hits.sum(-1), (truth + predicted).sum(-1))
+    """Returns Σ 2 TP / Σ (2 TP + FP + FN) over classes, float64 `[...]`."""
+    hits, truth, predicted = marginals(confusion)
+    return ratio(2 * hits.sum(-1), (truth + predicted).sum(-1))
 
 
 def auroc(labels, probabilities) -> np.ndarray:
-    """Area under the ROC curve of each class against the rest.
+    """Returns the area under the ROC curve of each class against the rest.
 
-    It is the chance that a cell of the class gets a higher probability of it than one of another
-    class, a tie counting half (the Mann–Whitney U of mid-ranks).
+    It is the probability that a cell of the class scores higher for that class than a cell of
+    another class does; a tie counts half (the Mann–Whitney U of mid-ranks).
 
     Args:
         labels: integer `[N]`; `vocabulary.UNKNOWN_LABEL` is left out.
         probabilities: float `[N, K]`; any score that grows with the probability will do.
 
     Returns:
-        float64 `[K]`; NaN for a class that no cell or every cell has.
+        float64 `[K]`; NaN for a class to which no cell or every cell belongs.
 
     Raises:
         ValueError: the shapes do not fit, a label is not below K, or a score is NaN.
@@ -184,32 +185,32 @@ def auroc(labels, probabilities) -> np.ndarray:
     of_class = labels[:, None] == np.arange(scores.shape[1])
     positive = of_class.sum(0).astype(np.float64)
     wins = (ranks * of_class).sum(0) - positive * (positive + 1) / 2
-    return _ratio(wins, positive * (len(labels) - positive))
+    return ratio(wins, positive * (len(labels) - positive))
 
 
 def macro_auroc(labels, probabilities) -> float:
-    """Mean of `auroc` over the classes where it is defined; NaN where there is none."""
-    return float(_nanmean(auroc(labels, probabilities)))
+    """Returns the mean `auroc` over the classes where it is defined; NaN where there is none."""
+    return float(nan_mean(auroc(labels, probabilities)))
 
 
 def expected_calibration_error(labels, probabilities, bins: int = 15) -> float:
-    """How far stated confidence is from the share of right answers.
+    """Returns the expected calibration error: the gap between confidence and accuracy.
 
-    Guo et al., "On Calibration of Modern Neural Networks", 2017, equation 3: cells are put into
-    `bins` equal bins ((m − 1) / bins, m / bins] by the probability of their most probable class;
-    the error is Σ over bins of (cells in it / N) · |share right − mean confidence|.
+    Guo et al., "On Calibration of Modern Neural Networks", 2017, equation 3: cells are sorted into
+    `bins` equal bins by the probability of their most probable class; the error is Σ over bins of
+    (cells in the bin / N) · |accuracy − mean confidence|.
 
     Args:
         labels: integer `[N]`; `vocabulary.UNKNOWN_LABEL` is left out.
         probabilities: float `[N, K]`.
-        bins: how many.
+        bins: number of bins.
 
     Returns:
         A number in [0, 1]; NaN without cells.
 
     Raises:
-        ValueError: the shapes do not fit, a label is not below K, a number is no probability, or
-            `bins` is not positive.
+        ValueError: the shapes do not fit, a label is not below K, a number is not a probability,
+            or `bins` is not positive.
     """
     if bins < 1:
         raise ValueError(f"bins is {bins}; it must be 1 or more.")
@@ -219,21 +220,38 @@ def expected_calibration_error(labels, probabilities, bins: int = 15) -> float:
         return float("nan")
     confidence = probabilities.max(1)
     right = (probabilities.argmax(1) == labels).astype(np.float64)
-    which = np.searchsorted(np.linspace(0, 1, bins + 1)[1:-1], confidence)
-    gaps = np.bincount(which, weights=right - confidence, minlength=bins)
-    return float(np.abs(gaps).sum() / len(labels))
+    gaps = np.bincount(confidence_bins(confidence, bins), right - confidence, bins)
+    return float(calibration_error(gaps, len(labels)))
+
+
+def confidence_bins(confidence: np.ndarray, bins: int) -> np.ndarray:
+    """Returns the bin, int `[N]` from 0, of each confidence float64 `[N]`.
+
+    Bins are equal: bin m is (m / bins, (m + 1) / bins].
+    """
+    return np.searchsorted(np.linspace(0, 1, bins + 1)[1:-1], confidence)
+
+
+def calibration_error(gaps: np.ndarray, number) -> np.ndarray:
+    """Returns the expected calibration error, float64 `[...]`; NaN without predictions.
+
+    Args:
+        gaps: float64 `[..., B]`, number of right predictions minus sum of confidences, by bin.
+        number: number of predictions `[...]`.
+    """
+    return ratio(np.abs(gaps).sum(-1), number)
 
 
 def brier_score(labels, probabilities) -> float:
-    """Mean over cells of Σ over classes of (probability − truth)²: 0 perfect, 2 worst.
+    """Returns the mean over cells of Σ over classes of (probability − truth)²: 0 best, 2 worst.
 
-    Brier 1950's definition for several classes. Arguments and errors as in
+    This is Brier's definition for several classes (1950). Arguments and errors as in
     `expected_calibration_error`; NaN without cells.
     """
     labels, probabilities = _labelled(labels, probabilities)
     _check_probabilities(probabilities)
     truth = labels[:, None] == np.arange(probabilities.shape[1])
-    return float(_nanmean(((probabilities - truth) ** 2).sum(1)))
+    return float(nan_mean(((probabilities - truth) ** 2).sum(1)))
 
 
 def _labelled(labels, probabilities) -> tuple[np.ndarray, np.ndarray]:
@@ -249,7 +267,7 @@ def _labelled(labels, probabilities) -> tuple[np.ndarray, np.ndarray]:
     if np.isnan(probabilities).any():
         raise ValueError(
             f"probabilities hold NaN in {int(np.isnan(probabilities).any(1).sum())} of "
-            f"{len(labels)} rows; leave those cells out or look for where the model went wrong."
+            f"{len(labels)} rows; leave those cells out, or find out why the model returned NaN."
         )
     return labels, probabilities
 

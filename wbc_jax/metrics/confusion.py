@@ -9,24 +9,25 @@ import numpy as np
 
 from wbc_jax.labels import IGNORE
 from wbc_jax.metrics import bits
+from wbc_jax.metrics.ratios import nan_mean, ratio
 
-# Pixels that one call counts: bounds the memory that a large set of masks takes.
+# Pixels counted in one call: bounds the memory that a large set of masks takes.
 _CALL_PX = 2**26
 
 
 @functools.partial(jax.jit, static_argnames="num_classes")
 def confusion_matrices(truth: jax.Array, prediction: jax.Array, num_classes: int) -> jax.Array:
-    """Counts pixels by true and predicted class, for each image.
+    """Counts the pixels of each image by true and predicted class, under jit and unchecked.
 
     Args:
-        truth: integer `[N, H, W]` of fewer than 2^31 pixels an image; 255 is left out.
+        truth: integer `[N, H, W]`, fewer than 2^31 pixels per image; 255 is left out.
         prediction: integer `[N, H, W]`, classes below `num_classes`.
         num_classes: C, at most 254.
 
     Returns:
         int32 `[N, C, C]`, rows truth, columns prediction.
     """
-    # Where a pixel lies does not matter: any 32 make a word.
+    # The position of a pixel does not matter, so any 32 pixels form a word.
     n, height, width = truth.shape
     codes = jnp.stack([bits.codes(mask, num_classes) for mask in (truth, prediction)])
     words = -(-height * width // bits.WORD)
@@ -38,7 +39,7 @@ def confusion_matrices(truth: jax.Array, prediction: jax.Array, num_classes: int
 
 
 def confusion_matrix(truth, prediction, num_classes: int) -> np.ndarray:
-    """Counts pixels by true and predicted class over all images.
+    """Counts the pixels of all images by true and predicted class.
 
     Args:
         truth: integer `[N, H, W]`; 255 is left out.
@@ -51,26 +52,33 @@ def confusion_matrix(truth, prediction, num_classes: int) -> np.ndarray:
     Raises:
         ValueError: the shapes differ, or a class is not below `num_classes`.
     """
+    return count_images(truth, prediction, num_classes).sum(0)
+
+
+def count_images(truth, prediction, num_classes: int) -> np.ndarray:
+    """Returns `confusion_matrices` of checked NumPy masks, int64 `[N, C, C]`.
+
+    Arguments and errors as in `confusion_matrix`.
+    """
     truth, prediction = check_masks(truth, prediction, num_classes)
-    total = np.zeros((num_classes, num_classes), np.int64)
-    for part in parts(truth.shape, _CALL_PX):
-        counts = confusion_matrices(truth[part], prediction[part], num_classes)
-        total += np.asarray(counts).sum(0, dtype=np.int64)
-    return total
+    counts = np.zeros((len(truth), num_classes, num_classes), np.int64)
+    for chunk in chunks(truth.shape, _CALL_PX):
+        counts[chunk] = confusion_matrices(truth[chunk], prediction[chunk], num_classes)
+    return counts
 
 
-def parts(shape: tuple[int, ...], pixels: int) -> Iterator[slice]:
-    """Cuts the first axis of `[N, H, W]` so that a part has about `pixels`, at least one image."""
+def chunks(shape: tuple[int, ...], pixels: int) -> Iterator[slice]:
+    """Cuts the first axis of `[N, H, W]` into chunks of about `pixels`, at least one image each."""
     images = max(1, pixels // max(1, shape[1] * shape[2]))
     return (slice(start, start + images) for start in range(0, shape[0], images))
 
 
 def check_masks(truth, prediction, num_classes: int) -> tuple[np.ndarray, np.ndarray]:
-    """Returns both as arrays.
+    """Returns truth and prediction as NumPy arrays, checked.
 
     Raises:
-        ValueError: they are not two integer `[N, H, W]` of one shape, or hold a class that is not
-            below `num_classes`; 255 may stand in the truth only.
+        ValueError: they are not two integer `[N, H, W]` of the same shape, or hold a class that is
+            not below `num_classes`; only the truth may hold 255.
     """
     truth, prediction = np.asarray(truth), np.asarray(prediction)
     if truth.shape != prediction.shape or truth.ndim != 3:
@@ -80,7 +88,7 @@ def check_masks(truth, prediction, num_classes: int) -> tuple[np.ndarray, np.nda
     for name, array in (("truth", truth), ("prediction", prediction)):
         if array.dtype.kind not in "iub":
             raise ValueError(
-                f"{name} is of {array.dtype}; masks are classes, so integers. Take the argmax of "
+                f"{name} is of {array.dtype}; masks hold classes, so integers. Take the argmax of "
                 "probabilities first."
             )
     for name, array in (("truth", truth), ("prediction", prediction)):
@@ -96,55 +104,46 @@ def check_masks(truth, prediction, num_classes: int) -> tuple[np.ndarray, np.nda
 
 
 def iou(confusion: np.ndarray) -> np.ndarray:
-    """TP / (TP + FP + FN) of each class, float64 `[..., C]`; NaN for a class absent in both."""
-    hits, truth, predicted = _parts(confusion)
-    return _ratio(hits, truth + predicted - hits)
+    """Returns TP / (TP + FP + FN) of each class, float64 `[..., C]`; NaN for one absent in both."""
+    hits, truth, predicted = marginals(confusion)
+    return ratio(hits, truth + predicted - hits)
 
 
 def dice(confusion: np.ndarray) -> np.ndarray:
-    """2 TP / (2 TP + FP + FN) of each class, float64 `[..., C]`; NaN for one absent in both."""
-    hits, truth, predicted = _parts(confusion)
-    return _ratio(2 * hits, truth + predicted)
+    """Returns 2 TP / (2 TP + FP + FN) of each class, `[..., C]`; NaN for one absent in both."""
+    hits, truth, predicted = marginals(confusion)
+    return ratio(2 * hits, truth + predicted)
 
 
 def recall(confusion: np.ndarray) -> np.ndarray:
-    """TP / (TP + FN) of each class, float64 `[..., C]`; NaN for a class absent from the truth."""
-    hits, truth, _ = _parts(confusion)
-    return _ratio(hits, truth)
+    """Returns TP / (TP + FN) of each class, `[..., C]`; NaN for one absent from the truth."""
+    hits, truth, _ = marginals(confusion)
+    return ratio(hits, truth)
 
 
 def global_accuracy(confusion: np.ndarray) -> np.ndarray:
-    """Share of pixels that are right, float64 `[...]`."""
-    hits, truth, _ = _parts(confusion)
-    return _ratio(hits.sum(-1), truth.sum(-1))
+    """Returns the share of correctly classified pixels, float64 `[...]`."""
+    hits, truth, _ = marginals(confusion)
+    return ratio(hits.sum(-1), truth.sum(-1))
 
 
 def mean_accuracy(confusion: np.ndarray) -> np.ndarray:
-    """Mean recall over the classes present in the truth, float64 `[...]`."""
-    return _nanmean(recall(confusion))
+    """Returns the mean recall over the classes present in the truth, float64 `[...]`."""
+    return nan_mean(recall(confusion))
 
 
 def mean_iou(confusion: np.ndarray) -> np.ndarray:
-    """Mean IoU over the classes present in truth or prediction, float64 `[...]`."""
-    return _nanmean(iou(confusion))
+    """Returns the mean IoU over the classes present in truth or prediction, float64 `[...]`."""
+    return nan_mean(iou(confusion))
 
 
 def weighted_iou(confusion: np.ndarray) -> np.ndarray:
-    """IoU averaged with the true pixels of each class as weights, float64 `[...]`."""
-    _, truth, _ = _parts(confusion)
-    return _ratio((np.nan_to_num(iou(confusion)) * truth).sum(-1), truth.sum(-1))
+    """Returns the IoU averaged with each class's true pixels as weights, float64 `[...]`."""
+    _, truth, _ = marginals(confusion)
+    return ratio((np.nan_to_num(iou(confusion)) * truth).sum(-1), truth.sum(-1))
 
 
-def _parts(confusion):
+def marginals(confusion) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns the hits, true totals and predicted totals of each class, float64 `[..., C]` each."""
     confusion = np.asarray(confusion, np.float64)
     return np.diagonal(confusion, axis1=-2, axis2=-1), confusion.sum(-1), confusion.sum(-2)
-
-
-def _ratio(numerator, denominator):
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.where(denominator > 0, numerator / denominator, np.nan)
-
-
-def _nanmean(values):
-    present = ~np.isnan(values)
-    return _ratio(np.where(present, values, 0).sum(-1), present.sum(-1))

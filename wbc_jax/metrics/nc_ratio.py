@@ -1,4 +1,4 @@
-"""Nucleus-to-cytoplasm ratio from masks or areas."""
+"""Nucleus-to-cytoplasm (N/C) ratio from masks or areas."""
 
 import dataclasses
 
@@ -11,14 +11,14 @@ FLAGS = ("", "no_cytoplasm", "no_nucleus", "no_cell")
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class NCRatio:
-    """Areas and ratios, one entry an image.
+    """Areas and ratios, one entry per image.
 
     Attributes:
         nucleus_px, cytoplasm_px: int64 `[N]`.
         nc_ratio: float64 `[N]`, nucleus / cytoplasm: +inf without cytoplasm, NaN without nucleus
             or without cell.
         nucleus_share: float64 `[N]`, N / (N + C); NaN without nucleus or without cell.
-        flag: `[N]` of `FLAGS`: why the ratio is not an ordinary number.
+        flag: `[N]` of `FLAGS`: the reason why the ratio is not finite, or "".
     """
 
     nucleus_px: np.ndarray
@@ -52,16 +52,16 @@ def nc_ratio(mask) -> NCRatio:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class RegionMeans:
-    """Mean grey values of nucleus and cytoplasm, one entry an image, in the image's own units.
+    """Mean gray values of nucleus and cytoplasm, one entry per image, in the image's own units.
 
     Attributes:
         nucleus_image_mean, cytoplasm_image_mean: float64 `[N]`, sum over the region / pixels of the
-            whole image: the mean of the picture with everything but the region set to 0. Paper A's
+            whole image: the mean of the image with everything but the region set to 0. Paper A's
             "Mean Nucleus" and "Mean Cytoplasm" fit this. It grows with the region's area.
-        image_mean_ratio: float64 `[N]`, the first / the second, A's "N/C Ratio(m)"; +inf without
-            cytoplasm, NaN without nucleus.
+        image_mean_ratio: float64 `[N]`, nucleus / cytoplasm of these, paper A's "N/C Ratio(m)";
+            +inf without cytoplasm, NaN without nucleus.
         nucleus_mean, cytoplasm_mean: float64 `[N]`, mean inside the region; NaN where it is empty.
-        mean_ratio: float64 `[N]`, the first / the second; NaN without either.
+        mean_ratio: float64 `[N]`, nucleus / cytoplasm of these; NaN without either.
     """
 
     nucleus_image_mean: np.ndarray
@@ -73,11 +73,11 @@ class RegionMeans:
 
 
 def region_means(image, mask) -> RegionMeans:
-    """Returns the mean grey values of nucleus and cytoplasm.
+    """Returns the mean gray values of nucleus and cytoplasm.
 
     Args:
-        image: `[N, H, W]` grey, or `[N, H, W, 3]` RGB, made grey as 0.299 R + 0.587 G + 0.114 B
-            (ITU-R BT.601, as OpenCV and MATLAB do, here without rounding).
+        image: gray `[N, H, W]`, or RGB `[N, H, W, 3]`, converted by 0.299 R + 0.587 G + 0.114 B
+            (ITU-R BT.601, as OpenCV and MATLAB do, but without rounding).
         mask: integer `[N, H, W]` (1 cytoplasm, 2 nucleus).
 
     Raises:
@@ -89,12 +89,12 @@ def region_means(image, mask) -> RegionMeans:
             f"image has shape {image.shape} and mask {mask.shape}; they must be [N, H, W] or "
             "[N, H, W, 3], and [N, H, W]."
         )
-    grey = image if image.ndim == 3 else image @ np.array([0.299, 0.587, 0.114])
+    gray = image if image.ndim == 3 else image @ np.array([0.299, 0.587, 0.114])
     pixels = mask.shape[1] * mask.shape[2]
     whole, inside = [], []
     for region in (NUCLEUS, CYTOPLASM):
         chosen = mask == region
-        total, area = np.sum(grey, axis=(1, 2), where=chosen, dtype=np.float64), chosen.sum((1, 2))
+        total, area = np.sum(gray, axis=(1, 2), where=chosen, dtype=np.float64), chosen.sum((1, 2))
         whole.append(total / pixels)
         inside.append(_divide(total, area))
     nucleus, cytoplasm = whole
@@ -103,5 +103,6 @@ def region_means(image, mask) -> RegionMeans:
 
 
 def _divide(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Returns a / b; unlike `ratios.ratio`, infinite where only b is 0."""
     with np.errstate(invalid="ignore", divide="ignore"):
         return a / b

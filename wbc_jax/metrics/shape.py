@@ -7,23 +7,24 @@ import numpy as np
 from wbc_jax.labels import CYTOPLASM, NUCLEUS
 
 MIN_LOBE_SHARE = 0.05
-"""A connected part of the nucleus with a smaller share of its area is no lobe but a speck."""
+"""A connected component with a smaller share of the nucleus area is a speck, not a lobe."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Shape:
-    """Measures of one region (nucleus or whole cell), one entry an image; NaN where it is empty.
+    """Measures of one region (nucleus or whole cell), one entry per image; NaN where it is empty.
 
     Attributes:
         area_px: float64 `[N]`, 0 where the region is empty.
-        area_um2: float64 `[N]`; NaN where µm per pixel is not known.
+        area_um2: float64 `[N]`; NaN where µm per pixel is unknown.
         perimeter_px: float64 `[N]`, Cauchy–Crofton estimate from four directions
             (`skimage.measure.perimeter_crofton`).
         circularity: float64 `[N]`, 4π area / perimeter²: 1 for a disc, less for lobes. The
-            perimeter of a disc comes out within 1 % from a radius of 15 pixels up, that of a square
-            along the axes 5 % short; very small regions can be above 1.
+            perimeter of a disc is accurate to 1 % from a radius of 15 pixels up, that of a square
+            along the axes is 5 % too short; very small regions can exceed 1.
         solidity: float64 `[N]`, area / area of the convex hull.
-        eccentricity: float64 `[N]`, of the ellipse with the same second moments: 0 round, to 1.
+        eccentricity: float64 `[N]`, of the ellipse with the same second moments: from 0 (round)
+            to 1.
     """
 
     area_px: np.ndarray
@@ -36,13 +37,13 @@ class Shape:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class CellShape:
-    """Shapes of the parts of cells.
+    """Shapes of nucleus and cell.
 
     Attributes:
-        nucleus: of all nucleus pixels together, specks left out.
-        cell: of nucleus and cytoplasm together.
-        lobes: int64 `[N]`, connected parts of the nucleus that are no specks. Lobes joined by a
-            strand of a pixel's width count as one, so a neutrophil's number is a lower bound.
+        nucleus: shape of all nucleus pixels together, without specks.
+        cell: shape of nucleus and cytoplasm together.
+        lobes: int64 `[N]`, connected components of the nucleus without specks. Lobes joined by a
+            strand one pixel wide count as one, so a neutrophil's number is a lower bound.
     """
 
     nucleus: Shape
@@ -55,9 +56,9 @@ def cell_shape(mask, um_per_px=None, min_lobe_share: float = MIN_LOBE_SHARE) -> 
 
     Args:
         mask: integer `[N, H, W]` (1 cytoplasm, 2 nucleus).
-        um_per_px: µm per pixel of the mask, a number or `[N]`; None or NaN where not known.
-        min_lobe_share: parts of the nucleus (8-connected) with less than this share of its pixels
-            are left out of the nucleus' shape and of the count of lobes.
+        um_per_px: µm per pixel of the mask, a number or `[N]`; None or NaN where unknown.
+        min_lobe_share: components of the nucleus (8-connected) with less than this share of its
+            pixels are left out of the nucleus shape and of the lobe count.
 
     Raises:
         ValueError: not three axes, a size that is not positive, or a share not in [0, 1].
@@ -71,7 +72,7 @@ def cell_shape(mask, um_per_px=None, min_lobe_share: float = MIN_LOBE_SHARE) -> 
         np.asarray(np.nan if um_per_px is None else um_per_px, float), len(mask)
     )
     if (sizes <= 0).any():
-        raise ValueError(f"um_per_px is {sizes.min()}; it must be positive, or NaN if not known.")
+        raise ValueError(f"um_per_px is {sizes.min()}; it must be positive, or NaN if unknown.")
     nuclei, lobes = [], []
     for nucleus in mask == NUCLEUS:
         kept, number = _without_specks(nucleus, min_lobe_share)
@@ -82,7 +83,7 @@ def cell_shape(mask, um_per_px=None, min_lobe_share: float = MIN_LOBE_SHARE) -> 
 
 
 def _without_specks(region: np.ndarray, min_share: float) -> tuple[np.ndarray, int]:
-    from skimage import measure  # slow to import, and not needed for the other metrics
+    from skimage import measure  # slow to import, and the other metrics do not need it
 
     labels, number = measure.label(region, connectivity=2, return_num=True)
     areas = np.bincount(labels.ravel(), minlength=number + 1)[1:]
@@ -101,7 +102,7 @@ def _shape(regions, um_per_px: np.ndarray) -> Shape:
 def _measure(region: np.ndarray) -> tuple[float, float, float, float]:
     from skimage import measure
 
-    # Crofton's lines must leave the region before the picture ends.
+    # Crofton's lines must leave the region before the image ends.
     found = measure.regionprops(np.pad(region, 1).astype(np.uint8))
     if not found:
         return 0.0, np.nan, np.nan, np.nan

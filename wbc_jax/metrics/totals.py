@@ -1,34 +1,37 @@
-"""Segmentation metrics as sums that batches and hosts add to."""
+"""Segmentation counts of each image, and totals that batches and processes add to."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import jax
 import numpy as np
 
-from wbc_jax.metrics import boundary, confusion
+from wbc_jax.metrics.boundary import TOLERANCE_RATIO, BFTotals, bf_counts
+from wbc_jax.metrics.confusion import count_images
 
 T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
-class SegmentationTotals:
-    """Sums over images, from which every metric of a set follows; those of two sets add with `+`.
+class SegmentationCounts:
+    """Counts of each image, from which every segmentation score follows.
 
     Attributes:
-        confusion: int64 `[C, C]`, rows truth; for `metrics.iou` and the others.
-        bf: boundary scores.
+        confusion: int64 `[N, C, C]`, rows truth, columns prediction.
+        boundary: int64 `[N, C, 4]`, as `metrics.bf_counts` returns them; None where boundaries were
+            not compared.
     """
 
     confusion: np.ndarray
-    bf: boundary.BFTotals
+    boundary: np.ndarray | None = None
 
     @classmethod
-    def zero(cls, num_classes: int) -> "SegmentationTotals":
-        """Returns the totals of no images."""
-        counts = np.zeros((0, num_classes, 4), np.int64)
+    def zero(cls, images: int, num_classes: int, boundary: bool = True) -> "SegmentationCounts":
+        """Returns the counts of N images of which no pixel has been counted."""
         return cls(
-            np.zeros((num_classes, num_classes), np.int64), boundary.BFTotals.from_counts(counts)
+            np.zeros((images, num_classes, num_classes), np.int64),
+            np.zeros((images, num_classes, 4), np.int64) if boundary else None,
         )
 
     @classmethod
@@ -37,31 +40,98 @@ class SegmentationTotals:
         truth,
         prediction,
         num_classes: int,
-        tolerance_ratio: float = boundary.TOLERANCE_RATIO,
+        tolerance_ratio: float = TOLERANCE_RATIO,
+        tolerance_px: float | None = None,
+    ) -> "SegmentationCounts":
+        """Returns the counts of a batch; arguments and errors as in `metrics.bf_counts`."""
+        return cls(
+            count_images(truth, prediction, num_classes),
+            bf_counts(truth, prediction, num_classes, tolerance_ratio, tolerance_px),
+        )
+
+    @classmethod
+    def merge(cls, sets: Sequence["SegmentationCounts"]) -> "SegmentationCounts":
+        """Returns the counts of the images of all sets (at least one), in their order.
+
+        Boundary counts are kept where every set has them.
+        """
+        boundaries = [counts.boundary for counts in sets if counts.boundary is not None]
+        return cls(
+            np.concatenate([counts.confusion for counts in sets]),
+            np.concatenate(boundaries) if len(boundaries) == len(sets) else None,
+        )
+
+    def __len__(self) -> int:
+        return len(self.confusion)
+
+    def select(self, chosen) -> "SegmentationCounts":
+        """Returns the counts of the images that bool `[N]`, a slice or indices choose."""
+        return SegmentationCounts(
+            self.confusion[chosen], None if self.boundary is None else self.boundary[chosen]
+        )
+
+    def put(self, index: np.ndarray, counts: "SegmentationCounts") -> None:
+        """Writes the counts of M images to the places `index` (int `[M]`), in place."""
+        self.confusion[index] = counts.confusion
+        if self.boundary is not None:
+            self.boundary[index] = counts.boundary
+
+    def sum(self) -> "SegmentationTotals":
+        """Returns the totals over the images."""
+        return SegmentationTotals(
+            self.confusion.sum(0),
+            None if self.boundary is None else BFTotals.from_counts(self.boundary),
+        )
+
+
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+class SegmentationTotals:
+    """Sums over images, from which every metric of a set follows; `+` adds those of two sets.
+
+    Attributes:
+        confusion: int64 `[C, C]`, rows truth, columns prediction; for `metrics.iou` and the others.
+        bf: boundary scores; None where boundaries were not compared.
+    """
+
+    confusion: np.ndarray
+    bf: BFTotals | None
+
+    @classmethod
+    def zero(cls, num_classes: int) -> "SegmentationTotals":
+        """Returns the totals of no images."""
+        return SegmentationCounts.zero(0, num_classes).sum()
+
+    @classmethod
+    def of(
+        cls,
+        truth,
+        prediction,
+        num_classes: int,
+        tolerance_ratio: float = TOLERANCE_RATIO,
         tolerance_px: float | None = None,
     ) -> "SegmentationTotals":
         """Returns the totals of one batch; arguments and errors as in `metrics.bf_counts`.
 
-        Images that are 255 all over (they fill up a batch) add nothing.
+        Images that are 255 all over (the padding of a batch) add nothing.
         """
-        counts = boundary.bf_counts(truth, prediction, num_classes, tolerance_ratio, tolerance_px)
-        return cls(
-            confusion.confusion_matrix(truth, prediction, num_classes),
-            boundary.BFTotals.from_counts(counts),
-        )
+        return SegmentationCounts.of(
+            truth, prediction, num_classes, tolerance_ratio, tolerance_px
+        ).sum()
 
     def __add__(self, other: "SegmentationTotals") -> "SegmentationTotals":
-        return SegmentationTotals(self.confusion + other.confusion, self.bf + other.bf)
+        bf = None if self.bf is None or other.bf is None else self.bf + other.bf
+        return SegmentationTotals(self.confusion + other.confusion, bf)
 
 
 def sum_over_hosts(totals: T) -> T:
-    """Adds up what the processes of a run have counted; every process must call it.
+    """Adds up the counts of all processes of a run; every process must call it.
 
     Args:
-        totals: arrays, or dataclasses or dicts of them, alike in shape on every process.
+        totals: an array, or a dataclass or dict of arrays, of the same shapes on every process;
+            None stays None.
 
     Returns:
-        The same with each array summed, on every process, in its own precision.
+        The same structure with each array summed in its own precision, on every process.
     """
     if jax.process_count() == 1:
         return totals
@@ -72,7 +142,7 @@ def _sum_array(array: np.ndarray) -> np.ndarray:
     from jax.experimental import multihost_utils
 
     array = np.asarray(array)
-    # As bytes: 64-bit numbers would be cut to 32 on the way.
+    # Sent as bytes, because JAX would cut 64-bit numbers to 32 bits.
     sent = np.frombuffer(array.tobytes(), np.uint8)
     received = np.asarray(multihost_utils.process_allgather(sent))
     return received.view(array.dtype).reshape(-1, *array.shape).sum(0)
@@ -84,4 +154,4 @@ def _map(function, value: Any) -> Any:
         return type(value)(*(_map(function, getattr(value, field.name)) for field in fields))
     if isinstance(value, dict):
         return {key: _map(function, item) for key, item in value.items()}
-    return function(value)
+    return None if value is None else function(value)

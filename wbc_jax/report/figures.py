@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from wbc_jax import metrics
 from wbc_jax.labels import CELL_TYPES, UNKNOWN_TYPE, type_name
-from wbc_jax.metrics import statistics
 from wbc_jax.report import tables
 
 if TYPE_CHECKING:
@@ -289,7 +289,7 @@ def nc_agreement(rows: Sequence[Mapping[str, Any]], dark: bool = False) -> Figur
     if not points:
         return figure
     pairs = np.concatenate(list(points.values()))
-    found = statistics.limits_of_agreement(*pairs.T)
+    found = metrics.limits_of_agreement(*pairs.T)
     axes.set_xscale("log")
     axes.set_yscale("log")
     sizes = {name: np.sqrt(p.prod(1)) for name, p in points.items()}

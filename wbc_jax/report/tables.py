@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from wbc_jax import metrics
 from wbc_jax.labels import ALL, CELL_TYPES, MASK_CLASSES
-from wbc_jax.metrics import statistics
 
 DASH = "–"
 """Stands for a value that is not known or not defined."""
@@ -260,10 +260,10 @@ def agreement_row(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         [value if (value := number(row.get(key))) is not None else math.nan for row in rows]
         for key in ("truth_nc_ratio", "nc_ratio")
     )
-    agreement = statistics.limits_of_agreement(truth, found)
-    # Only images that also have a relative difference, so that the two trends can be compared.
+    agreement = metrics.limits_of_agreement(truth, found)
+    # The images that have a relative difference, so that the two scales can be compared.
     usual = [(t, f) for t, f in zip(truth, found) if 0 < t < math.inf and 0 < f < math.inf]
-    plain = statistics.limits_of_agreement(
+    plain = metrics.limits_of_agreement(
         [t for t, _ in usual], [f for _, f in usual], relative=False
     )
     values = {
