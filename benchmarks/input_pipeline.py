@@ -38,7 +38,7 @@ from PIL import Image
 
 from wbc_jax import config_checks, models
 from wbc_jax.config import Augment, Config, Data, Loss, Model, Train
-from wbc_jax.data import pipeline, sources
+from wbc_jax.data import pipeline, preparing, sources
 from wbc_jax.labels import CELL_TYPES
 from wbc_jax.parallel import sharding
 from wbc_jax.training import steps
@@ -198,7 +198,7 @@ def main() -> None:
             manual_dir=options.manual_dir,
             threads=options.workers,
         )
-        sources.prepare("pbc", data)
+        preparing.prepare("pbc", data)
         source = sources.load("pbc", data)
         places = {id: place for place, id in enumerate(source.ids)}
         entries = [(source, places[f"pbc_{pathlib.Path(file).stem}"]) for file, _ in files]

@@ -8,9 +8,8 @@ import numpy as np
 import sidebyside
 from flax import nnx
 
-from wbc_jax import models
+from wbc_jax import cpu, models
 from wbc_jax.config import Augment, Config, Loss, Model
-from wbc_jax.cpu import convolution
 from wbc_jax.models import describe
 from wbc_jax.parallel import sharding
 from wbc_jax.training import steps
@@ -69,9 +68,7 @@ def make(case: sidebyside.Case, mode: str) -> sidebyside.Side:
     network, weights = steps.split_network(model)
     arrays = batch(case)
     if mode == "predict":
-        predict = jax.jit(
-            steps.make_logits(network), compiler_options=convolution.compiler_options()
-        )
+        predict = jax.jit(steps.make_logits(network), compiler_options=cpu.compiler_options())
         images = jnp.asarray(arrays["image"])
         return sidebyside.Side(lambda: predict(weights, images).block_until_ready(), _peak, flops)
     mesh = sharding.make_mesh(case.batch)

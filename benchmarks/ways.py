@@ -71,7 +71,7 @@ def _shifted(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 def _ours(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    return convolution.conv(x, kernel, jnp.zeros(kernel.shape[-1]), SAME)
+    return convolution.convolve(x, kernel, jnp.zeros(kernel.shape[-1]), SAME)
 
 
 def _kernel_gradient_products(x: jax.Array, gradient: jax.Array) -> jax.Array:

@@ -13,7 +13,7 @@ import sys
 import numpy as np
 
 from wbc_jax import metrics
-from wbc_jax.data import building
+from wbc_jax.data import reading
 from wbc_jax.data.images import describe_values, read_mask_file, unknown_values
 from wbc_jax.errors import DataError
 from wbc_jax.utils import atomic
@@ -41,12 +41,12 @@ def main(argv: list[str] | None = None) -> None:
     values = {int(a): int(b) for a, b in (text.split("=") for text in given.values)}
     rows, confusions, scores, ratios = [], [], [], []
     try:
-        bad = building.bad_files()
-        found = building.pair_files(given.predictions, ".png", given.truths, ".png", bad)
+        bad = reading.bad_files()
+        found = reading.pair_files(given.predictions, ".png", given.truths, ".png", bad)
         bad.finish("masks")
         for name, truth_path in found[1].items():
             truth, mask = read(truth_path, values), read(found[0][name], values)
-            building.check_same_size(found[0][name], mask, truth.shape)
+            reading.check_same_size(found[0][name], mask, truth.shape)
             pair = truth[None], mask[None]
             confusions.append(metrics.confusion_matrix(*pair, len(NAMES)))
             scores.append(metrics.bf_score(*pair, len(NAMES))[0])

@@ -20,7 +20,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import BinaryIO
 
-from wbc_jax.parallel import processes
+from wbc_jax.parallel.environment import COORDINATOR, NUM_PROCESSES, PROCESS_ID
 
 GRACE_SECONDS = 10
 """How long the others have to say why they end, once one has died; then they are killed."""
@@ -32,9 +32,9 @@ def environment(
 ) -> dict[str, str]:
     """Returns the variables of process `index` of `count`, which meet at `localhost:port`."""
     own = {
-        processes.COORDINATOR: f"localhost:{port}",
-        processes.NUM_PROCESSES: str(count),
-        processes.PROCESS_ID: str(index),
+        COORDINATOR: f"localhost:{port}",
+        NUM_PROCESSES: str(count),
+        PROCESS_ID: str(index),
         "JAX_PLATFORMS": platform,
         "PYTHONUNBUFFERED": "1",
     }

@@ -44,10 +44,10 @@ def real_data() -> pathlib.Path:
 def data_dir(tmp_path_factory) -> pathlib.Path:
     """A folder with the records of `wbc_synthetic/small`."""
     import tiny_runs
-    from wbc_jax.data import sources
+    from wbc_jax.data import preparing
 
     folder = tmp_path_factory.mktemp("records")
-    sources.prepare(tiny_runs.DATASET, tiny_runs.config(folder).data)
+    preparing.prepare(tiny_runs.DATASET, tiny_runs.config(folder).data)
     return folder
 
 

@@ -1,4 +1,4 @@
-"""Commands that cannot run say why in a line, not in a traceback."""
+"""python -m wbc_jax.main: wrong flags and configs are said in one line, not in a traceback."""
 
 import os
 import shutil
@@ -29,7 +29,9 @@ def _error(folder, *arguments):
 @pytest.mark.parametrize(
     "argument, expected",
     [
-        ("--config.train.stepz=3", ("stepz", "wbc_jax/config.py")),
+        ("--config.train.stepz=3", ("Did you mean config.train.steps?", "wbc_jax/config.py")),
+        ("--config.features=8", ("config has no field 'features'", "config.model.features?")),
+        ("--config.evaluate.batchsize=8", ("Did you mean config.evaluate.batch_size?",)),
         ("--config.train.steps=many", ("--config.train.steps=many", "invalid literal")),
         ("--config.augment.flip=perhaps", ("--config.augment.flip=perhaps", "oolean")),
         ("--mode=trian", ("--mode=trian", "train|evaluate|prepare")),
@@ -46,6 +48,22 @@ def test_errors(folder, argument, expected):
     text = _error(folder, "--config=tiny.py", argument)
     for part in expected:
         assert part in text
+
+
+@pytest.mark.parametrize(
+    "line, expected",
+    [
+        ("made.train.stepz = 3", "Did you mean config.train.steps?"),
+        ("made.features = 8", "Did you mean config.model.features?"),
+        ("made.train = config.Train(step=3)", "Did you mean config.train.steps?"),
+    ],
+)
+def test_a_config_file_with_an_unknown_field_is_named(folder, line, expected):
+    head = "from wbc_jax import config\n\n\ndef get_config():\n    made = config.Config()\n"
+    (folder / "misspelt.py").write_text(f"{head}    {line}\n    return made\n")
+    text = _error(folder, "--config=misspelt.py")
+    assert text.startswith("error: ") and "misspelt.py, line 6: config" in text
+    assert expected in text and text.endswith("All fields are described in wbc_jax/config.py.")
 
 
 def test_no_config(folder):

@@ -13,6 +13,7 @@ import numpy as np
 import wbc_jax
 from wbc_jax.data import pipeline
 from wbc_jax.data.images import encode_png
+from wbc_jax.data.resize import resize_image, resize_mask
 from wbc_jax.report import overlays
 from wbc_jax.utils import atomic
 
@@ -35,10 +36,10 @@ def main(run: str) -> None:
     predicted = [p.mask for p in model.predict(images)]
 
     def tile(image: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
-        image = pipeline.resize_image(image, TILE_PX, TILE_PX)
+        image = resize_image(image, TILE_PX, TILE_PX)
         if mask is None:
             return image
-        return overlays.overlay(image, pipeline.resize_mask(mask, TILE_PX, TILE_PX), width_px=2)
+        return overlays.overlay(image, resize_mask(mask, TILE_PX, TILE_PX), width_px=2)
 
     tiles = [tile(image) for image in images]
     tiles += [tile(image, mask) for image, mask in zip(images, truths)]

@@ -12,7 +12,7 @@ import argparse
 import numpy as np
 
 import validate_segmenters
-from wbc_jax.data import pipeline
+from wbc_jax.data.resize import resize_mask
 from wbc_jax.fields import finder
 from wbc_jax.labels import NUCLEUS
 
@@ -39,7 +39,7 @@ def main() -> None:
         for i in rng.permutation(np.flatnonzero(datasets == name))[: options.cells]:
             source, index = train.entries[i]
             image = source.image(index)
-            mask = pipeline.resize_mask(train[int(i)]["mask"], *image.shape[:2])
+            mask = resize_mask(train[int(i)]["mask"], *image.shape[:2])
             overlaps.append(best_overlap(image, mask == NUCLEUS))
         found = float(np.mean(np.array(overlaps) > 0.5))
         mean = float(np.mean(overlaps))

@@ -1,4 +1,7 @@
-"""Fits or scores the rule that leaves cells to a person: `python -m wbc_jax.abstain MODEL`."""
+"""Fits or scores a classifier's abstention rule: `python -m wbc_jax.abstain MODEL`.
+
+The rule chooses the cells that a person should review.
+"""
 
 import argparse
 from collections.abc import Sequence
@@ -7,13 +10,17 @@ from wbc_jax import cli
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """The command: see the module's text."""
+    """The command; see the module's docstring."""
     parser = argparse.ArgumentParser(prog="python -m wbc_jax.abstain", description=__doc__)
-    parser.add_argument("model", help="the --workdir of a classifier, a file of weights, or a name")
-    parser.add_argument("--share", type=float, default=0.05, help="of validation images to leave")
-    parser.add_argument("--score", action="store_true", help="measure the rule that is there")
-    parser.add_argument("--manual_dir", help="where the data sets lie; by default as in training")
-    parser.add_argument("--out", help="with --score: JSON file for the figures")
+    parser.add_argument(
+        "model", help="a classifier: its --workdir, a file of weights, or a shipped name"
+    )
+    parser.add_argument(
+        "--share", type=float, default=0.05, help="share of validation images to abstain from"
+    )
+    parser.add_argument("--score", action="store_true", help="score the existing rule")
+    parser.add_argument("--manual_dir", help="folder of the data sets; by default that of training")
+    parser.add_argument("--out", help="with --score: JSON file for the scores")
     options = parser.parse_args(argv)
     with cli.reported_errors():
         if options.score:
@@ -41,11 +48,11 @@ def _score(options: argparse.Namespace) -> None:
 
 
 def _fit(options: argparse.Namespace) -> None:
-    from wbc_jax.inference import abstention
+    from wbc_jax.inference import abstention, abstention_fitting
     from wbc_jax.inference import model as inference
 
     model = inference.load(options.model)
-    rule = abstention.fit_model(options.model, model, options.share, options.manual_dir)
+    rule = abstention_fitting.fit_model(options.model, model, options.share, options.manual_dir)
     print(
         f"{abstention.rule_path(options.model)}: temperature {rule.temperature:.3f}, least "
         f"probability {rule.least_probability:.3f}, most "

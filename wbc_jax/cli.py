@@ -1,5 +1,11 @@
-"""The part that all commands share: inputs, names of outputs, bad files, errors."""
+"""The part that all commands share: inputs, names of outputs, bad files, errors, switches.
 
+Exit statuses: 0 done; 1 error, said in one line, or files that could not be processed; 2 wrong
+flags of a command that uses argparse; 3 Parquet shards written, but without the files that could
+not be predicted; 128 + n training was stopped by signal n after saving.
+"""
+
+import argparse
 import contextlib
 import glob
 import itertools
@@ -9,33 +15,41 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from etils import epath
 
-from wbc_jax.errors import InputError, UserError
+from wbc_jax.errors import InputError, Interrupted, UserError
 from wbc_jax.utils import atomic
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 RESULT_FOLDERS = ("masks", "labels", "overlays", "geojson")
-"""Folders that `wbc_jax.predict` writes; they are no input."""
+"""Folders that `wbc_jax.predict` writes; they are never inputs."""
+BAD_SHARDS = 3
+"""Exit status: Parquet shards are written, but some files could not be predicted."""
 EXPECTED = (UserError, OSError)
 """Errors that a command reports in one line; all others are bugs and keep their traceback."""
 
 
 @contextlib.contextmanager
 def reported_errors() -> Iterator[None]:
-    """Ends the program with `error: ...` and status 1 on an expected error inside the block."""
+    """Ends the program with a message, not a traceback, on an expected error in the block.
+
+    An error ends it with `error: ...` and status 1, a signal with 128 + its number.
+    """
     try:
         yield
+    except Interrupted as stop:
+        print(stop, file=sys.stderr)
+        sys.exit(stop.exit_code)
     except EXPECTED as error:
         sys.exit(f"error: {error}")
 
 
 def find_images(inputs: Sequence[str], out: epath.PathLike = "") -> list[str]:
-    """Returns the image files named by files, folders (searched through) and globs, each once.
+    """Returns the images among files, folders (with their subfolders) and globs, each once.
 
-    A file named outright is taken whatever its suffix; in folders and globs only `IMAGE_SUFFIXES`
-    count. Folders skip `out`, the results of an earlier call.
+    A file that is named itself may have any suffix; folders and globs give only `IMAGE_SUFFIXES`.
+    The search of folders leaves out `out`, the results of an earlier call.
 
     Raises:
-        InputError: an input does not exist, or there is no image in all of them.
+        InputError: an input does not exist, or there is no image in any of them.
     """
     found: dict[str, None] = {}
     for name in inputs:
@@ -69,13 +83,13 @@ def _same(folder: str, other: epath.PathLike) -> bool:
 
 
 def output_names(paths: Iterable[str]) -> list[str]:
-    """Returns a file-name stem for each path, all different even where two inputs share a name."""
+    """Returns a different file-name stem for each path, even where two paths share a name."""
     taken: set[str] = set()
     names = []
     for path in paths:
         stem = os.path.splitext(os.path.basename(path))[0]
         candidates = itertools.chain([stem], (f"{stem}_{n}" for n in itertools.count(2)))
-        # Some file systems take A.png and a.png for one file.
+        # Some file systems ignore case: A.png and a.png would be one file.
         name = next(c for c in candidates if c.casefold() not in taken)
         taken.add(name.casefold())
         names.append(name)
@@ -85,7 +99,7 @@ def output_names(paths: Iterable[str]) -> list[str]:
 def list_bad(out: epath.Path, bad: Sequence[tuple[str, str]]) -> None:
     """Writes (path, reason) of each bad file to `<out>/bad_files.csv`.
 
-    Without any, it removes the list of an earlier call.
+    If there are none, it removes the list of an earlier call.
     """
     listed = out / "bad_files.csv"
     if bad:
@@ -96,14 +110,36 @@ def list_bad(out: epath.Path, bad: Sequence[tuple[str, str]]) -> None:
 
 
 def exit_if_bad(bad: Sequence[tuple[str, str]], total: int, done: str) -> None:
-    """Names the bad files and ends the program with status 1, if there are any.
+    """Prints the bad files and ends the program with status 1, if there are any.
 
     Args:
-        bad: (path, reason) of each.
-        total: number of files asked for.
-        done: what could not be done with them, such as `predicted`.
+        bad: (path, reason) of each bad file.
+        total: number of all files.
+        done: participle for the message, such as `predicted`.
     """
     if bad:
         for path, reason in bad:
             print(f"bad file: {reason if path in reason else f'{path}: {reason}'}", file=sys.stderr)
         sys.exit(f"error: {len(bad)} of {total} files could not be {done}")
+
+
+def add_switch(parser: argparse._ActionsContainer, name: str, default: bool, text: str) -> None:
+    """Adds a switch that is spelled as absl's booleans: `--NAME`, `--NAME=false`, `--noNAME`.
+
+    Each spelling is an option of its own: with `nargs="?"`, argparse would take a path that follows
+    `--NAME` for its value.
+
+    Args:
+        parser: parser or group of one.
+        name: of the flag.
+        default: value without the flag.
+        text: help; it is shown beside the spelling that changes the default.
+    """
+    on = [f"--{name}", *(f"--{name}={value}" for value in ("true", "True", "t", "1"))]
+    off = [f"--no{name}", *(f"--{name}={value}" for value in ("false", "False", "f", "0"))]
+    for options, value in ((on, True), (off, False)):
+        shown, others = (options[:1], options[1:]) if value != default else ([], options)
+        settings = {"dest": name, "action": "store_const", "const": value, "default": default}
+        if shown:
+            parser.add_argument(*shown, **settings, help=text)
+        parser.add_argument(*others, **settings, help=argparse.SUPPRESS)

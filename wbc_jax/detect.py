@@ -1,25 +1,32 @@
-"""A field of many cells → one box a leukocyte: `python -m wbc_jax.detect IMAGES… --out=DIR`."""
+"""A field of many cells → one box per leukocyte: `python -m wbc_jax.detect IMAGES… --out=DIR`."""
 
 import argparse
 import math
 from collections.abc import Sequence
 
 from wbc_jax import cli
+from wbc_jax.data.crops import MARGIN
 
 
 def _options(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m wbc_jax.detect", description=__doc__)
-    parser.add_argument("images", nargs="*", help="Files, folders or globs.")
-    parser.add_argument("--out", help="Folder for the results; with --score, a JSON file.")
+    parser.add_argument("images", nargs="*", help="files, folders or globs")
+    parser.add_argument("--out", help="folder for the results; with --score, a JSON file")
     parser.add_argument(
-        "--pictures", help="Folder for pictures with boxes; with --score, of the worst."
+        "--pictures", help="folder for pictures with boxes; with --score, of the worst fields"
     )
-    parser.add_argument("--margin", type=float, default=0.25, help="Around crops, in cells.")
-    parser.add_argument("--score", action="store_true", help="Compare with a data set's boxes.")
-    parser.add_argument("--manual_dir", default="../shared/data", help="Where the data sets lie.")
-    parser.add_argument("--dataset", default="kaggle_blood_cells", help="Or bcd.")
-    parser.add_argument("--part", default="all", help="all, development or rest.")
-    parser.add_argument("--most_pictures", type=int, default=40, help="With --score.")
+    parser.add_argument(
+        "--margin", type=float, default=MARGIN, help="margin of crops, in cell sizes"
+    )
+    parser.add_argument(
+        "--score", action="store_true", help="score against the boxes of a data set"
+    )
+    parser.add_argument("--manual_dir", default="../shared/data", help="folder of the data sets")
+    parser.add_argument("--dataset", default="kaggle_blood_cells", help="kaggle_blood_cells or bcd")
+    parser.add_argument("--part", default="all", help="all, development or rest")
+    parser.add_argument(
+        "--most_pictures", type=int, default=40, help="largest number of pictures with --score"
+    )
     options = parser.parse_args(argv)
     if not options.score and not (options.images and options.out):
         parser.error("name IMAGES... and --out=DIR, or --score")
@@ -29,7 +36,7 @@ def _options(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """The command: see the module's text."""
+    """The command; see the module's docstring."""
     options = _options(argv)
     with cli.reported_errors():
         if options.score:

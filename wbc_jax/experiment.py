@@ -1,16 +1,19 @@
-"""What the modes of `wbc_jax.main` do: prepare, train, evaluate."""
+"""The modes of `wbc_jax.main`: prepare, describe, train, evaluate."""
 
 import dataclasses
+import functools
 from typing import Any
 
 from etils import epath
 from flax import nnx
 
-from wbc_jax import models, provenance
+from wbc_jax import evaluate, models, provenance
 from wbc_jax.config import Config, in_steps
-from wbc_jax.data import pipeline, sources, splits
+from wbc_jax.data import pipeline, preparing, sources, splits
+from wbc_jax.data.keys import RecordKey
 from wbc_jax.errors import CheckpointError, ConfigError, WeightsError
 from wbc_jax.evaluate import scoring
+from wbc_jax.inference import cell_masks
 from wbc_jax.inference import model as inference
 from wbc_jax.inference import weights as weights_lib
 from wbc_jax.models import describe as describe_lib
@@ -19,54 +22,61 @@ from wbc_jax.parallel import processes, sharding
 from wbc_jax.report import gallery
 from wbc_jax.report import run as run_report
 from wbc_jax.training import checkpoint, loop
+from wbc_jax.training.position import Position
 from wbc_jax.utils import atomic
 
 
 def prepare(config: Config, workdir: epath.Path | None = None) -> None:
-    """Writes the records that the config needs.
+    """Writes the records of the config's data sets, where they are missing.
 
     Files left out (`data.on_bad_file=skip`) are listed in `<workdir>/skipped_files.csv`.
 
     Raises:
-        DataError: files missing or bad.
-        ConfigError: there is no data set of a name in `data.datasets` or `evaluate.external`.
+        DataError: files are missing or damaged.
+        ConfigError: `data.datasets` or `evaluate.external` names a data set that does not exist.
     """
-    # A misspelt name shows before training.
+    # Checks the external ones too: a misspelt name must not wait for the end of training.
     sources.check_distinct(
         dict.fromkeys(config.data.datasets + config.evaluate.external), config.data
     )
     skipped = []
     for name in config.data.datasets:
-        if not sources.is_prepared(name, config.data):
+        if not preparing.is_prepared(name, config.data):
             where = sources.builder(name, config.data).data_dir
             print(f"{name}: writing records to {where}", flush=True)
         skipped += [
             {"dataset": name, "path": path, "reason": reason}
-            for path, reason in sources.prepare(name, config.data)
+            for path, reason in preparing.prepare(name, config.data)
         ]
     if skipped and workdir is not None:
         path = workdir / "skipped_files.csv"
         atomic.write_csv(path, skipped, ("dataset", "path", "reason"))
         print(f"{len(skipped)} bad files were left out; they are listed in {path}.", flush=True)
+    cell_masks.prepare(config.data)
+
+
+def load_splits(config: Config) -> dict[str, pipeline.Examples]:
+    """Opens the splits of a config whose records `prepare` has written."""
+    masks = cell_masks.prepare(config.data)
+    return pipeline.load_splits(config.data, config.evaluate.size, config.task, masks)
 
 
 def _prepare_on_all(config: Config, workdir: epath.Path | None = None) -> None:
-    """Of several processes the first prepares, and then each of the others what it does not find
-    (hosts without a common disk)."""
+    """Process 0 prepares; the others then prepare what they do not see on their own disk."""
     processes.run_on_first(lambda: prepare(config, workdir))
     if not processes.is_first():
         prepare(config)
 
 
 def prepare_only(config: Config, workdir: epath.Path) -> None:
-    """Prepares, draws `<workdir>/gallery.html` and prints how many records each split holds."""
+    """Prepares, draws `<workdir>/gallery.html` and prints the number of records in each split."""
     prepare(config, workdir)
-    # Before the split, which refuses data that the page may explain.
+    # Before splitting, which refuses some data: the page may show why.
     page = workdir / "gallery.html"
     gallery.write(page, [sources.load(name, config.data) for name in config.data.datasets])
-    examples = pipeline.load_splits(config.data, config.evaluate.size, config.task)
+    examples = load_splits(config)
     print(split_table(examples))
-    # Drawn cells never stand beside a paper's.
+    # Drawn cells are never compared with a paper's.
     labels = {
         name: [
             int(label)
@@ -81,7 +91,7 @@ def prepare_only(config: Config, workdir: epath.Path) -> None:
 
 
 def describe(config: Config, workdir: epath.Path) -> None:
-    """Prints the network's layers, shapes, parameters and FLOPs for one image, writes nothing."""
+    """Prints the network's layers, shapes, parameters and FLOPs for one image; writes nothing."""
     del workdir
     side = config.data.image_size
     model = nnx.eval_shape(lambda: models.build(config.model, image_size=side))
@@ -91,26 +101,32 @@ def describe(config: Config, workdir: epath.Path) -> None:
 
 
 def run(config: Config, workdir: epath.Path) -> None:
-    """Prepares what is missing, trains or goes on training, evaluates, writes the report.
+    """Prepares missing records, trains or resumes training, evaluates and writes the report.
 
-    Of several processes the first writes all files but records and checkpoints.
+    With several processes, process 0 writes all files but records and checkpoints.
     """
     provenance.check_claim(config, workdir)
     _prepare_on_all(config, workdir)
-    examples = pipeline.load_splits(config.data, config.evaluate.size, config.task)
-    # Only now: a data set misspelt or missing must not claim the folder for a config that cannot
-    # run, which the mended command would then be refused for.
+    examples = load_splits(config)
     provenance.check_splits(workdir, examples)
 
+    # The folder is claimed only after the data sets were found: otherwise the config without the
+    # misspelt name would be refused as another run's.
     def begin() -> None:
         provenance.keep_initial(config, workdir, examples["test"])
         provenance.claim(config, workdir)
-        atomic.write_json(workdir / provenance.SPLITS, provenance.fingerprints(examples))
+        atomic.write_json(workdir / provenance.SPLITS_FILE, provenance.fingerprints(examples))
         print(split_table(examples), flush=True)
 
     processes.run_on_first(begin)
-    loop.train(in_steps(config, len(examples["train"])), workdir, examples)
+    initial = functools.partial(_initial_weights, workdir) if config.train.init_from else None
+    in_full = in_steps(config, len(examples["train"]))
+    loop.train(in_full, workdir, examples, evaluate.TASKS[config.task], initial)
     evaluate_run(config, workdir, examples)
+
+
+def _initial_weights(workdir: epath.Path) -> dict[str, Any]:
+    return inference.load(workdir / weights_lib.INITIAL).weights
 
 
 def evaluate_run(
@@ -120,33 +136,30 @@ def evaluate_run(
 ) -> dict[str, Any]:
     """Scores a run's best checkpoint on the test split and writes `<workdir>/report`.
 
-    Of several processes each scores its share, and the first writes the report.
+    With several processes, each scores its share and process 0 writes the report.
 
     Returns:
-        What `report/metrics.json` holds.
+        The content of `report/metrics.json`.
 
     Raises:
         CheckpointError: nothing was trained in `workdir`.
         ConfigError: `workdir` holds a run with another config.
     """
-    stored = workdir / "config.json"
-    if not stored.exists():
+    if not (workdir / "config.json").exists():
         raise CheckpointError(
             f"{workdir} holds no run (no config.json); train first, or name its --workdir."
         )
     processes.run_on_first(lambda: provenance.claim(config, workdir))
     if examples is None:
         _prepare_on_all(config, workdir)
-        examples = pipeline.load_splits(config.data, config.evaluate.size, config.task)
+        examples = load_splits(config)
     provenance.check_splits(workdir, examples)
     with checkpoint.Checkpoints(workdir) as checkpoints:
-        end = loop.Position(**checkpoints.position(checkpoint.LAST))
+        end = Position.from_saved(checkpoints.position(checkpoint.LAST))
     length = in_steps(config, len(examples["train"])).train.steps
-    if end.step < length and not end.stopped and processes.is_first():
-        print(
-            f"Training stands at step {end.step} of {length}; its best checkpoint so far is "
-            "scored.",
-            flush=True,
+    if end.step < length and not end.stopped:
+        processes.print0(
+            f"Training stands at step {end.step} of {length}; its best checkpoint so far is scored."
         )
     about = {
         "trained_steps": end.step,
@@ -155,29 +168,29 @@ def evaluate_run(
     }
     before = provenance.seen_before(workdir)
     provenance.refuse_seen(workdir, before, examples["test"])
-    trained = examples["train"].entries + examples["validation"].entries + before
+    trained = examples["train"].keys + examples["validation"].keys + before
     return _score(config, workdir, examples, inference.load(workdir), trained, about)
 
 
 def evaluate_weights(config: Config, workdir: epath.Path, name: str) -> dict[str, Any]:
     """Scores a file of weights on the test split of the config's data sets; writes the report.
 
-    The network and what it is given (size, cut to the cell or not) are the file's, all else is the
-    config's. The file lists what it was trained on and chosen by: a test split that holds any of
-    it is refused.
+    The file decides the network, the image size and whether images are cut to their cell; the
+    config decides the rest. The file lists the images that it was trained on and chosen by: a test
+    split that holds any of them is refused.
 
     Args:
-        config: its `data` and `evaluate` count; the task must be the file's.
+        config: `data` and `evaluate` are used; the task must be the file's.
         workdir: `<workdir>/report` is written.
-        name: a `.safetensors` file, or the name of weights that the package ships.
+        name: a `.safetensors` file, or the name of shipped weights.
 
     Returns:
-        What `report/metrics.json` holds.
+        The content of `report/metrics.json`.
 
     Raises:
         WeightsError: there is no such file, or it is damaged.
-        ConfigError: `workdir` holds a run, the task is another one, or the test split holds images
-            that the weights have seen.
+        ConfigError: `workdir` holds a run, the weights are for another task, or they have seen
+            images of the test split.
         DataError: records are missing.
     """
     if (workdir / "config.json").exists():
@@ -197,7 +210,7 @@ def evaluate_weights(config: Config, workdir: epath.Path, name: str) -> dict[str
     data = dataclasses.replace(config.data, image_size=own.image_size, isolate=own.isolate)
     config = dataclasses.replace(config, data=data, model=model.config.model)
     _prepare_on_all(config)
-    examples = pipeline.load_splits(config.data, config.evaluate.size, config.task)
+    examples = load_splits(config)
     provenance.refuse_seen(name, model.seen, examples["test"])
     about = {"trained_steps": model.step, "stopped_early": False, "train_seconds": None}
     about["weights"] = name
@@ -209,18 +222,18 @@ def _score(
     workdir: epath.Path,
     examples: dict[str, pipeline.Examples],
     model: inference.Model,
-    trained: list[tuple[sources.Source, int]],
+    trained: list[RecordKey],
     about: dict[str, Any],
 ) -> dict[str, Any]:
     """Scores a model and writes the report; returns its `metrics.json`.
 
     Args:
-        config: of the data and the scoring; its network is the model's.
-        workdir: `report` is written in it.
+        config: `data` and `evaluate` are used; the network is the model's.
+        workdir: `<workdir>/report` is written.
         examples: the splits.
-        model: what is scored.
-        trained: the images it was trained on and chosen by.
-        about: further entries of the summary.
+        model: the model to score.
+        trained: the images that it was trained on and chosen by.
+        about: further entries of `metrics.json`.
     """
     mesh = sharding.local_mesh(config.evaluate.batch_size)
     predict = inference.scored(config, model, mesh)
@@ -231,7 +244,7 @@ def _score(
 
 
 def split_table(examples: dict[str, pipeline.Examples]) -> str:
-    """Returns how many records of each data set each split holds, as text."""
+    """Returns the number of records in each split by data set, as a text table."""
     lines = [f"{'data set':<30}" + "".join(f"{name:>12}" for name in splits.SPLITS)]
     for dataset in dict.fromkeys(examples["all"].datasets):
         numbers = [examples[name].datasets.count(dataset) for name in splits.SPLITS]

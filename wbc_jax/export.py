@@ -1,7 +1,7 @@
 """A run's model as one file: `python -m wbc_jax.export RUN --out=FILE`.
 
-The ending decides: `.safetensors` holds the weights, for `wbc_jax.load` anywhere; `.stablehlo` and
-`.onnx` hold the whole computation (`wbc_jax.inference.exporting`).
+The suffix chooses the form: `.safetensors` holds the weights, for `wbc_jax.load` anywhere;
+`.stablehlo` and `.onnx` hold the whole computation (`wbc_jax.inference.exporting`).
 """
 
 import argparse
@@ -15,11 +15,11 @@ WEIGHTS, STABLEHLO, ONNX = ".safetensors", ".stablehlo", ".onnx"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """The command: see the module's text."""
+    """The command; see the module's docstring."""
     parser = argparse.ArgumentParser(
         prog="python -m wbc_jax.export", description=__doc__.splitlines()[0]
     )
-    parser.add_argument("run", help="the --workdir of a training, or weights")
+    parser.add_argument("run", help="a run's --workdir, or weights")
     parser.add_argument(
         "--out", required=True, help=f"file to write: {WEIGHTS}, {STABLEHLO} or {ONNX}"
     )
@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         parser.error(f"--out={options.out} must end in {WEIGHTS}, {STABLEHLO} or {ONNX}")
     with cli.reported_errors():
         _write(options.run, out, options.dtype)
-    print(f"{options.out}: {out.stat().length / 2**20:.2f} MiB", flush=True)
+        print(f"{options.out}: {out.stat().length / 2**20:.2f} MiB", flush=True)
 
 
 def _write(run: str, out: epath.Path, dtype: str) -> None:

@@ -1,11 +1,11 @@
 """Image files → masks, types and one table: `python -m wbc_jax.predict IMAGES… --out=DIR`.
 
-Each leukocyte of a field gets a row (`wbc_jax.fields`). Under DIR are `cells.csv` and
-`cells.parquet`, `differential.csv`, `index.html`, `masks/`, `labels/`, `overlays/`, and the masks
-as polygons in `geojson/` and `coco.json`.
+Each leukocyte gets a row in `cells.csv` and `cells.parquet`. DIR also holds `differential.csv`,
+`index.html`, `masks/`, `labels/`, `overlays/`, and the masks as polygons in `geojson/` and
+`coco.json`.
 
-With `--format=parquet` (or `--paths`, `--shard`) any number of images of one cell each become
-Parquet shards, written by one process or many (`wbc_jax.inference.shards`).
+With `--format=parquet` (or `--paths`, `--shard`), any number of images of one cell each become
+Parquet shards, written by one process or many.
 """
 
 import argparse
@@ -17,15 +17,13 @@ from collections.abc import Sequence
 from wbc_jax import cli
 from wbc_jax.errors import InputError
 
-BAD_FILES = 3
-"""Exit status: done, but for files that could not be predicted (parquet; csv exits with 1)."""
-
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m wbc_jax.predict",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     parser.add_argument("images", nargs="*", metavar="IMAGES", help="files, folders or globs")
     parser.add_argument("--out", required=True, help="folder for the results")
@@ -36,41 +34,36 @@ def _parser() -> argparse.ArgumentParser:
         help="a run's folder, a .safetensors file, or a name of shipped weights; given twice, a "
         "segmenter and a classifier; by default the shipped segmenter and classifier",
     )
-    parser.add_argument("--paths", help="file with an image's path a line, instead of IMAGES")
+    parser.add_argument("--paths", help="file with one path per line, instead of IMAGES")
     parser.add_argument(
         "--format",
         choices=("csv", "parquet"),
-        help="csv: the tables, pictures and page of a folder; parquet: shards of rows and masks of "
-        "images of one cell each, written by one process or many, restartable; the default with "
-        "--paths or --shard",
+        help="csv, the default: tables, pictures and a page; parquet, the default with --paths or "
+        "--shard: shards of rows and masks, for images of one cell each; one process or many "
+        "write them, and can be restarted",
     )
     tables = parser.add_argument_group("csv")
     tables.add_argument(
         "--find",
         choices=("auto", "yes", "no"),
-        help="yes: find the cells of each image; no: each image is one cell; auto, the default: "
+        help="yes: find the cells in each image; no: each image is one cell; auto, the default: "
         "decide for each image",
     )
     tables.add_argument(
         "--um_per_px",
         type=_positive,
-        help="micrometers a pixel, for areas; by default estimated from each image's red cells",
+        help="micrometers per pixel, for areas; by default estimated from each image's red cells",
     )
-    tables.add_argument(
-        "--flips",
-        action=argparse.BooleanOptionalAction,
-        default=False,
-        help="average masks over reflections, for four times the work",
-    )
+    cli.add_switch(tables, "flips", False, "average masks over reflections, at four times the work")
     shards = parser.add_argument_group("parquet")
     shards.add_argument(
         "--shard",
-        help="I/N: process I, from 0, of N; by default as WBC_JAX_PROCESS_ID and "
-        "WBC_JAX_NUM_PROCESSES, or SLURM's variables, say",
+        help="I/N: this is process I, from 0, of N; by default from WBC_JAX_PROCESS_ID and "
+        "WBC_JAX_NUM_PROCESSES, or from SLURM's variables",
     )
-    shards.add_argument("--part_size", type=int, default=1024, help="images a Parquet file")
+    shards.add_argument("--part_size", type=int, default=1024, help="images per Parquet file")
     shards.add_argument(
-        "--batch_size", type=int, default=32, help="images a pass through the network"
+        "--batch_size", type=int, default=32, help="images per pass through the network"
     )
     shards.add_argument(
         "--threads",
@@ -78,35 +71,24 @@ def _parser() -> argparse.ArgumentParser:
         default=os.cpu_count() or 1,
         help="threads that read images and encode masks",
     )
-    shards.add_argument(
-        "--masks",
-        action=argparse.BooleanOptionalAction,
-        default=True,
-        help="store the masks, as PNG",
-    )
-    shards.add_argument("--nomasks", dest="masks", action="store_false", help=argparse.SUPPRESS)
-    shards.add_argument(
-        "--retry_bad",
-        action=argparse.BooleanOptionalAction,
-        default=False,
-        help="process again the Parquet files that list bad images",
-    )
+    cli.add_switch(shards, "masks", True, "do not store the masks as PNG in the Parquet files")
+    cli.add_switch(shards, "retry_bad", False, "process Parquet files with bad images again")
     return parser
 
 
 def _positive(text: str) -> float:
     value = float(text)
     if not value >= 1e-6:
-        raise argparse.ArgumentTypeError(f"{text} is no number above 0")
+        raise argparse.ArgumentTypeError(f"{text} is not a number above 0")
     return value
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """The command: see the module's text."""
+    """The command; see the module's docstring."""
     parser = _parser()
     given = parser.parse_intermixed_args(argv)
     if not (given.images or given.paths):
-        parser.error("name IMAGES (files, folders or globs), or --paths=FILE with a path a line")
+        parser.error("name IMAGES (files, folders or globs), or --paths=FILE, one path per line")
     with cli.reported_errors():
         if _asks_for_shards(given):
             _write_shards(given)
@@ -115,6 +97,11 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _asks_for_shards(given: argparse.Namespace) -> bool:
+    """Returns whether to write Parquet shards.
+
+    Raises:
+        InputError: the flags contradict each other.
+    """
     if given.images and given.paths:
         raise InputError(f"both --paths={given.paths} and {given.images[0]!r} are given; give one")
     implied = given.paths or given.shard
@@ -124,8 +111,8 @@ def _asks_for_shards(given: argparse.Namespace) -> bool:
         return False
     if len(given.model) > 1 or given.find in ("auto", "yes") or given.um_per_px:
         raise InputError(
-            "Parquet shards are of images of one cell each, by one model: leave out --find, "
-            "--um_per_px and the second --model"
+            "Parquet shards hold images of one cell each, predicted by one model: leave out "
+            "--find, --um_per_px and the second --model"
         )
     return True
 
@@ -176,7 +163,7 @@ def _write_shards(given: argparse.Namespace) -> None:
             f"listed in {summary.bad_files}",
             file=sys.stderr,
         )
-        sys.exit(BAD_FILES)
+        sys.exit(cli.BAD_SHARDS)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""Where a run's weights come from: its settings, its records, and the images they have seen.
+"""The origin of a run's weights: its settings, its records, and the images they have seen.
 
-A run's folder is claimed by one config and one set of records; a test split that holds an image
-that the weights have seen is refused.
+One config and one set of records claim a run's folder. A test split is refused if the weights have
+seen one of its images.
 """
 
 import dataclasses
@@ -15,7 +15,8 @@ from etils import epath
 
 from wbc_jax import config_checks
 from wbc_jax.config import Config, Data, differences, to_json
-from wbc_jax.data import pipeline, sources, splits
+from wbc_jax.data import pipeline, splits
+from wbc_jax.data.keys import RecordKey
 from wbc_jax.errors import ConfigError, WeightsError
 from wbc_jax.inference import abstention
 from wbc_jax.inference import model as inference
@@ -23,7 +24,7 @@ from wbc_jax.inference import weights as weights_lib
 from wbc_jax.training import checkpoint
 from wbc_jax.utils import atomic
 
-# Fields that change no weight: another value may look at a run that was trained with the first.
+# Fields that do not change the weights: a run may be evaluated with other values.
 FREE_FIELDS = (
     "data.data_dir",
     "data.manual_dir",
@@ -44,11 +45,11 @@ FREE_FIELDS = (
     "evaluate.worst",
     "evaluate.external",
 )
-SPLITS = "splits.json"
+SPLITS_FILE = "splits.json"
 
 
 def claim(config: Config, workdir: epath.Path) -> None:
-    """Writes `config.json`, unless the one there asks for another training.
+    """Writes `config.json`, unless the folder holds another training.
 
     Raises:
         ConfigError: the folder holds another run; nothing is written.
@@ -64,7 +65,7 @@ def check_claim(config: Config, workdir: epath.Path) -> None:
         ConfigError: the folder holds another run; lists the fields that differ.
     """
     path = workdir / "config.json"
-    # Before its first checkpoint a run has nothing to lose, and its config may not even work.
+    # Before its first checkpoint a run has nothing to lose, and its config may be a mistake.
     if path.exists() and checkpoint.any_saved(workdir):
         there = config_checks.from_json(path.read_bytes(), os.fspath(path))
         different = differences(there, config, FREE_FIELDS)
@@ -77,18 +78,18 @@ def check_claim(config: Config, workdir: epath.Path) -> None:
 
 
 def keep_initial(config: Config, workdir: epath.Path, test: pipeline.Examples) -> None:
-    """Writes the weights that training is to begin with to `<workdir>/initial.safetensors`.
+    """Writes the weights that training starts from to `<workdir>/initial.safetensors`.
 
-    The run then has no need of where they came from, and knows which images they have seen.
+    The run then no longer needs their origin, and knows the images that they have seen.
 
     Raises:
-        CheckpointError, DataError: they, or the records that they were trained on, are missing.
+        CheckpointError, DataError: the weights, or the records of their training, are missing.
         ConfigError: they are of another network, or have seen images of the test split.
     """
     path, name = workdir / weights_lib.INITIAL, config.train.init_from
     if checkpoint.any_saved(workdir):
         return
-    path.unlink(missing_ok=True)  # of a run that never began
+    path.unlink(missing_ok=True)  # left by a run that never began
     if not name:
         return
     initial = inference.load(name)
@@ -109,26 +110,29 @@ def keep_initial(config: Config, workdir: epath.Path, test: pipeline.Examples) -
     weights_lib.write(path, initial.config, initial.step, initial.weights, seen, np.float32)
 
 
-def seen_by(name: epath.PathLike, model: inference.Model) -> list[tuple[sources.Source, int]]:
-    """Returns the images that a model was trained on and chosen by.
+def seen_by(name: epath.PathLike, model: inference.Model) -> list[RecordKey]:
+    """Returns the images that a model was trained on and selected by.
 
     Args:
-        name: what `inference.load` made `model` of. The records of a run's data sets are read.
+        name: the run or weights file that `model` was loaded from. For a run, the records of its
+            data sets are read.
+        model: the model.
 
     Raises:
-        ConfigError: the run's records are split otherwise by now.
+        ConfigError: the run's records are split differently now.
         DataError: they are missing.
     """
     if model.seen is not None:
         return model.seen
     config, workdir = model.config, epath.Path(name).expanduser()
-    examples = pipeline.load_splits(config.data, config.evaluate.size, config.task)
+    whole = dataclasses.replace(config.data, isolate="")  # images are not looked at
+    examples = pipeline.load_splits(whole, config.evaluate.size, config.task)
     check_splits(workdir, examples)
-    return examples["train"].entries + examples["validation"].entries + seen_before(workdir)
+    return examples["train"].keys + examples["validation"].keys + seen_before(workdir)
 
 
-def seen_before(workdir: epath.Path) -> list[tuple[sources.Source, int]]:
-    """The images that the weights had seen which a run began with."""
+def seen_before(workdir: epath.Path) -> list[RecordKey]:
+    """Returns the images that a run's initial weights had seen."""
     path = workdir / weights_lib.INITIAL
     return weights_lib.read(path).seen if path.exists() else []
 
@@ -137,15 +141,13 @@ def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
     return {name: leaf.shape for name, leaf in weights_lib.named(tree).items()}
 
 
-def refuse_seen(
-    name: epath.PathLike, seen: list[tuple[sources.Source, int]], test: pipeline.Examples
-) -> None:
-    """Checks that no image of the test split, nor a near duplicate of one, has been seen.
+def refuse_seen(name: epath.PathLike, seen: list[RecordKey], test: pipeline.Examples) -> None:
+    """Checks that a model has seen no image of the test split and no near duplicate of one.
 
     Raises:
-        ConfigError: some have; names three of them.
+        ConfigError: it has; names three of them.
     """
-    if leaks := splits.seen(seen, test.entries):
+    if leaks := splits.seen(seen, test.keys):
         shown = ", ".join(f"{test.datasets[i]} {test.ids[i]}" for i in sorted(leaks)[:3])
         raise ConfigError(
             f"{name} has seen {len(leaks)} of the {len(test)} test images in training, or near "
@@ -160,22 +162,22 @@ def fingerprints(examples: dict[str, pipeline.Examples]) -> dict[str, str]:
     found = {}
     for name in splits.SPLITS:
         lines = sorted(
-            f"{s.name}\0{s.ids[i]}\0{'' if s.hashes is None else s.hashes[i].tobytes().hex()}"
-            for s, i in examples[name].entries
+            f"{key.dataset}\0{key.id}\0{'' if key.hash is None else key.hash.hex()}"
+            for key in examples[name].keys
         )
         found[name] = hashlib.sha256("\n".join(lines).encode()).hexdigest()
     return found
 
 
 def check_splits(workdir: epath.Path, examples: dict[str, pipeline.Examples]) -> None:
-    """Checks that the records are still split as when the run in `workdir` began.
+    """Checks that the records are still split as they were when the run in `workdir` began.
 
-    Images added or removed move the bounds of the splits: what was trained on would be tested on.
+    Images added or removed shift the splits, so that training images could become test images.
 
     Raises:
         ConfigError: a split has changed; names it.
     """
-    path = workdir / SPLITS
+    path = workdir / SPLITS_FILE
     if not path.exists() or not checkpoint.any_saved(workdir):
         return
     there, here = json.loads(path.read_text()), fingerprints(examples)
@@ -189,10 +191,10 @@ def check_splits(workdir: epath.Path, examples: dict[str, pipeline.Examples]) ->
 
 
 def write_weights(run: epath.PathLike, path: epath.PathLike, dtype: str = "float16") -> None:
-    """Writes the best checkpoint of a run as a file of weights, with the images it has seen.
+    """Writes the best checkpoint of a run as a weights file that lists the images it has seen.
 
-    Its abstention rule, if there is one, is written beside it. The records of the run's data sets
-    are read again for the list of images.
+    Writes its abstention rule beside it, if there is one. Reads the records of the run's data sets
+    for the list of images.
 
     Args:
         run: the run's folder.
@@ -200,14 +202,14 @@ def write_weights(run: epath.PathLike, path: epath.PathLike, dtype: str = "float
         dtype: `float16` or `float32`.
 
     Raises:
-        CheckpointError, ConfigError: there is no run, or its records are split otherwise by now.
+        CheckpointError, ConfigError: there is no run, or its records are split differently now.
         DataError: its records are missing.
-        WeightsError: `run` is no run's folder, or the weights do not fit `dtype`.
+        WeightsError: `run` is not a run's folder, or a weight exceeds the range of `dtype`.
     """
     if weights_lib.find(run):
         raise WeightsError(f"{run} is a file of weights already; name a run's folder.")
     model = inference.load(run)
-    # The file goes to others: it must not tell where the records were.
+    # The file goes to other people: it must not show paths of this machine.
     data = dataclasses.replace(model.config.data, data_dir=Data().data_dir, manual_dir="")
     config = dataclasses.replace(model.config, data=data)
     seen = seen_by(run, model)

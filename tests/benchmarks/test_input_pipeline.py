@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from wbc_jax.data import pipeline
 from wbc_jax.data.images import decode_image, read_image_file
+from wbc_jax.data.resize import resize_image
 
 pytest.importorskip("torch")
 
@@ -28,7 +28,7 @@ def test_all_make_the_same_images_of_a_file(module, tmp_path):
     picture = np.dstack([ramp, ramp.sum(2) // 2]).astype(np.uint8)
     Image.fromarray(picture).save(tmp_path / "a.jpg", quality=95)
     encoded, _, _ = read_image_file(tmp_path / "a.jpg")
-    ours = pipeline.resize_image(decode_image(encoded), 32, 32).astype(int)
+    ours = resize_image(decode_image(encoded), 32, 32).astype(int)
     files = [(str(tmp_path / "a.jpg"), 3)]
     for decoder, most in (("OpenCV", 1), ("Pillow", 12)):
         image, label = module.Files(files, 32, decoder)[0]

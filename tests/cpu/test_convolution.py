@@ -1,5 +1,6 @@
-"""wbc_jax.cpu.convolution: equal to XLA's convolution, in value and gradients."""
+"""wbc_jax.cpu.convolution equals XLA's convolution, in values and gradients."""
 
+import concurrent.futures
 import os
 import platform
 import subprocess
@@ -11,8 +12,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from wbc_jax import models
+from wbc_jax import cpu
 from wbc_jax.cpu import convolution
+from wbc_jax.errors import ConfigError
 from wbc_jax.models import describe, layers, unet
 
 KNOWN = jax.lib.__version__ in convolution._KNOWN_JAXLIB and sys.platform == "linux"
@@ -31,11 +33,12 @@ SHAPES = [  # image, kernel, padding
 
 @pytest.fixture
 def onednn(monkeypatch):
-    """Switches the fast way on, which the tests' cache of compiled programs switches off."""
+    """Switches the fast convolutions on, which the tests' cache of compiled programs disables."""
     folder = jax.config.jax_compilation_cache_dir
     jax.config.update("jax_compilation_cache_dir", None)
     if jax.default_backend() != "cpu" or not KNOWN:
-        pytest.skip("oneDNN is called on x86-64 Linux only, with the jaxlib in which it was tried")
+        pytest.skip("oneDNN is called on x86-64 Linux only, with a jaxlib in which it was tested")
+    monkeypatch.delenv(convolution.SWITCH, raising=False)
     assert convolution.usable()
     yield
     jax.config.update("jax_compilation_cache_dir", folder)
@@ -62,7 +65,7 @@ def test_value_and_gradients_equal_xlas(onednn, image, kernel, padding):
     x, weights, bias, score = arrays(image, kernel, padding)
 
     def ours(x, weights, bias):
-        out = convolution.conv(x, weights, bias, padding)
+        out = convolution.convolve(x, weights, bias, padding)
         return (out * score).sum(), out
 
     def theirs(x, weights, bias):
@@ -81,26 +84,28 @@ def test_value_and_gradients_equal_xlas(onednn, image, kernel, padding):
 
 
 @pytest.fixture
-def asked_anew():
-    """That the code for kernels' gradients works is asked once a process."""
-    convolution._own_weight_gradient.cache_clear()
+def fresh_check():
+    """Repeats the check of the generated code, which is done once per process."""
+    convolution._generated_weight_gradient.cache_clear()
     yield
-    convolution._own_weight_gradient.cache_clear()
+    convolution._generated_weight_gradient.cache_clear()
 
 
 def lowered_gradient():
     x, weights, bias, score = arrays((2, 5, 6, 3), (3, 3, 3, 8), ((1, 1), (1, 1)))
-    gradient = jax.grad(lambda w: (convolution.conv(x, w, bias, ((1, 1), (1, 1))) * score).sum())
+    gradient = jax.grad(
+        lambda w: (convolution.convolve(x, w, bias, ((1, 1), (1, 1))) * score).sum()
+    )
     return jax.jit(gradient).lower(weights).as_text()
 
 
-def test_kernels_gradients_are_our_code(onednn, asked_anew):
-    assert "wbc_jax_kernel_gradient" in lowered_gradient()
+def test_weight_gradients_are_generated_code(onednn, fresh_check):
+    assert "wbc_jax_weight_gradient" in lowered_gradient()
 
 
 @pytest.mark.parametrize("failure", ["not installed", "not allowed", "wrong", "no such target"])
-def test_without_code_that_works_kernels_gradients_are_xlas(
-    onednn, asked_anew, monkeypatch, caplog, failure
+def test_without_working_code_weight_gradients_are_xlas(
+    onednn, fresh_check, monkeypatch, caplog, failure
 ):
     from wbc_jax.cpu import weight_gradient
 
@@ -110,34 +115,34 @@ def test_without_code_that_works_kernels_gradients_are_xlas(
     if failure == "not installed":
         monkeypatch.setitem(sys.modules, "llvmlite", None)
         monkeypatch.delitem(sys.modules, "wbc_jax.cpu.weight_gradient")
-        monkeypatch.delattr(models, "kernel_gradient")
+        monkeypatch.delattr(cpu, "weight_gradient")
     elif failure == "not allowed":
         monkeypatch.setattr(weight_gradient, "_target", broken)
     elif failure == "wrong":
         right = weight_gradient.weight_gradient
         monkeypatch.setattr(weight_gradient, "weight_gradient", lambda *a, **k: 1 + right(*a, **k))
     else:
-        monkeypatch.setattr(weight_gradient, "_target", lambda *_: "nothing of this name")
+        monkeypatch.setattr(weight_gradient, "_target", lambda *_: "an unknown name")
     text = lowered_gradient()
-    assert "wbc_jax_kernel_gradient" not in text and "convolution" in text
+    assert "wbc_jax_weight_gradient" not in text and "convolution" in text
     assert "left to XLA" in caplog.text
 
 
-def test_what_onednn_does_not_take_is_xlas(onednn):
-    """More zeros than the kernel spans, or fewer than none."""
+def test_padding_that_onednn_does_not_take_is_left_to_xla(onednn):
+    """More zeros than the kernel spans, or a negative number."""
     for padding in (((3, 1), (1, 1)), ((1, 1), (-1, 1))):
         x, weights, bias, score = arrays((2, 7, 9, 3), (3, 3, 3, 8), padding)
-        out = convolution.conv(x, weights, bias, padding)
+        out = convolution.convolve(x, weights, bias, padding)
         assert out.shape == score.shape
         assert (
             "onednn"
-            not in jax.jit(convolution.conv, static_argnums=3)
+            not in jax.jit(convolution.convolve, static_argnums=3)
             .lower(x, weights, bias, padding)
             .as_text()
         )
 
 
-def test_layer_is_flaxs(onednn):
+def test_layer_equals_flaxs(onednn):
     ours = layers.conv(3, 8, 5, rngs=nnx.Rngs(1))
     theirs = nnx.Conv(3, 8, (5, 5), kernel_init=layers.CONV_INIT, rngs=nnx.Rngs(1))
     same = jax.tree.map(lambda a, b: bool((a == b).all()), *map(nnx.state, (ours, theirs)))
@@ -154,35 +159,66 @@ def test_first_layer_computes_no_gradient_of_the_images(onednn):
     assert step.lower(state).compile().as_text().count('"__onednn$convolution"') <= 1
 
 
-def test_other_types_and_disabled_take_xlas(onednn):
+def test_other_types_and_disabled_use_xlas(onednn):
     half = jnp.ones((1, 4, 4, 2), jnp.bfloat16), jnp.ones((3, 3, 2, 2), jnp.bfloat16)
     single = [x.astype(jnp.float32) for x in half]
     same = ((1, 1), (1, 1))
 
     def lowered(x, kernel):
         return (
-            jax.jit(lambda x, k: convolution.conv(x, k, k[0, 0, 0], same))
+            jax.jit(lambda x, k: convolution.convolve(x, k, k[0, 0, 0], same))
             .lower(x, kernel)
             .as_text()
         )
 
     assert "onednn" not in lowered(*half)
     assert "onednn" in lowered(*single)
-    with convolution.disabled():
+    with cpu.disabled():
         assert "onednn" not in lowered(*single)
+
+
+def lowered_value():
+    padding = ((1, 1), (1, 1))
+    x, weights, bias, _ = arrays((2, 5, 6, 3), (3, 3, 3, 8), padding)
+    return jax.jit(lambda x: cpu.convolve(x, weights, bias, padding)).lower(x).as_text()
+
+
+@pytest.mark.parametrize(
+    ("value", "fast"), [("", True), ("auto", True), ("xla", False), (None, True)]
+)
+def test_the_environment_variable_switches_it_off(onednn, fresh_check, monkeypatch, value, fast):
+    if value is not None:
+        monkeypatch.setenv("WBC_JAX_CPU_CONVOLUTION", value)
+    assert convolution.usable() == fast
+    assert ("onednn" in lowered_value()) == fast
+    assert ("wbc_jax_weight_gradient" in lowered_gradient()) == fast
+
+
+def test_the_environment_variable_has_two_values(monkeypatch):
+    monkeypatch.setenv("WBC_JAX_CPU_CONVOLUTION", "onednn")
+    with pytest.raises(ConfigError, match="CONVOLUTION is 'onednn'; allowed are 'auto' and 'xla'"):
+        lowered_value()
+
+
+def test_disabled_holds_in_one_thread(onednn):
+    with cpu.disabled(), cpu.disabled():
+        pass
+    with cpu.disabled(), concurrent.futures.ThreadPoolExecutor(1) as pool:
+        assert pool.submit(convolution.usable).result() and not convolution.usable()
+    assert convolution.usable()
 
 
 def test_vmap(onednn):
     x, kernel, bias, _ = arrays((4, 6, 6, 3), (3, 3, 3, 5), ((1, 1), (1, 1)))
     same = ((1, 1), (1, 1))
-    mapped = jax.vmap(lambda x: convolution.conv(x[None], kernel, bias, same)[0])(x)
-    check_close(mapped, convolution.conv(x, kernel, bias, same))
+    mapped = jax.vmap(lambda x: convolution.convolve(x[None], kernel, bias, same)[0])(x)
+    check_close(mapped, convolution.convolve(x, kernel, bias, same))
 
 
 def test_description_counts_the_same(onednn):
     model = nnx.eval_shape(lambda: unet.UNet(3, 4, 2, rngs=nnx.Rngs(0)))
     found = describe.describe(model, (1, 16, 16, 3))
-    with convolution.disabled():
+    with cpu.disabled():
         assert describe.describe(model, (1, 16, 16, 3)) == found
     first = next(x for x in found if x.name == "encoder.0.conv1")
     assert first.flops == 2 * 16 * 16 * 27 * 4 and first.kind == "Conv"

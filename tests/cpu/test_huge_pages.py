@@ -1,4 +1,4 @@
-"""wbc_jax.cpu.huge_pages: the program restarts once, with its arguments, and uses fewer pages."""
+"""wbc_jax.cpu.huge_pages restarts a program once, with its arguments; it then uses fewer pages."""
 
 import os
 import subprocess
@@ -30,8 +30,10 @@ def run(path, **variables):
     return int(pages)
 
 
-@pytest.mark.skipif(not huge_pages._wanted(), reason="the system has no large pages for the asking")
-def test_restarts_with_large_pages(tmp_path):
+@pytest.mark.skipif(
+    not huge_pages._wanted(), reason="the kernel does not give huge pages to programs that ask"
+)
+def test_restarts_with_huge_pages(tmp_path):
     small = run(tmp_path / "program.py", GLIBC_TUNABLES="glibc.malloc.hugetlb=0")
     assert small >= (1 << 28) // 4096
     other = run(tmp_path / "program.py", GLIBC_TUNABLES="glibc.malloc.check=0")

@@ -1,4 +1,4 @@
-"""wbc_jax.cpu.weight_gradient: equal to the sum it stands for, however the work is divided."""
+"""wbc_jax.cpu.weight_gradient equals its definition, however the work is divided."""
 
 import concurrent.futures
 import ctypes
@@ -12,11 +12,11 @@ import pytest
 
 pytest.importorskip("llvmlite", reason="installed on x86-64 Linux only")
 
-from wbc_jax.cpu import weight_gradient
+from wbc_jax.cpu import ffi_handler, weight_gradient
 
 pytestmark = pytest.mark.skipif(
-    jax.default_backend() != "cpu" or weight_gradient._interface() is None,
-    reason="written for CPUs and the foreign function interface of major version 0",
+    jax.default_backend() != "cpu" or ffi_handler.interface() is None,
+    reason="written for CPUs and major version 0 of the foreign function interface",
 )
 
 WIDTHS = [n for n in (4, 8, 16) if weight_gradient._vector(n) == n]
@@ -26,7 +26,7 @@ CASES = [  # input, kernel, padding
     ((2, 9, 8, 16), (2, 7, 8), ((0, 1), (3, 3))),  # two groups of columns
     ((1, 5, 4, 10), (3, 3, 4), ((0, 0), (0, 0))),
     ((2, 6, 5, 7), (1, 2, 32), ((0, 0), (1, 0))),
-    ((1, 2, 2, 64), (3, 3, 48), ((1, 1), (1, 1))),  # a gradient larger than what it is made of
+    ((1, 2, 2, 64), (3, 3, 48), ((1, 1), (1, 1))),  # a gradient larger than its inputs
     ((1, 1, 1, 8), (5, 5, 16), ((2, 2), (2, 2))),
     ((2, 3, 40, 16), (3, 3, 16), ((4, 3), (2, 5))),  # more zeros than the kernel is wide
     ((2, 6, 12, 8), (3, 3, 8), ((-1, 1), (-2, -1))),  # pixels left out
@@ -46,8 +46,8 @@ def arrays(image, kernel, padding):
 
 
 def by_definition(x, gradient, size, padding):
-    """Each entry is the sum over all pixels of input × output's gradient, in float64."""
-    for axis, (before, after) in zip((1, 2), padding):  # less than no zeros: pixels left out
+    """Sums input × output's gradient over all pixels for each entry, in float64."""
+    for axis, (before, after) in zip((1, 2), padding):  # negative padding: pixels left out
         x = np.delete(x, [*range(-before), *range(x.shape[axis] + after, x.shape[axis])], axis)
     zeros = [tuple(max(0, n) for n in around) for around in padding]
     x = np.pad(x.astype(np.float64), ((0, 0), *zeros, (0, 0)))
@@ -69,7 +69,7 @@ def check(x, gradient, size, padding):
 
 @pytest.mark.parametrize("threads", [1, 2, 7, 40])
 @pytest.mark.parametrize(("image", "kernel", "padding"), CASES)
-def test_it_is_the_sum_over_all_pixels(monkeypatch, image, kernel, padding, threads):
+def test_equals_the_sum_over_all_pixels(monkeypatch, image, kernel, padding, threads):
     monkeypatch.setattr(weight_gradient, "_threads", lambda: threads)
     x, gradient = arrays(image, kernel, padding)
     assert weight_gradient.usable(x, gradient, kernel[:2])
@@ -77,14 +77,14 @@ def test_it_is_the_sum_over_all_pixels(monkeypatch, image, kernel, padding, thre
 
 
 @pytest.mark.parametrize("widest", [4, 8])
-def test_it_is_on_processors_with_fewer_registers(monkeypatch, widest):
+def test_equals_it_on_processors_with_fewer_registers(monkeypatch, widest):
     monkeypatch.setattr(weight_gradient, "_registers", lambda: 16)
     monkeypatch.setattr(weight_gradient, "_vector", lambda outputs: widest)
     check(*arrays((2, 9, 8, 24), (5, 5, 16), ((2, 2), (2, 2))), (5, 5), ((2, 2), (2, 2)))
 
 
-def test_it_writes_all_of_its_output():
-    """Also where the kernel sees zeros only, and whatever lay in that memory before."""
+def test_writes_all_of_its_output():
+    """Also where the kernel sees only zeros, whatever the memory held before."""
     x, gradient = arrays((1, 1, 1, 64), (5, 5, 64), ((2, 2), (2, 2)))
     for _ in range(20):
         np.full((5, 5, 64, 64), np.nan, np.float32)
@@ -105,7 +105,7 @@ def test_infinities_and_nans_pass_through():
 
 @pytest.mark.parametrize("threads", [1, 3, 5])
 def test_lines_that_do_not_divide_among_the_threads(monkeypatch, threads):
-    """Each share has a gradient of its own."""
+    """Each task has a gradient of its own."""
     monkeypatch.setattr(weight_gradient, "_threads", lambda: threads)
     x, gradient = arrays((1, 7, 240, 16), (3, 3, 16), ((1, 1), (1, 1)))
     text = jax.jit(
@@ -132,12 +132,12 @@ FUNCTION = ctypes.CFUNCTYPE(POINTER, POINTER)
 
 
 class Xla:
-    """XLA's side of a call, after xla/ffi/api/c_api.h: its threads do what `when` says."""
+    """XLA's side of a call, after xla/ffi/api/c_api.h; `when` says when its threads run tasks."""
 
     def __init__(self, when):
         self.when, self.tasks, self.complaints = when, [], 0
         functions = {"ThreadPool_Schedule": self._schedule, "Error_Destroy": self._destroy}
-        places = weight_gradient._interface()[1]
+        places = ffi_handler.interface().offsets
         self.kept = [FUNCTION(function) for function in functions.values()]
         self.api = (LONG * 64)()
         for name, function in zip(functions, self.kept):
@@ -178,17 +178,17 @@ def _at(array):
 
 @pytest.mark.parametrize("by_rows", [0, 1])
 @pytest.mark.parametrize("when", ["never", "at once", "afterwards"])
-def test_whenever_xlas_threads_come_all_is_done_once(when, by_rows):
-    """Also that nothing beside the output is written, and nothing outside the input is used."""
-    padding, shares = ((1, 1), (1, 1)), 5
+def test_each_task_is_done_once_whenever_xlas_threads_run(when, by_rows):
+    """Also, nothing beside the output is written, and nothing outside the input is read."""
+    padding, tasks = ((1, 1), (1, 1)), 5
     x, gradient = arrays((2, 6, 7, 8), (3, 3, 16), padding)
     guarded = []
-    for array in (x, gradient, np.empty((shares if by_rows else 1, 3, 3, 8, 16), np.float32)):
+    for array in (x, gradient, np.empty((tasks if by_rows else 1, 3, 3, 8, 16), np.float32)):
         whole = np.full(array.size + 512, np.nan, np.float32)
         inside = whole[256:-256].reshape(array.shape)
         inside[...] = array
         guarded.append((whole, inside))
-    settings = np.array([1, 1, shares, by_rows], np.int64).view(np.int32)
+    settings = np.array([1, 1, tasks, by_rows], np.int64).view(np.int32)
     xla, (_, out) = Xla(when), guarded[-1]
     xla.call(
         weight_gradient._target(3, 8 if max(WIDTHS) == 16 else 4, max(WIDTHS)),
@@ -198,26 +198,26 @@ def test_whenever_xlas_threads_come_all_is_done_once(when, by_rows):
     found = out.sum(0)
     for work in xla.tasks if when == "afterwards" else ():
         work()
-    np.testing.assert_array_equal(out.sum(0), found)  # who came late did nothing
+    np.testing.assert_array_equal(out.sum(0), found)  # late tasks did nothing
     expected = by_definition(x, gradient, (3, 3), padding)
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5 * np.abs(expected).max())
-    assert xla.complaints == (shares - 1 if when == "never" else 0)
+    assert xla.complaints == (tasks - 1 if when == "never" else 0)
     for whole, _ in guarded:
         assert np.isnan(whole[:256]).all() and np.isnan(whole[-256:]).all()
 
 
-def test_code_is_made_once_however_many_ask(monkeypatch):
+def test_code_is_compiled_once_however_many_threads_ask(monkeypatch):
     made = []
-    make = weight_gradient._make
+    make = weight_gradient._compile
     monkeypatch.setattr(
-        weight_gradient, "_make", lambda *arguments: made.append(arguments) or make(*arguments)
+        weight_gradient, "_compile", lambda *arguments: made.append(arguments) or make(*arguments)
     )
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
         names = set(pool.map(lambda _: weight_gradient._target(9, 1, 4), range(8)))
     assert len(names) == 1 and len(made) <= 1
 
 
-def test_it_is_the_same_each_time():
+def test_is_deterministic():
     x, gradient = arrays((4, 64, 64, 16), (3, 3, 16), ((1, 1), (1, 1)))
     compute = jax.jit(lambda x, g: weight_gradient.weight_gradient(x, g, (3, 3), ((1, 1), (1, 1))))
     first = np.asarray(compute(x, gradient))
@@ -225,7 +225,7 @@ def test_it_is_the_same_each_time():
         np.testing.assert_array_equal(np.asarray(compute(x, gradient)), first)
 
 
-def test_under_vmap_it_goes_one_by_one():
+def test_vmap_calls_it_one_by_one():
     padding = ((1, 1), (1, 1))
     pairs = [arrays((2, 6, 5, 8), (3, 3, 16), padding) for _ in range(3)]
     x, gradient = (np.stack(both) for both in zip(*pairs))
@@ -245,7 +245,7 @@ def test_processors_without_multiply_add_are_left_to_xla(monkeypatch):
     assert not weight_gradient.usable(x, x, (3, 3))
 
 
-def test_what_it_leaves_to_xla():
+def test_cases_that_are_left_to_xla():
     x = jax.ShapeDtypeStruct((2, 8, 8, 16), jnp.float32)
     assert weight_gradient.usable(x, x, (3, 3))
     assert not weight_gradient.usable(x, x, (1, 1))
@@ -257,7 +257,7 @@ def test_what_it_leaves_to_xla():
 
 
 @pytest.mark.parametrize("wrong", ["missing", "major", "no threads"])
-def test_an_interface_it_does_not_know_is_left_alone(monkeypatch, tmp_path, wrong):
+def test_an_unknown_interface_is_left_alone(monkeypatch, tmp_path, wrong):
     header = pathlib.Path("xla", "ffi", "api", "c_api.h")
     text = (pathlib.Path(jax.ffi.include_dir()) / header).read_text()
     if wrong == "major":
@@ -268,12 +268,12 @@ def test_an_interface_it_does_not_know_is_left_alone(monkeypatch, tmp_path, wron
         (tmp_path / header).parent.mkdir(parents=True)
         (tmp_path / header).write_text(text)
     monkeypatch.setattr(jax.ffi, "include_dir", lambda: str(tmp_path))
-    weight_gradient._interface.cache_clear()
+    ffi_handler.interface.cache_clear()
     try:
         x = jax.ShapeDtypeStruct((2, 8, 8, 16), jnp.float32)
         assert not weight_gradient.usable(x, x, (3, 3))
     finally:
-        weight_gradient._interface.cache_clear()
+        ffi_handler.interface.cache_clear()
 
 
 @pytest.mark.parametrize(

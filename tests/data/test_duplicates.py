@@ -168,3 +168,17 @@ def test_clusters_follow_groups_and_pairs():
     # A chain: all one.
     assert duplicates.clusters(groups, [(0, 1), (1, 3), (3, 4), (4, 5)]) == [0] * 6
     assert duplicates.clusters([], []) == []
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_clusters_are_those_of_union_find(seed):
+    rng = np.random.default_rng(seed)
+    groups = [f"g{number}" for number in rng.integers(0, 150, 200)]
+    pairs = [tuple(pair) for pair in rng.integers(0, 200, (30, 2)).tolist()]
+    owner = list(range(200))
+    ties = [(groups.index(group), i) for i, group in enumerate(groups)] + pairs
+    for _ in range(200):  # until nothing changes, at the latest
+        for i, j in ties:
+            owner[i] = owner[j] = min(owner[i], owner[j])
+    assert duplicates.clusters(groups, pairs) == owner
+    assert len(set(owner)) > 50

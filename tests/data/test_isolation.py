@@ -1,18 +1,9 @@
 """wbc_jax.data.isolation: images cut to their cell."""
 
-import dataclasses
-import pathlib
-import shutil
-
 import numpy as np
 import pytest
 
-import tiny_runs
-import wbc_jax
-from wbc_jax.data import isolation, pipeline, sources
-from wbc_jax.data.images import decode_image
-from wbc_jax.errors import ConfigError, WeightsError
-from wbc_jax.inference import weights
+from wbc_jax.data import isolation
 
 
 def disc(mask, middle, radius, value):
@@ -99,82 +90,8 @@ def test_without_a_cell_the_image_stays_whole(slide):
     assert isolation.isolate(image, np.full_like(mask, 255)).shape == image.shape
 
 
-@pytest.fixture(scope="module")
-def typed(typed_run):
-    return wbc_jax.load(typed_run.workdir)
-
-
-@pytest.fixture(scope="module")
-def own_records(data_dir, tmp_path_factory):
-    """Masks are kept beside records, where other tests look at what is there."""
-    return shutil.copytree(data_dir, tmp_path_factory.mktemp("isolated") / "records")
-
-
-@pytest.fixture
-def data(run, run_weights, own_records):
-    return dataclasses.replace(run.config.data, isolate=str(run_weights), data_dir=str(own_records))
-
-
-def test_records_are_cut_by_the_segmenters_masks_which_are_kept(data, run_weights, monkeypatch):
-    whole = sources.load(tiny_runs.DATASET, data)
-    cut = isolation.isolated([whole], data)[0]
-    segmenter = wbc_jax.load(run_weights).with_flips(False)
-    for i in range(3):
-        mask = segmenter.predict(whole.image(i)).mask
-        expected = isolation.isolate(whole.image(i), mask)
-        # The kept mask is coarser or finer than the image's.
-        assert abs(len(cut.image(i)) - len(expected)) <= 4
-        assert cut.mask(i).shape == whole.mask(i).shape
-    assert cut.ids == whole.ids and (cut.labels == whole.labels).all()
-    monkeypatch.setattr(isolation, "segmenter", lambda _: pytest.fail("predicted a second time"))
-    again = isolation.isolated([whole], data)[0]
-    np.testing.assert_array_equal(again.image(1), cut.image(1))
-    test = pipeline.load_splits(data, 32, "classification")["test"]
-    source, place = test.entries[0]
-    np.testing.assert_array_equal(
-        test[0]["image"], pipeline.resize_image(source.image(place), 32, 32)
-    )
-    assert decode_image(source.encoded[place]["image"]).shape == source.image(place).shape
-
-
-def test_a_damaged_file_of_masks_is_written_anew(data, run_weights):
-    whole = sources.load(tiny_runs.DATASET, data)
-    first = isolation.isolated([whole], data)[0].image(0)
-    folder = sources.builder(tiny_runs.DATASET, data).data_dir
-    (kept,) = pathlib.Path(folder).glob("wbc_jax_masks_*")
-    with open(kept, "r+b") as file:
-        file.truncate(100)
-    np.testing.assert_array_equal(isolation.isolated([whole], data)[0].image(0), first)
-
-
-def test_weights_that_do_not_fit_are_named(data, tmp_path):
-    missing = dataclasses.replace(data, isolate="nowhere")
-    with pytest.raises(WeightsError, match="isolate is 'nowhere'"):
-        isolation.isolated([sources.load(tiny_runs.DATASET, data)], missing)
-
-
-def test_a_model_cuts_images_as_in_training(typed, run, run_weights, tmp_path):
-    """`typed` is a classifier; told to isolate, it sees what `isolate` makes of an image."""
-    config = dataclasses.replace(
-        typed.config, data=dataclasses.replace(typed.config.data, isolate=str(run_weights))
-    )
-    model = wbc_jax.Model(config, typed.network, typed.weights, typed.step)
-    whole = sources.load(tiny_runs.DATASET, run.config.data)
-    images = [whole.image(i) for i in range(3)]
-    masks = [model.segmenter.predict(image).mask for image in images]
-    cuts = [isolation.isolate(image, mask) for image, mask in zip(images, masks)]
-    expected = [one.probabilities for one in typed.predict(cuts)]
-    for found in (model.predict(images), model.predict(images, masks=masks)):
-        np.testing.assert_allclose([one.probabilities for one in found], expected, atol=1e-6)
-    one = model.predict(images[0], masks=masks[0])
-    np.testing.assert_allclose(one.probabilities, expected[0], atol=1e-6)
-    np.testing.assert_array_equal(
-        model.fit(images[1]), pipeline.resize_image(cuts[1], tiny_runs.SIZE, tiny_runs.SIZE)
-    )
-
-
-def test_a_classifier_cannot_isolate(typed, data, tmp_path):
-    file = tmp_path / "types.safetensors"
-    weights.write(file, typed.config, 1, typed.weights, [])
-    with pytest.raises(ConfigError, match="must name a segmenter's"):
-        isolation.segmenter(dataclasses.replace(data, isolate=str(file)))
+def test_a_cut_does_not_keep_its_image_in_memory(slide):
+    image, mask = slide
+    for known in (mask, np.zeros_like(mask)):
+        cut = isolation.isolate(image, known)
+        assert cut.base is None or cut.base.nbytes == cut.nbytes

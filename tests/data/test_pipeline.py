@@ -1,4 +1,4 @@
-"""wbc_jax.data.pipeline: resizing by hand, and batches that are a function of (seed, step)."""
+"""wbc_jax.data.pipeline: splits, mixtures, and batches that are a function of (seed, step)."""
 
 import collections
 import dataclasses
@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from wbc_jax.config import Data
-from wbc_jax.data import pipeline, sources
+from wbc_jax.data import isolation, pipeline, sources
 from wbc_jax.data.images import encode_png
+from wbc_jax.data.resize import resize_image, resize_mask
 
 SEVEN_STEPS = {"batch_size": 4, "steps": 7, "seed": 3}
 
@@ -65,86 +66,6 @@ def same(batch, other):
     )
 
 
-# Resizing.
-
-
-def test_image_halved_is_the_mean_of_four():
-    image = 4 * np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
-    expected = image.reshape(2, 2, 2, 2, 3).mean((1, 3))
-    np.testing.assert_array_equal(pipeline.resize_image(image, 2, 2), expected)
-
-
-@pytest.mark.parametrize("size", [(25, 25), (18, 18), (9, 24), (1, 1), (35, 34), (12, 9)])
-def test_image_shrunk_is_the_mean_of_the_area(size):
-    image = np.random.default_rng(0).integers(0, 256, (36, 35, 3), np.uint8)
-    found = pipeline.resize_image(image, *size)
-    assert found.dtype == np.uint8 and found.flags["C_CONTIGUOUS"]
-    # Every old pixel cut into as many parts as there are new ones makes the means exact.
-    height, width = size
-    parts = image.repeat(height, 0).repeat(width, 1).reshape(height, 36, width, 35, 3)
-    assert np.abs(found - parts.mean((1, 3))).max() <= 0.5 + 1e-4
-    theirs = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
-    assert np.abs(found.astype(int) - theirs).max() <= 1  # halves may be rounded either way
-
-
-def test_image_shrunk_by_thirds():
-    # Each new pixel spans one and a half old ones: 2/3 and 1/3, by row and by column.
-    image = np.zeros((3, 3, 3), np.uint8)
-    image[..., 0], image[..., 1] = [[0, 90, 180]] * 3, [[9] * 3, [90] * 3, [180] * 3]
-    shrunk = pipeline.resize_image(image, 2, 2)
-    assert shrunk[..., 0].tolist() == [[30, 150]] * 2 and shrunk[..., 1].tolist() == [
-        [36, 36],
-        [150, 150],
-    ]
-
-
-def test_image_enlarged_is_bilinear_with_half_pixel_centres():
-    image = np.zeros((1, 2, 3), np.uint8)
-    image[0, 1] = [100, 200, 40]
-    # Centres at -1/4, 1/4, 3/4, 5/4 of the way; beyond the ends the edge is repeated.
-    expected = np.array([0, 0.25, 0.75, 1])[:, None] * image[0, 1]
-    np.testing.assert_array_equal(pipeline.resize_image(image, 1, 4)[0], expected)
-
-
-def test_axes_are_not_swapped():
-    image, mask = pixels(0)
-    assert pipeline.resize_image(image, 5, 6).shape == (5, 6, 3)
-    assert pipeline.resize_image(image, 15, 6).shape == (15, 6, 3)
-    assert pipeline.resize_mask(mask, 5, 6).shape == (5, 6)
-
-
-def test_same_size_is_left_alone():
-    image, mask = pixels(0)
-    np.testing.assert_array_equal(pipeline.resize_image(image, 10, 12), image)
-    np.testing.assert_array_equal(pipeline.resize_mask(mask, 10, 12), mask)
-
-
-@pytest.mark.parametrize("factor", [2, 3, 4])
-def test_mask_enlarged_is_repeated(factor):
-    _, mask = pixels(0)
-    expected = mask.repeat(factor, 0).repeat(factor, 1)
-    np.testing.assert_array_equal(pipeline.resize_mask(mask, 10 * factor, 12 * factor), expected)
-
-
-@pytest.mark.parametrize("factor", [3, 5])
-def test_mask_shrunk_takes_the_middle_pixel(factor):
-    # Odd factors have a middle: no half pixel of shift against the image.
-    mask = np.random.default_rng(0).integers(0, 3, (4 * factor, 2 * factor)).astype(np.uint8)
-    middle = mask[factor // 2 :: factor, factor // 2 :: factor]
-    np.testing.assert_array_equal(pipeline.resize_mask(mask, 4, 2), middle)
-
-
-@pytest.mark.parametrize("size", [(3, 3), (7, 5), (10, 32), (64, 64)])
-def test_mask_gains_no_value_and_keeps_its_nearest_pixels(size):
-    mask = np.random.default_rng(0).choice(np.array([0, 2, 255], np.uint8), (10, 12))
-    new = pipeline.resize_mask(mask, *size)
-    rows, columns = (
-        np.floor((np.arange(new_n) + 0.5) * n / new_n).astype(int)
-        for new_n, n in zip(size, (10, 12))
-    )
-    np.testing.assert_array_equal(new, mask[np.ix_(rows, columns)])
-
-
 # Examples.
 
 
@@ -154,9 +75,9 @@ def test_examples_are_the_records_resized():
     assert same(
         found[2],
         {
-            "image": pipeline.resize_image(image, 16, 16),
+            "image": resize_image(image, 16, 16),
             "label": np.int32(0),
-            "mask": pipeline.resize_mask(mask, 20, 20),
+            "mask": resize_mask(mask, 20, 20),
         },
     )
     assert len(found) == 4 and found.ids == [f"cell_{i:02d}" for i in range(4)]
@@ -209,6 +130,26 @@ def test_usable(cell_only_masks, expected):
         False,
     ]
     assert s.has_mask.tolist() == [True, False, True, False]  # the source is not written to
+
+
+def test_a_cut_image_is_decoded_once_and_never_encoded(monkeypatch):
+    # The cell, 2 x 4 pixels, has a square of 6 (8 % of 4 on both sides, rounded up) around it.
+    mask = np.zeros((10, 12), np.uint8)
+    mask[4:6, 3:7] = 2
+    whole = source(1)
+    cut = dataclasses.replace(whole, cell_masks=mask[None])
+    expected = isolation.isolate(pixels(0)[0], mask)
+    assert expected.shape == (6, 6, 3)
+    decoded = []
+    decode = cv2.imdecode
+    monkeypatch.setattr(cv2, "imdecode", lambda *given: decoded.append(1) or decode(*given))
+    monkeypatch.setattr(cv2, "imencode", lambda *_: pytest.fail("encoded"))
+    found = pipeline.Examples([(cut, 0)], 6, 12)[0]
+    np.testing.assert_array_equal(found["image"], expected)
+    assert len(decoded) == 2 and whole.encoded.reads[0] == 1  # image and mask of one record
+    pipeline.Examples([(cut, 0)], 6, 0)[0]
+    assert len(decoded) == 3
+    assert cut.key(0) == whole.key(0)
 
 
 def test_load_splits_sizes_and_members(monkeypatch):
@@ -360,7 +301,7 @@ def test_natural_mixture_is_one_part():
     found, parts = two_sets()
     assert [(p.name, p.indices.tolist(), p.share) for p in parts] == [("all", list(range(8)), 1)]
     plain = pipeline.train_dataset(found, **SEVEN_STEPS)
-    mixed = pipeline.train_dataset(found, **SEVEN_STEPS, parts=parts)
+    mixed = pipeline.train_dataset(found, **SEVEN_STEPS, components=parts)
     assert all(same(plain[s], mixed[s]) for s in range(7))
 
 
@@ -382,7 +323,7 @@ def test_natural_mixture_is_one_part():
 def test_mixture_is_drawn_at_its_shares(fields, shares):
     found, parts = two_sets(**fields)
     assert {p.name: p.share for p in parts} == pytest.approx(shares)
-    dataset = pipeline.train_dataset(found, batch_size=8, steps=20, seed=1, parts=parts)
+    dataset = pipeline.train_dataset(found, batch_size=8, steps=20, seed=1, components=parts)
     drawn = np.concatenate([dataset[s]["index"] for s in range(20)])
     for part in parts:
         inside = np.isin(drawn, part.indices)
@@ -401,12 +342,12 @@ def test_mixture_of_what_is_left_to_train_on(fields):
     parts = pipeline.mixture(found, data)
     shares = {"a": 0.25, "b": 0.75} if "weights" in fields else {"a": 0.5, "b": 0.5}
     assert {p.name: p.share for p in parts} == pytest.approx(shares)
-    pipeline.train_dataset(found, batch_size=8, steps=2, seed=1, parts=parts)[0]
+    pipeline.train_dataset(found, batch_size=8, steps=2, seed=1, components=parts)[0]
 
 
 def test_mixture_counts_how_often_an_example_came_before():
     found, parts = two_sets(mixture="balanced")
-    dataset = pipeline.train_dataset(found, batch_size=4, steps=12, seed=0, parts=parts)
+    dataset = pipeline.train_dataset(found, batch_size=4, steps=12, seed=0, components=parts)
     seen = collections.Counter()
     for s in range(12):
         batch = dataset[s]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from wbc_jax.config import Data
-from wbc_jax.data import duplicates, records, sources
+from wbc_jax.data import duplicates, preparing, records, sources
 from wbc_jax.errors import ConfigError, DataError
 from wbc_jax.tfds_builders.wbc_synthetic import render
 
@@ -31,8 +31,8 @@ def stamps(folder):
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
     data = Data(datasets=(NAME,), data_dir=str(tmp_path_factory.mktemp("records")))
-    assert not sources.is_prepared(NAME, data)
-    assert sources.prepare(NAME, data) == []
+    assert not preparing.is_prepared(NAME, data)
+    assert preparing.prepare(NAME, data) == []
     return data
 
 
@@ -58,7 +58,7 @@ def test_unknown_name_lists_the_known_ones(tmp_path, name):
         sources.builder(name, Data(data_dir=str(tmp_path)))
     assert f"there is no data set {name!r}" in str(error.value)
     assert all(known in str(error.value) for known in KNOWN)
-    for call in (sources.prepare, sources.load, sources.is_prepared):
+    for call in (preparing.prepare, sources.load, preparing.is_prepared):
         with pytest.raises(ConfigError, match="there is no data set"):
             call(name, Data(data_dir=str(tmp_path)))
 
@@ -73,7 +73,7 @@ def test_load_before_prepare(tmp_path):
 
 
 def test_loaded_records_are_the_drawn_cells(prepared):
-    assert sources.is_prepared(NAME, prepared)
+    assert preparing.is_prepared(NAME, prepared)
     found = sources.load(NAME, prepared)
     assert found.name == NAME and len(found) == 60
     assert len(set(found.ids)) == 60
@@ -98,7 +98,7 @@ def test_prepared_twice_is_written_once(prepared, capsys):
     first = sources.load(NAME, prepared)
     before = stamps(pathlib.Path(prepared.data_dir))
     assert len(before) > 3
-    assert sources.prepare(NAME, prepared) == []
+    assert preparing.prepare(NAME, prepared) == []
     again = sources.load(NAME, prepared)
     assert stamps(pathlib.Path(prepared.data_dir)) == before
     assert "writing records" not in capsys.readouterr().out

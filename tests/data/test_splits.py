@@ -89,7 +89,7 @@ def homes(sets, data):
     for s, parts in zip(sets, found):
         letters = ["-"] * len(s)
         for name, letter in zip(splits.SPLITS, "tvT"):
-            entries[name] += [(s, int(i)) for i in parts[name]]
+            entries[name] += [s.key(int(i)) for i in parts[name]]
             for i in parts[name]:
                 assert letters[i] == "-"  # in one split alone
                 letters[i] = letter
@@ -268,7 +268,7 @@ def test_a_duplicate_elsewhere_follows_the_set_whose_name_comes_first():
         assert len(home["a"]) == len(home["b"]) == 20
         assert all(home["b"][i] == home["a"][i + 5] for i in range(10))
         assert all(np.array_equal(of["a"][name], alone[name]) for name in splits.SPLITS)
-        entries = {n: [(s, i) for s in (a, b) for i in of[s.name][n]] for n in splits.SPLITS}
+        entries = {n: [s.key(i) for s in (a, b) for i in of[s.name][n]] for n in splits.SPLITS}
         splits.check_leaks(entries)
 
 
@@ -293,7 +293,7 @@ def test_packagings_of_one_collection_share_their_frames():
     gt, crops, kaggle, pbc = ([sorted(part[n].tolist()) for n in splits.SPLITS] for part in parts)
     assert gt == crops == kaggle != pbc
     with pytest.raises(DataError, match="raabin: group '95-5-4-1_4' stands in both"):
-        splits.check_leaks({"train": [(sets[0], 4)], "test": [(sets[2], 4)]})
+        splits.check_leaks({"train": [sets[0].key(4)], "test": [sets[2].key(4)]})
 
 
 def test_cells_cut_otherwise_stay_together():
@@ -306,24 +306,24 @@ def test_cells_cut_otherwise_stay_together():
     assert all(home[f"cell_{i:02d}"] == home[f"cell_{20 + i:02d}"] for i in range(20))
     assert all(found.values())
     with pytest.raises(DataError, match=r"cell_00 .* cell_20 .* \(20 bits apart\)"):
-        splits.check_leaks({"train": [(s, 0)], "test": [(s, 20)]})
-    assert splits.seen([(s, 1), (s, 2)], [(s, 20), (s, 21)]) == {1}
+        splits.check_leaks({"train": [s.key(0)], "test": [s.key(20)]})
+    assert splits.seen([s.key(1), s.key(2)], [s.key(20), s.key(21)]) == {1}
 
 
 def test_check_leaks():
     s = source(hashes=random_hashes(20, 0))
-    splits.check_leaks({"train": [(s, 0), (s, 1)], "test": [(s, 2)]})
+    splits.check_leaks({"train": [s.key(0), s.key(1)], "test": [s.key(2)]})
     s.hashes[2] = s.hashes[1] ^ np.array([0, 7, 0, 0], np.uint64)
     with pytest.raises(DataError) as error:
-        splits.check_leaks({"train": [(s, 0), (s, 1)], "test": [(s, 2)]})
+        splits.check_leaks({"train": [s.key(0), s.key(1)], "test": [s.key(2)]})
     message = "drawn cell_01 (train) and drawn cell_02 (test) are near duplicates (3 bits apart)"
     assert message in str(error.value)
-    splits.check_leaks({"train": [(s, 1), (s, 2)], "test": [(s, 3)]})
+    splits.check_leaks({"train": [s.key(1), s.key(2)], "test": [s.key(3)]})
     # Groups are looked at where there are no hashes too, and across configs of one data set.
     one, two = source("x/a"), source("x/b")
     with pytest.raises(DataError, match="x: group 'cell_04' stands in both train and test"):
-        splits.check_leaks({"train": [(one, 4)], "test": [(two, 4)]})
-    splits.check_leaks({"train": [(one, 4)], "test": [(source("y"), 4)]})
+        splits.check_leaks({"train": [one.key(4)], "test": [two.key(4)]})
+    splits.check_leaks({"train": [one.key(4)], "test": [source("y").key(4)]})
 
 
 def test_one_source_trains_on_that_one_alone():
@@ -356,12 +356,12 @@ def test_seen_are_near_duplicates_and_records_of_the_same_group():
     other = source("x/b", groups=[f"h{i}" for i in range(20)], hashes=random_hashes(20, 1))
     other = dataclasses.replace(other, groups=("g3", *other.groups[1:]))
     other.hashes[3] = known.hashes[7]
-    entries = [(other, i) for i in (5, 0, 3, 9)]
-    assert splits.seen([(known, i) for i in range(20)], entries) == {1, 2}
-    assert splits.seen([(known, i) for i in range(7)], entries) == {1}
-    assert splits.seen([(known, 7)], entries) == {2}
-    elsewhere = [(dataclasses.replace(other, name="y", hashes=None), 0)]
-    assert splits.seen([(known, i) for i in range(20)], elsewhere) == set()
+    entries = [other.key(i) for i in (5, 0, 3, 9)]
+    assert splits.seen([known.key(i) for i in range(20)], entries) == {1, 2}
+    assert splits.seen([known.key(i) for i in range(7)], entries) == {1}
+    assert splits.seen([known.key(7)], entries) == {2}
+    elsewhere = [dataclasses.replace(other, name="y", hashes=None).key(0)]
+    assert splits.seen([known.key(i) for i in range(20)], elsewhere) == set()
 
 
 def test_near_duplicates_of():
@@ -371,9 +371,9 @@ def test_near_duplicates_of():
     )
     other.hashes[3] = known.hashes[7]
     other.hashes[5] = other.hashes[4]  # a pair among the others is not one of the known
-    entries = [(other, i) for i in (5, 4, 3, 9)]
-    assert splits.near_duplicates_of([(known, i) for i in range(20)], entries) == {2}
-    assert splits.near_duplicates_of([(known, i) for i in range(7)], entries) == set()
+    entries = [other.key(i) for i in (5, 4, 3, 9)]
+    assert splits.near_duplicates_of([known.key(i) for i in range(20)], entries) == {2}
+    assert splits.near_duplicates_of([known.key(i) for i in range(7)], entries) == set()
     assert splits.near_duplicates_of([], entries) == set()
 
 

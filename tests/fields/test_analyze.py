@@ -268,7 +268,7 @@ def test_drawn_fields():
     assert (field.mask != drawn.mask).mean() < 0.002
     for cell in field.cells:
         y, x = (cell.top + cell.bottom) / 2, (cell.left + cell.right) / 2
-        nearest = min(drawn.cells, key=lambda c: np.hypot(c.centre[0] - y, c.centre[1] - x))
+        nearest = min(drawn.cells, key=lambda c: np.hypot(c.center[0] - y, c.center[1] - x))
         top, left, bottom, right = nearest.box
         assert np.abs(np.subtract(cell.box, nearest.box)).max() <= 12
         assert field.labels[top:bottom, left:right].max() >= cell.cell

@@ -1,4 +1,4 @@
-"""The rule by which a type is left to a person, on logits whose answer is known."""
+"""The abstention rule and its fit, on logits whose answer is known."""
 
 import json
 import types
@@ -10,7 +10,7 @@ from scipy.spatial import distance
 from wbc_jax import abstain, provenance
 from wbc_jax.errors import AbstentionError
 from wbc_jax.evaluate import abstention as evaluation
-from wbc_jax.inference import abstention
+from wbc_jax.inference import abstention, abstention_fitting
 from wbc_jax.labels import CELL_TYPES, REVIEW
 from wbc_jax.utils import atomic
 
@@ -26,7 +26,7 @@ def drawn(number, scale=4.0, seed=0):
 
 def test_temperature_and_share():
     logits, labels = drawn(8000)
-    rule = abstention.fit(abstention.Outputs(logits), labels, 0.1)
+    rule = abstention_fitting.fit(abstention.Outputs(logits), labels, 0.1)
     assert rule.temperature == pytest.approx(4, rel=0.05)
     reasons = rule.reasons(abstention.Outputs(logits))
     assert np.mean([bool(reason) for reason in reasons]) == pytest.approx(0.1, abs=0.005)
@@ -41,7 +41,7 @@ def test_what_is_unlike_is_left_to_a_person():
     logits, labels = drawn(2000)
     sure = logits + 20 * np.eye(5)[labels]
     odd = np.random.default_rng(1).normal(size=(300, 5)) * 0.1
-    rule = abstention.fit(abstention.Outputs(sure), labels)
+    rule = abstention_fitting.fit(abstention.Outputs(sure), labels)
     known, truth = drawn(500, seed=2)
     known = abstention.Outputs(known + 20 * np.eye(5)[truth])
     found = evaluation.measure(rule, known, truth, abstention.Outputs(odd))
@@ -71,9 +71,9 @@ def test_judge():
 def test_too_little_to_fit():
     logits, labels = drawn(30)
     with pytest.raises(AbstentionError, match="allowed is 0 to 1"):
-        abstention.fit(abstention.Outputs(logits), labels, 1.0)
+        abstention_fitting.fit(abstention.Outputs(logits), labels, 1.0)
     with pytest.raises(AbstentionError, match="there are 19 validation images"):
-        abstention.fit(abstention.Outputs(logits[:19]), labels[:19])
+        abstention_fitting.fit(abstention.Outputs(logits[:19]), labels[:19])
 
 
 def test_the_file(tmp_path):
@@ -104,7 +104,7 @@ def embedded(number, seed, shift=0.0):
 
 def test_distance_is_that_of_mahalanobis():
     outputs, labels = embedded(2000, 0)
-    seen = abstention.learn(outputs, labels, ["a"] * 2000)
+    seen = abstention_fitting.learn(outputs, labels, ["a"] * 2000)
     own = outputs.embeddings.astype(float)
     means = np.stack([own[labels == kind].mean(0) for kind in range(5)])
     covariance = np.cov((own - means[labels]).T)
@@ -120,21 +120,21 @@ def test_a_large_source_counts_by_the_root_of_its_images():
     moved = outputs.embeddings.copy()
     moved[900:] += 1  # another source
     sources = ["large"] * 900 + ["small"] * 100
-    seen = abstention.learn(abstention.Outputs(outputs.logits, moved), labels, sources)
+    seen = abstention_fitting.learn(abstention.Outputs(outputs.logits, moved), labels, sources)
     first, second = np.split(np.arange(1000), [900])
     large, small = (moved[part][labels[part] == 0].mean(0) for part in (first, second))
     # Shares 900 / 30 and 100 / 10.
     np.testing.assert_allclose(seen.means[0], 0.75 * large + 0.25 * small, atol=4e-3)
     with pytest.raises(AbstentionError, match="no training image of the type neutrophil"):
-        abstention.learn(outputs.take(labels < 4), labels[labels < 4], ["a"] * 800)
-    assert abstention.learn(abstention.Outputs(outputs.logits), labels, sources) is None
+        abstention_fitting.learn(outputs.take(labels < 4), labels[labels < 4], ["a"] * 800)
+    assert abstention_fitting.learn(abstention.Outputs(outputs.logits), labels, sources) is None
 
 
 def test_what_lies_far_from_the_training_images_is_left_to_a_person(tmp_path):
     train, labels = embedded(2000, 0)
-    seen = abstention.learn(train, labels, ["a"] * 2000)
+    seen = abstention_fitting.learn(train, labels, ["a"] * 2000)
     validation, truth = embedded(2000, 1)
-    rule = abstention.fit(validation, truth, 0.1, seen)
+    rule = abstention_fitting.fit(validation, truth, 0.1, seen)
     known, right = embedded(1000, 2)
     odd, _ = embedded(200, 3, shift=6.0)  # as sure of itself
     found = evaluation.measure(rule, known, right, odd)
@@ -182,7 +182,7 @@ def test_proportion():
 
 
 def test_the_command(typed_run, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(abstention, "LEAST_IMAGES", 5)
+    monkeypatch.setattr(abstention_fitting, "LEAST_IMAGES", 5)
     abstain.main([str(typed_run.workdir)])
     rule = abstention.read(typed_run.workdir)
     try:

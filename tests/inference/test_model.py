@@ -14,6 +14,7 @@ import wbc_jax
 from wbc_jax import models
 from wbc_jax.config import Config, Model, to_json
 from wbc_jax.data import pipeline
+from wbc_jax.data.resize import resize_image
 from wbc_jax.errors import CheckpointError, ConfigError
 from wbc_jax.inference import model as inference
 from wbc_jax.training import checkpoint, steps
@@ -33,7 +34,7 @@ def cells(test_split):
 def _crops(cells):
     """Cells cut and blown up to sizes that have nothing in common."""
     sizes = ((96, 96), (31, 77), (200, 50), (5, 3), (1, 1))
-    return [pipeline.resize_image(c, *size) for c, size in zip(cells, sizes)]
+    return [resize_image(c, *size) for c, size in zip(cells, sizes)]
 
 
 def test_load(run, model):
@@ -155,7 +156,7 @@ def test_few_shapes_are_compiled(run, cells):
         rng = np.random.default_rng(0)
         for count in (3, 1, 16, 5, 11, 2, 37, 8, 4, 16):
             sizes = rng.integers(1, 120, (count, 2))
-            found = fresh.predict([pipeline.resize_image(cells[0], *map(int, s)) for s in sizes])
+            found = fresh.predict([resize_image(cells[0], *map(int, s)) for s in sizes])
             assert [one.mask.shape for one in found] == [tuple(s) for s in sizes]
     finally:
         jax.monitoring.unregister_event_duration_listener(heard)

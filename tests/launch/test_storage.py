@@ -138,7 +138,7 @@ def test_going_on_from_a_bucket_elsewhere(done, folder, local):
 
 
 def test_half_copied_records_are_not_used(bucket, data_dir, tmp_path, monkeypatch):
-    from wbc_jax.data import sources
+    from wbc_jax.data import preparing, sources
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     data = tiny_runs.config(data_dir).data
@@ -147,13 +147,13 @@ def test_half_copied_records_are_not_used(bucket, data_dir, tmp_path, monkeypatc
     assert name.startswith("wbc_jax/copies/gs_cells_half-")
     place = "wbc_synthetic/small/" + os.path.basename(name)
     epath.Path(f"gs://cells/half/{place}/dataset_info.json").write_text("{}")
-    assert not sources.is_prepared(tiny_runs.DATASET, data)
+    assert not preparing.is_prepared(tiny_runs.DATASET, data)
     with pytest.raises(DataError, match="no records in"):
         sources.load(tiny_runs.DATASET, data)
-    sources.prepare(tiny_runs.DATASET, data)
+    preparing.prepare(tiny_runs.DATASET, data)
     info = json.loads(epath.Path(f"gs://cells/half/{place}/dataset_info.json").read_text())
     assert info["name"] == "wbc_synthetic"
-    assert sources.is_prepared(tiny_runs.DATASET, data)
+    assert preparing.is_prepared(tiny_runs.DATASET, data)
 
 
 def test_predictions_in_a_bucket(bucket, run, model, tmp_path):

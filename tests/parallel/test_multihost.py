@@ -1,4 +1,4 @@
-"""Real processes over loopback: together they are one run, whatever ends one of them."""
+"""Several processes on this machine: together they are one run, even if one of them ends."""
 
 import contextlib
 import dataclasses
@@ -23,21 +23,21 @@ from wbc_jax.config import Distributed
 from wbc_jax.training import checkpoint, metric_writer
 
 STEPS, EVERY = 24, 4
-# Of a loss, as a share of it, from that of one process: float32 sums in another order.
+# Relative difference of a loss from that of one process: float32 sums in another order.
 LOSS_TOLERANCE = 1e-5
 SCORE_TOLERANCE = 1e-3
 PAUSE = EVERY + 2
-"""Step after which a run waits for what is to happen to it."""
+"""Step after which a run waits until the test has interrupted it."""
 PATIENCE_SECONDS = tiny_runs.PATIENCE_SECONDS
 
 
 def _config(data_dir):
-    """Batch normalisation, dropout, an average, and images that no batch divides."""
+    """Batch normalization, dropout, averaged weights, and images that no batch size divides."""
     config = tiny_runs.config(
         data_dir,
         model__depth=1,
         model__dropout=0.1,
-        # Plain gradient descent, which does not blow rounding up to steps.
+        # Plain gradient descent, which does not amplify rounding.
         optimizer__name="sgd",
         optimizer__learning_rate=0.05,
         train__steps=STEPS,
@@ -52,7 +52,7 @@ def _config(data_dir):
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory, data_dir):
-    """The run by one process that nothing happened to."""
+    """The uninterrupted run of one process."""
     folder = tmp_path_factory.mktemp("alone")
     config = _config(data_dir)
     experiment.run(config, epath.Path(folder / "run"))
@@ -77,7 +77,7 @@ def _launch(file, workdir, *options):
     try:
         yield process
     finally:
-        process.terminate()  # which its own processes end with
+        process.terminate()  # and with it the processes it started
         process.wait(PATIENCE_SECONDS)
         process.stdout.close()
 
@@ -92,7 +92,7 @@ def _paused(workdir):
 
 
 def _assert_same_run(alone, workdir, expected_hosts):
-    """The same steps on the same images, and the same results, but for rounding."""
+    """Asserts the same steps on the same images, and the same results up to rounding."""
     there, here = metric_writer.read(alone.workdir), metric_writer.read(workdir)
     assert [(line["kind"], line["step"]) for line in here] == [
         (line["kind"], line["step"]) for line in there
@@ -129,11 +129,13 @@ def _flat(state):
     return [np.asarray(leaf) for leaf in jax.tree.leaves({"p": state.params, "s": state.stats})]
 
 
-def test_a_killed_process_is_named_and_the_restarted_run_is_that_of_one_process(alone, tmp_path):
+def test_a_killed_process_is_named_and_the_restarted_run_equals_that_of_one_process(
+    alone, tmp_path
+):
     workdir, go = tmp_path / "run", tmp_path / "go"
     file = tiny_runs.config_file(alone.config, tmp_path / "tiny.py", pause=(PAUSE, go))
     with _launch(file, workdir, "-n2", "--max_restarts=1", "--grace_seconds=5") as launcher:
-        # Saving goes on beside training: without a whole checkpoint all would begin anew.
+        # Checkpoints are saved asynchronously: without a complete one the run would start over.
         saved = workdir / "checkpoints" / checkpoint.LAST / str(EVERY) / checkpoint.SUMS
         try:
             tiny_runs.wait_until(lambda: _paused(workdir) and saved.exists(), [launcher])
@@ -153,13 +155,13 @@ def test_a_killed_process_is_named_and_the_restarted_run_is_that_of_one_process(
     assert "Starting all 2 again from the last checkpoint (restart 1 of 1)." in output
     assert re.findall(r"\[0\] Going on from step (\d+) of 24", output) == [str(EVERY)]
     assert all(line.startswith(("[0] ", "[1] ", "launch.local: ")) for line in output.splitlines())
-    # What there is one of comes from the first.
+    # Only process 0 writes shared files.
     assert len(re.findall(r"\] Report: ", output)) == 1
     _assert_same_run(alone, workdir, 2)
 
 
 def _workers(launcher: int) -> set[int]:
-    """The processes that the launcher has started and that still run."""
+    """Returns the ids of the launcher's processes that still run."""
     found = set()
     for folder in epath.Path("/proc").iterdir():
         if not folder.name.isdigit():
@@ -175,7 +177,7 @@ def _workers(launcher: int) -> set[int]:
 
 @pytest.fixture(scope="module")
 def stopped(alone, tmp_path_factory):
-    """A run of two processes, the second of which got SIGTERM in the middle."""
+    """A run of two processes, the second of which received SIGTERM halfway."""
     folder = tmp_path_factory.mktemp("stopped")
     workdir, go = folder / "run", folder / "go"
     file = tiny_runs.config_file(alone.config, folder / "tiny.py", pause=(PAUSE, go))
@@ -202,7 +204,7 @@ def stopped(alone, tmp_path_factory):
     return types.SimpleNamespace(workdir=workdir, codes=codes, said=said)
 
 
-def test_sigterm_of_one_stops_all_at_the_same_step(stopped, alone):
+def test_sigterm_to_one_stops_all_after_the_same_step(stopped, alone):
     assert stopped.codes == [128 + signal.SIGTERM] * 2, stopped.said
     assert stopped.said[0] == stopped.said[1]
     step = int(re.match(r"SIGTERM came: saved at step (\d+) of 24\. Run", stopped.said[0])[1])
@@ -227,7 +229,7 @@ def test_begun_by_two_and_finished_by_four(stopped, alone, tmp_path):
     _assert_same_run(alone, workdir, 4)
 
 
-def test_a_mistake_is_told_and_nobody_waits(alone, tmp_path):
+def test_an_error_is_reported_and_no_process_waits(alone, tmp_path):
     config = dataclasses.replace(
         alone.config, train=dataclasses.replace(alone.config.train, batch_size=7)
     )

@@ -1,4 +1,4 @@
-"""However a batch and the parameters are divided among devices, the numbers are the same."""
+"""The numbers do not depend on how a batch and the parameters are sharded."""
 
 import json
 import os
@@ -20,7 +20,7 @@ PLAIN = {
     "twelve": {"train__batch_size": 12, "model__norm": "none", "model__dropout": 0.3},
     "group": {"train__batch_size": 16, "model__norm": "group", "augment__flip": True},
 }
-OTHERWISE = {
+VARIANTS = {
     "accumulate": PLAIN["group"] | {"train__accumulate": 2},
     "remat": PLAIN["batch"] | {"train__remat": True},
     "model": PLAIN["batch"] | {"mesh__model": 2},
@@ -28,23 +28,23 @@ OTHERWISE = {
     "everything": PLAIN["group"]
     | {"train__accumulate": 2, "train__remat": True, "mesh__model": 2, "mesh__data": 4},
 }
-ON_ONE = PLAIN | {name: OTHERWISE[name] for name in ("accumulate", "remat")}
-ON_TWO = {"batch": PLAIN["batch"], "model": OTHERWISE["model"]}
-ON_EIGHT = {name: fields for name, fields in (PLAIN | OTHERWISE).items() if name != "remat"}
-# Largest difference of a loss from that of one device, as a share of it. Sums in another order
-# differ in float32's last digits: 2.2e-7 was the most that was seen.
+ON_ONE = PLAIN | {name: VARIANTS[name] for name in ("accumulate", "remat")}
+ON_TWO = {"batch": PLAIN["batch"], "model": VARIANTS["model"]}
+ON_EIGHT = {name: fields for name, fields in (PLAIN | VARIANTS).items() if name != "remat"}
+# Relative difference of a loss from that of one device. Sums in another order differ in float32's
+# last digits; the largest difference seen was 2.2e-7.
 LOSS_TOLERANCE = 1e-6
 
 
 def _outcomes(devices: int, variants: dict[str, dict]) -> dict[str, dict]:
-    here = pathlib.Path(__file__).parent
+    tests = pathlib.Path(__file__).parents[1]
     env = os.environ | {
         "JAX_PLATFORMS": "cpu",
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-        "PYTHONPATH": os.pathsep.join([str(here), str(here.parent)]),
+        "PYTHONPATH": os.pathsep.join([str(tests), str(tests.parent)]),
     }
     done = subprocess.run(
-        [sys.executable, str(here / "sharded_steps.py"), json.dumps(list(variants.values()))],
+        [sys.executable, sharded_steps.__file__, json.dumps(list(variants.values()))],
         env=env,
         capture_output=True,
         text=True,
@@ -76,7 +76,7 @@ def _assert_same(found: dict, expected: dict) -> None:
     assert len(losses) == sharded_steps.STEPS and losses[-1] < 0.98 * losses[0]
     np.testing.assert_allclose(found["loss"], losses, rtol=LOSS_TOLERANCE)
     np.testing.assert_allclose(found["gradient_norm"], expected["gradient_norm"], rtol=1e-5)
-    # A pixel between two classes may fall to the other side.
+    # A pixel at the boundary of two classes may change its class.
     confusion = np.array(expected["confusion"])
     assert np.abs(np.array(found["confusion"]) - confusion).sum() <= 1e-3 * confusion.sum()
     assert (confusion.sum((1, 2)) == expected["images"] * 32 * 32).all()
@@ -89,7 +89,7 @@ def _assert_same(found: dict, expected: dict) -> None:
 @pytest.mark.parametrize("name", PLAIN)
 def test_eight_devices_compute_what_one_does(one, eight, name):
     assert one[name]["devices"] == 1
-    # Six of the eight are the most among which twelve images divide.
+    # Six is the largest number of devices, up to eight, that divides twelve images.
     assert eight[name]["devices"] == (6 if name == "twelve" else 8)
     _assert_same(eight[name], one[name])
 
@@ -99,14 +99,14 @@ def test_two_devices_compute_what_one_does(one, two):
     _assert_same(two["batch"], one["batch"])
 
 
-def test_a_split_is_scored_alike_with_a_last_batch_that_does_not_divide(one, eight):
+def test_scores_are_equal_with_a_last_batch_that_does_not_divide(one, eight):
     expected = np.array(one["batch"]["scored"])
     assert expected.shape == (13, 3, 3) and (expected.sum((1, 2)) == 32 * 32).all()
     assert np.abs(np.array(eight["batch"]["scored"]) - expected).sum() <= 1e-3 * expected.sum()
 
 
 @pytest.mark.parametrize("name, parts", [("model", 2), ("model8", 8)])
-def test_divided_parameters_are_the_whole_ones(one, eight, name, parts):
+def test_sharded_parameters_equal_replicated_ones(one, eight, name, parts):
     found = eight[name]
     assert found["mesh"] == {"data": 8 // parts, "model": parts}
     assert found["kernel"] == [3, 3, 3, 8] and found["kernel_here"] == [3, 3, 3, 8 // parts]
@@ -114,24 +114,24 @@ def test_divided_parameters_are_the_whole_ones(one, eight, name, parts):
     _assert_same(found, one["batch"])
 
 
-def test_parameters_divided_between_two_devices_are_the_whole_ones(one, two):
+def test_parameters_sharded_over_two_devices_equal_replicated_ones(one, two):
     assert two["model"]["mesh"] == {"data": 1, "model": 2}
     _assert_same(two["model"], one["batch"])
 
 
-def test_accumulated_gradients_are_those_of_the_whole_batch(one, eight):
+def test_accumulated_gradients_equal_those_of_the_whole_batch(one, eight):
     _assert_same(one["accumulate"], one["group"])
     _assert_same(eight["accumulate"], one["group"])
     assert one["accumulate"]["temporary_bytes"] < 0.8 * one["group"]["temporary_bytes"]
 
 
-def test_rematerialised_gradients_are_the_stored_ones(one):
+def test_rematerialized_gradients_equal_the_stored_ones(one):
     _assert_same(one["remat"], one["batch"])
-    # The six in the three blocks are there twice; XLA on CPU then throws the second ones out.
+    # The six in the three blocks occur twice; XLA on CPU removes the second ones later.
     assert one["remat"]["convolutions"] == one["batch"]["convolutions"] + 6
 
 
-def test_all_of_it_together(one, eight):
+def test_all_variants_together(one, eight):
     assert eight["everything"]["mesh"] == {"data": 4, "model": 2}
     _assert_same(eight["everything"], one["group"])
 
@@ -140,17 +140,17 @@ def test_all_of_it_together(one, eight):
     "shape, expected",
     [
         ((3, 3, 4, 8), (None, None, None, "model")),
-        ((3, 3, 8, 8), (None, None, None, "model")),  # of equals the last
+        ((3, 3, 8, 8), (None, None, None, "model")),  # the last of two equal ones
         ((3, 3, 16, 8), (None, None, "model")),
-        ((3, 3, 3, 6), ()),  # 4 divides none of them
+        ((3, 3, 3, 6), ()),  # 4 divides no axis
         ((64,), ()),
         ((), ()),
     ],
 )
-def test_which_axis_is_divided(shape, expected):
+def test_sharded_axis(shape, expected):
     axes = ("data", "model")
-    assert tuple(sharding.of_state(AbstractMesh((1, 4), axes), shape).spec) == expected
-    assert tuple(sharding.of_state(AbstractMesh((4, 1), axes), shape).spec) == ()
+    assert tuple(sharding.state_sharding(AbstractMesh((1, 4), axes), shape).spec) == expected
+    assert tuple(sharding.state_sharding(AbstractMesh((4, 1), axes), shape).spec) == ()
 
 
 @pytest.mark.parametrize(
@@ -160,14 +160,14 @@ def test_which_axis_is_divided(shape, expected):
         (4, {"data": 2}, "config.mesh.data is 2, and 4 images are computed at once"),
     ],
 )
-def test_a_mesh_that_cannot_be(batch, fields, expected):
+def test_an_impossible_mesh(batch, fields, expected):
     with pytest.raises(ConfigError) as caught:
         sharding.make_mesh(batch, Mesh(**fields))
     assert expected in str(caught.value)
 
 
 def _cache(setting: str, **variables: str) -> str:
-    """The folder of the compilation cache that a new process uses on CPU."""
+    """Returns the folder of the compilation cache that a new process uses on a CPU."""
     code = (
         "import jax\nfrom wbc_jax.parallel import sharding\n"
         f"sharding.use_compilation_cache({setting!r})\n"
@@ -183,10 +183,10 @@ def _cache(setting: str, **variables: str) -> str:
 @pytest.mark.parametrize(
     "setting, variables, expected",
     [
-        ("auto", {}, "None"),  # the fast convolutions of CPUs cannot be cached
+        ("auto", {}, "None"),  # the fast convolutions cannot be cached
         ("auto", {"JAX_COMPILATION_CACHE_DIR": "/tmp/theirs"}, "/tmp/theirs"),
         ("/tmp/ours", {"JAX_COMPILATION_CACHE_DIR": "/tmp/theirs"}, "/tmp/ours"),
     ],
 )
-def test_where_compiled_programs_are_kept(setting, variables, expected):
+def test_compilation_cache_folder(setting, variables, expected):
     assert _cache(setting, **variables) == expected

@@ -9,6 +9,7 @@ from PIL import Image
 import building
 from building import digests, read
 from wbc_jax.data import building as building_lib
+from wbc_jax.data import reading
 from wbc_jax.data.images import decode_image, decode_mask
 from wbc_jax.errors import DataError
 from wbc_jax.tfds_builders.bcd import bcd_dataset_builder as module
@@ -166,7 +167,7 @@ def test_bad_boxes(layout, tmp_path, kind):
     assert str(layout / "annotations.csv") in str(caught.value)
     assert "1 bad file;" in str(caught.value) and "line 3" in str(caught.value)
 
-    with building_lib.on_bad_file("skip") as collector:
+    with reading.on_bad_file("skip") as collector:
         built = build(layout.parent, tmp_path / "out")
     assert sorted(read(built)) == ["image-1_1", "image-2_0"]  # not renumbered
     assert len(collector.files) == built.info.metadata["left_out_files"] == 1
@@ -185,7 +186,7 @@ def test_bad_lines(layout, tmp_path, line, reason):
     write(layout, [HEADER, line, *LINES[2:]])
     with pytest.raises(DataError, match=reason):
         build(layout.parent, tmp_path / "out")
-    with building_lib.on_bad_file("skip"):
+    with reading.on_bad_file("skip"):
         assert sorted(read(build(layout.parent, tmp_path / "out"))) == sorted(CROPS)
 
 
@@ -202,7 +203,7 @@ def test_truncated_image(layout, tmp_path, config, left):
     with pytest.raises(DataError, match="truncated or damaged") as caught:
         build(layout.parent, tmp_path / "out", config)
     assert str(path) in str(caught.value) and "1 bad file;" in str(caught.value)
-    with building_lib.on_bad_file("skip"):
+    with reading.on_bad_file("skip"):
         found = read(build(layout.parent, tmp_path / "out", config))
     assert sorted(found) == (left or ["image-2", "image-3"])
 

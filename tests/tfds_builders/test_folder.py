@@ -12,7 +12,7 @@ from PIL import Image
 
 import building
 from building import digests, read
-from wbc_jax.data import building as building_lib
+from wbc_jax.data import reading
 from wbc_jax.data.images import decode_image, decode_mask
 from wbc_jax.errors import DataError
 from wbc_jax.tfds_builders.folder import folder_dataset_builder as module
@@ -242,7 +242,7 @@ def test_bad_images(root, tmp_path, kind):
     draw(root / "images" / name)
     said = raises(root, tmp_path, reason)
     assert str(root / "images" / name) in said and "1 bad file;" in said
-    with building_lib.on_bad_file("skip") as collector:
+    with reading.on_bad_file("skip") as collector:
         built = build(root, tmp_path / "out")
     assert sorted(read(built)) == ["good"]
     assert len(collector.files) == built.info.metadata["left_out_files"] == 1
@@ -364,7 +364,7 @@ def test_two_files_of_one_id(root, tmp_path):
     (root / "labels.csv").write_text("name,label\na.png,basophil\n")
     said = raises(root, tmp_path, "has the id 'a', as has .*a.jpg: allowed is one file")
     assert str(root / "images" / "a.png") in said and "1 bad file;" in said
-    with building_lib.on_bad_file("skip"):
+    with reading.on_bad_file("skip"):
         assert sorted(read(build(root, tmp_path / "out"))) == ["b"]
 
 

@@ -12,6 +12,7 @@ from PIL import Image
 import building
 from building import digests, read
 from wbc_jax.data import building as building_lib
+from wbc_jax.data import reading
 from wbc_jax.data.images import decode_image
 from wbc_jax.errors import DataError
 from wbc_jax.labels import CELL_TYPES
@@ -289,7 +290,7 @@ def test_bad_files(layout, tmp_path, kind):
     assert str(layout / file) in str(caught.value)
     assert "1 bad file;" in str(caught.value)
 
-    with building_lib.on_bad_file("skip") as collector:
+    with reading.on_bad_file("skip") as collector:
         built = build(layout.parent.parent, tmp_path / "out")
     assert read(built).keys() == CROPS.keys() - {"BloodImage_00000"}
     assert len(collector.files) == built.info.metadata["left_out_files"] == 1
@@ -301,7 +302,7 @@ def test_bad_copies(copies, tmp_path):
     with pytest.raises(DataError, match="1 bad file;") as caught:
         build(copies.parents[2].parent, tmp_path / "out", "augmented")
     assert str(file) in str(caught.value)
-    with building_lib.on_bad_file("skip"):
+    with reading.on_bad_file("skip"):
         built = build(copies.parents[2].parent, tmp_path / "out", "augmented")
     assert len(read(built)) == len(COPIES) - 1
     assert built.info.metadata["left_out_files"] == 1

@@ -7,6 +7,7 @@ from PIL import Image
 import building
 from building import digests, read
 from wbc_jax.data import building as building_lib
+from wbc_jax.data import reading
 from wbc_jax.data.images import decode_image, decode_mask
 from wbc_jax.errors import DataError
 from wbc_jax.labels import CELL_TYPES
@@ -248,7 +249,7 @@ def test_bad_files(layout, tmp_path, kind):
     assert str(mask_file if is_mask else image_file) in str(caught.value)
     assert "1 bad file;" in str(caught.value)
 
-    with building_lib.on_bad_file("skip") as collector:
+    with reading.on_bad_file("skip") as collector:
         built = build(layout.parent, tmp_path / "out")
     assert set(read(built)) == IDS - {"neut_31_0"} | {"neut_38_0"}
     assert len(collector.files) == built.info.metadata["left_out_files"] == 1

@@ -9,6 +9,7 @@ from PIL import Image
 import building
 from building import digests, read
 from wbc_jax.data import building as building_lib
+from wbc_jax.data import reading
 from wbc_jax.data.images import decode_mask
 from wbc_jax.errors import DataError
 from wbc_jax.labels import CELL_TYPES
@@ -180,7 +181,7 @@ def test_bad_files(layout, tmp_path, kind):
     assert str(layout / file) in str(caught.value)
     assert f"{number} bad file" in str(caught.value)
 
-    with building_lib.on_bad_file("skip") as collector:
+    with reading.on_bad_file("skip") as collector:
         built = build(layout.parent.parent, tmp_path / "out")
     assert sorted(read(built)) == sorted((FIVE.keys() - {"pbc_MO_100695"}) | {"pbc_MO_2"})
     assert len(collector.files) == built.info.metadata["left_out_files"] == number

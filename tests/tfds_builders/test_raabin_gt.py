@@ -7,6 +7,7 @@ from PIL import Image
 import building
 from building import digests, read
 from wbc_jax.data import building as building_lib
+from wbc_jax.data import reading
 from wbc_jax.data.images import decode_mask
 from wbc_jax.errors import DataError
 from wbc_jax.labels import CELL_TYPES
@@ -159,7 +160,7 @@ def test_bad_files(layout, tmp_path, kind):
     assert str(layout / file) in str(caught.value)
     assert "1 bad file;" in str(caught.value)
 
-    with building_lib.on_bad_file("skip") as collector:
+    with reading.on_bad_file("skip") as collector:
         built = build(layout.parent, tmp_path / "out")
     assert sorted(read(built)) == ["20190526_165423_0", "95-8-17-3_225_1", "95-8-27-1_34_1"]
     assert len(collector.files) == built.info.metadata["left_out_files"] == 1

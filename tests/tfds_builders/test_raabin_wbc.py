@@ -7,6 +7,7 @@ from PIL import Image
 import building
 from building import digests, read
 from wbc_jax.data import building as building_lib
+from wbc_jax.data import reading
 from wbc_jax.errors import DataError
 from wbc_jax.tfds_builders.raabin_wbc import raabin_wbc_dataset_builder as module
 
@@ -167,7 +168,7 @@ def test_bad_files(layout, tmp_path, kind):
     assert str(layout / file) in str(caught.value)
     assert "bad file" in str(caught.value)
 
-    with building_lib.on_bad_file("skip") as collector:
+    with reading.on_bad_file("skip") as collector:
         built = build(layout.parent, tmp_path / "out")
     kept = (EXPECTED["test_b"].keys() | {"test_b_95-9-1-1_2_1"}) - ids
     assert read(built, "test_b").keys() == kept

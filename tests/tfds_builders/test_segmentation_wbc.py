@@ -10,6 +10,7 @@ from PIL import Image
 import building
 from building import digests, read
 from wbc_jax.data import building as building_lib
+from wbc_jax.data import reading
 from wbc_jax.data.images import decode_image, decode_mask
 from wbc_jax.errors import DataError
 from wbc_jax.labels import CELL_TYPES
@@ -201,7 +202,7 @@ def test_bad_files(layout, tmp_path, kind):
     assert "1 bad file;" in str(caught.value)
     assert not list((tmp_path / "out").rglob("*.array_record*"))
 
-    with building_lib.on_bad_file("skip") as collector:
+    with reading.on_bad_file("skip") as collector:
         built = build(layout.parent, tmp_path / "out", "jtsc")
     assert sorted(read(built)) == ["jtsc_001", "jtsc_005", "jtsc_010", "jtsc_011"]
     assert len(collector.files) == built.info.metadata["left_out_files"] == 1

@@ -175,7 +175,7 @@ def test_a_field_holds_the_cells_it_names():
     for cell in field.cells:
         y0, x0, y1, x1 = cell.box
         covered[y0:y1, x0:x1] = True
-        assert y0 <= cell.centre[0] <= y1 and x0 <= cell.centre[1] <= x1
+        assert y0 <= cell.center[0] <= y1 and x0 <= cell.center[1] <= x1
         inside = field.mask[y0:y1, x0:x1] > 0
         assert inside.mean() > 0.6
         # The box is tight: its outermost rows and columns hold the cell, or half covered pixels.

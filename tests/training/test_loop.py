@@ -1,4 +1,4 @@
-"""The training loop: it learns, keeps the best, stops when it should and says why."""
+"""The training loop: it learns, keeps the best checkpoint, stops when it should and says why."""
 
 import json
 import re
@@ -10,11 +10,15 @@ from etils import epath
 
 import tiny_runs
 import wbc_jax
-from wbc_jax import models, provenance
+from wbc_jax import evaluate, models, provenance
 from wbc_jax.data import pipeline
 from wbc_jax.errors import NonFiniteLossError
 from wbc_jax.parallel import sharding
 from wbc_jax.training import checkpoint, loop, metric_writer, steps
+
+
+def _train(config, workdir, examples):
+    return loop.train(config, workdir, examples, evaluate.TASKS[config.task])
 
 
 def _lines(workdir, kind):
@@ -55,7 +59,7 @@ def test_best_checkpoint_is_that_of_the_best_validation_score(run):
 
 
 def test_early_stopping_ends_training_and_is_recorded(data_dir, tmp_path, capsys):
-    # A rate below float32's resolution changes no parameter, so that no look is better.
+    # A rate below float32's resolution changes no parameter, so that no validation round is better.
     config = tiny_runs.least(
         data_dir,
         optimizer__learning_rate=1e-30,
@@ -65,14 +69,14 @@ def test_early_stopping_ends_training_and_is_recorded(data_dir, tmp_path, capsys
     )
     examples = pipeline.load_splits(config.data, tiny_runs.SIZE)
     workdir = epath.Path(tmp_path / "run")
-    position = loop.train(config, workdir, examples)
-    assert (position.step, position.best_step, position.looks_since_best) == (3, 1, 2)
+    position = _train(config, workdir, examples)
+    assert (position.step, position.best_step, position.evals_since_best) == (3, 1, 2)
     assert position.stopped
-    assert "no better for 2 looks: stopping" in capsys.readouterr().out
+    assert "no better for 2 validation rounds: stopping" in capsys.readouterr().out
     _, saved = tiny_runs.state(workdir, checkpoint.LAST, config)
     assert saved["stopped"] and saved["step"] == 3
     # Stopped is stopped: the same command trains no further.
-    assert loop.train(config, workdir, examples).step == 3
+    assert _train(config, workdir, examples).step == 3
     assert "Training is complete (step 3)." in capsys.readouterr().out
     assert len(_lines(workdir, "validation")) == 3
 
@@ -88,7 +92,7 @@ def test_non_finite_loss_stops_and_leaves_the_last_good_checkpoint(data_dir, tmp
     workdir = epath.Path(tmp_path / "run")
     provenance.claim(config, workdir)
     with pytest.raises(NonFiniteLossError) as caught:
-        loop.train(config, workdir, examples)
+        _train(config, workdir, examples)
     text = str(caught.value)
     step = int(re.match(r"step (\d+): the loss is \S+ and the gradient's norm \S+\.", text)[1])
     assert step == 2
@@ -132,19 +136,19 @@ def _leaves(params, stats):
     return jax.tree.leaves({"params": params, "stats": stats})
 
 
-def test_without_a_validation_split_the_last_look_is_the_best(data_dir, tmp_path):
+def test_without_a_validation_split_the_last_round_is_the_best(data_dir, tmp_path):
     config = tiny_runs.least(data_dir, train__steps=3, data__fractions=(0.7, 0.0, 0.3))
     workdir = epath.Path(tmp_path / "run")
     examples = pipeline.load_splits(config.data, tiny_runs.SIZE)
     assert len(examples["validation"]) == 0
-    loop.train(config, workdir, examples)
+    _train(config, workdir, examples)
     state, _ = tiny_runs.state(workdir, checkpoint.BEST, config)
     assert int(state.step) == 3
 
 
 def test_plateau_lowers_the_rate_and_is_gone_on_with(data_dir, tmp_path):
-    # A rate so small that validation never gains: with no patience every look after the first
-    # halves it.
+    # A rate so small that validation never gains: without patience every validation round after
+    # the first halves it.
     fields = {
         "optimizer__schedule": "plateau",
         "optimizer__learning_rate": 1e-9,
@@ -155,16 +159,16 @@ def test_plateau_lowers_the_rate_and_is_gone_on_with(data_dir, tmp_path):
     }
     config = tiny_runs.least(data_dir, **fields)
     examples = pipeline.load_splits(config.data, tiny_runs.SIZE)
-    loop.train(config, epath.Path(tmp_path / "whole"), examples)
+    _train(config, epath.Path(tmp_path / "whole"), examples)
     rates = [
         line["learning_rate"]
         for line in metric_writer.read(tmp_path / "whole")
         if line["kind"] == "train"
     ]
-    # Step s is written before the look that follows it.
+    # Step s is written before the validation round that follows it.
     assert rates == pytest.approx([1e-9, 1e-9, 5e-10, 2.5e-10])
     state, position = tiny_runs.state(tmp_path / "whole", checkpoint.LAST, config)
-    assert float(state.rate_scale) == 0.125 and position["plateau_looks"] == 0
+    assert float(state.rate_scale) == 0.125 and position["plateau_evals"] == 0
 
 
 def test_class_weights_come_from_the_training_split(data_dir, tmp_path, monkeypatch):
@@ -177,7 +181,7 @@ def test_class_weights_come_from_the_training_split(data_dir, tmp_path, monkeypa
     monkeypatch.setattr(steps.losses, "total", total)
     config = tiny_runs.least(data_dir, train__steps=1, loss__class_weights="inverse_frequency")
     examples = pipeline.load_splits(config.data, tiny_runs.SIZE)
-    loop.train(config, epath.Path(tmp_path), examples)
+    _train(config, epath.Path(tmp_path), examples)
     pixels = np.zeros(3)
     for i in range(len(examples["train"])):
         pixels += [(examples["train"][i]["mask"] == c).sum() for c in range(3)]

@@ -19,7 +19,7 @@ POSITIONAL = {
     "focal_below_one": lambda logits, truth: losses.focal(logits, truth, 0.5),
     "binary_focal": lambda logits, truth: losses.binary_focal(logits, truth, alpha=0.25),
 }
-LOSSES = POSITIONAL | {"dice": losses.dice, "generalised_dice": losses.generalised_dice}
+LOSSES = POSITIONAL | {"dice": losses.dice, "generalised_dice": losses.generalized_dice}
 
 
 def random_batch(batch=3, height=5, width=4, classes=3):
@@ -88,18 +88,18 @@ def test_ignored_pixels_leave_value_and_gradient(name):
     value = LOSSES[name](logits, masks)
     # The value is that of the image without its ignored rows, ...
     np.testing.assert_allclose(value, LOSSES[name](logits[:, 2:], masks[:, 2:]), rtol=1e-5)
-    # ... what the network says there changes nothing, ...
+    # ... the logits of ignored pixels change nothing, ...
     other = logits.copy()
     other[:, :2] = 50 * other[:, :2] + 7
     np.testing.assert_array_equal(value, LOSSES[name](other, masks))
-    # ... and it learns nothing from there, but from everywhere else.
+    # ... their gradient is zero, and that of all other pixels is not.
     gradient = np.asarray(jax.grad(lambda x: LOSSES[name](x, masks).sum())(logits))
     assert (gradient[:, :2] == 0).all()
     assert (np.abs(gradient[:, 2:]).max(-1) > 0).all()
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_image_without_truth_costs_nothing(name):
+def test_image_without_truth_has_no_loss(name):
     logits, masks = random_batch()
     masks[1] = 255
     value, gradient = jax.value_and_grad(lambda x: LOSSES[name](x, masks).sum())(logits)
@@ -138,17 +138,17 @@ def test_smoothing_by_hand():
     np.testing.assert_allclose(loss, [(0.8 + 0.1 * 2 + 0.1 * 2) * np.log(2)], rtol=1e-6)
 
 
-def test_generalised_dice_by_hand():
+def test_generalized_dice_by_hand():
     # Three pixels of class 0 and one of class 1, all given (3/4, 1/4): weights 1/9 and 1.
     logits = jnp.tile(jnp.log(jnp.array([0.75, 0.25])), (1, 2, 2, 1))
     masks = jnp.array([[[0, 0], [0, 1]]], jnp.uint8)
     overlap, total = 9 / 4 / 9 + 1 / 4, (3 + 3) / 9 + (1 + 1)
     expected = 1 - 2 * overlap / total
-    np.testing.assert_allclose(losses.generalised_dice(logits, masks), [expected], rtol=1e-6)
-    # Every class has the same say, however few its pixels: that is what it is for.
+    np.testing.assert_allclose(losses.generalized_dice(logits, masks), [expected], rtol=1e-6)
+    # Every class counts the same, however few its pixels.
     sizes = np.repeat([0, 1, 2], [2000, 96, 4])[None, None]
     lost = np.where(sizes == 2, 0, sizes)
-    loss = losses.generalised_dice(1e3 * np.eye(3, dtype=np.float32)[lost], sizes)
+    loss = losses.generalized_dice(1e3 * np.eye(3, dtype=np.float32)[lost], sizes)
     assert loss[0] > 0.9
 
 
@@ -213,10 +213,10 @@ def test_losses_equal_pytorch_and_monai():
     )
     dice = monai.DiceLoss(softmax=True, reduction="none", smooth_nr=1.0, smooth_dr=1.0)
     check(losses.dice(logits, masks), dice(x, hot))
-    generalised = monai.GeneralizedDiceLoss(
+    generalized = monai.GeneralizedDiceLoss(
         softmax=True, reduction="none", smooth_nr=0.0, smooth_dr=0.0
     )
-    check(losses.generalised_dice(logits, masks), generalised(x, hot))
+    check(losses.generalized_dice(logits, masks), generalized(x, hot))
 
 
 @pytest.mark.parametrize("name", POSITIONAL)
@@ -254,7 +254,7 @@ def test_inverse_frequency_by_hand():
     weights = losses.inverse_frequency(np.array([100, 300, 600]))
     np.testing.assert_allclose(weights, [2, 2 / 3, 1 / 3], rtol=1e-6)
     assert weights.dtype == np.float32
-    # A class that is not there takes no part in the mean.
+    # An absent class is left out of the mean.
     np.testing.assert_allclose(losses.inverse_frequency([4, 0, 12]), [1.5, 1, 0.5], rtol=1e-6)
     np.testing.assert_allclose(losses.inverse_frequency([0, 7]), [1, 1])
 
@@ -272,7 +272,7 @@ TERMS = {
     "focal": lambda x, t: losses.focal(x, t, 1.5, W),
     "binary_focal": lambda x, t: losses.binary_focal(x, t, 1.5, 0.3, W),
     "dice": losses.dice,
-    "generalised_dice": losses.generalised_dice,
+    "generalised_dice": losses.generalized_dice,
 }
 
 

@@ -1,4 +1,4 @@
-"""The log has each step once, whatever was interrupted."""
+"""The log has each step once, even after an interruption."""
 
 import glob
 
@@ -19,7 +19,7 @@ def test_lines_as_written(tmp_path):
     writer = metric_writer.MetricWriter(epath.Path(tmp_path))
     writer.write("train", 5, {"loss": 0.1, "note": "ü"})
     writer.write("validation", 5, {"score": float("nan")})
-    # Whoever looks on sees a line as soon as it is written.
+    # A line can be read as soon as it is written, before the writer is closed.
     assert metric_writer.read(tmp_path) == [
         {"kind": "train", "step": 5, "loss": 0.1, "note": "ü"},
         {"kind": "validation", "step": 5, "score": None},
@@ -31,7 +31,7 @@ def test_nothing_there(tmp_path):
     assert metric_writer.read(tmp_path) == []
 
 
-def test_going_on_drops_later_lines_and_a_half_one(tmp_path):
+def test_resuming_drops_later_lines_and_an_unfinished_one(tmp_path):
     _write(tmp_path, (2, 4, 6, 8))
     path = tmp_path / "metrics.jsonl"
     path.write_text(path.read_text() + '{"kind": "train", "ste')
@@ -45,7 +45,7 @@ def test_going_on_drops_later_lines_and_a_half_one(tmp_path):
     assert (other / "metrics.jsonl").read_text() == whole
 
 
-def test_starting_afresh_empties_the_log(tmp_path):
+def test_starting_over_empties_the_log(tmp_path):
     _write(tmp_path, (2, 4))
     _write(tmp_path, (3,))
     assert [line["step"] for line in metric_writer.read(tmp_path)] == [3]

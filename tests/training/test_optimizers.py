@@ -62,7 +62,7 @@ def test_weight_decay_only_on_kernels(norm):
     shapes = nnx.to_pure_dict(nnx.state(network, nnx.Param))
     params = jax.tree.map(lambda p: np.full(p.shape, 2, np.float32), shapes)
     tx = optimizers.build(settings(weight_decay=0.25), 10)
-    # Without gradients, Adam stands still: what moves is the decay, -rate * decay * parameter.
+    # Without gradients, Adam's update is the decay alone: -rate * decay * parameter.
     zeros = jax.tree.map(np.zeros_like, params)
     updates, _ = jax.jit(lambda p, g: tx.update(g, tx.init(p), p))(params, zeros)
     seen = set()
@@ -149,7 +149,7 @@ def test_steps_equal_pytorch(torch, name, schedule, clip):
         plateau_patience=1,
         gradient_clip=clip,
     )
-    scores = np.random.default_rng(1).random(STEPS)  # a look after every step
+    scores = np.random.default_rng(1).random(STEPS)  # a validation round after every step
     params, all_gradients = gradients()
     leaves = jax.tree.map(lambda p: torch.tensor(p).double().requires_grad_(), params)
     theirs = torch_optimizer(torch, of, leaves)
@@ -176,7 +176,7 @@ def test_steps_equal_pytorch(torch, name, schedule, clip):
         params = optax.apply_updates(params, scaled)
         scale, best, bad = optimizers.plateau(of, score, scale, best, bad)
         for p, q in zip(jax.tree.leaves(leaves), jax.tree.leaves(params)):
-            # Of each of Adam's steps of 0.1, 1 − 0.999^t in float32 loses up to 3e-5.
+            # 1 − 0.999^t in float32 changes each of Adam's steps of 0.1 by up to 3e-5 of it.
             np.testing.assert_allclose(q, p.detach().numpy(), rtol=1e-5, atol=STEPS * 3e-6)
     if schedule == "plateau":
         assert scale == pytest.approx(theirs.param_groups[0]["lr"] / 0.1) and scale < 0.3
@@ -188,7 +188,7 @@ def test_plateau_by_hand():
     for score in (0.5, 0.6, 0.6, 0.60001, float("nan"), 0.6, 0.6, 0.6, 0.7, 0.1):
         scale, best, bad = optimizers.plateau(of, score, scale, best, bad)
         seen.append((scale, bad))
-    # Two looks pass, the third drops; a hair's breadth (0.01 %) better is no better.
+    # The third round without a better score drops; 0.01 % better is not better.
     assert seen[:5] == [(1.0, 0), (1.0, 0), (1.0, 1), (1.0, 2), (0.5, 0)]
     assert seen[5:] == [(0.5, 1), (0.5, 2), (0.25, 0), (0.25, 0), (0.25, 1)]
     assert best == 0.7

@@ -17,7 +17,7 @@ import pytest
 from etils import epath
 
 import tiny_runs
-from wbc_jax import config_checks, experiment, provenance
+from wbc_jax import config_checks, experiment
 from wbc_jax.config import to_json
 from wbc_jax.errors import ConfigError
 from wbc_jax.report import run_page
@@ -286,21 +286,3 @@ def test_another_config_is_refused_and_nothing_overwritten(run):
         ]
         assert str(run.workdir) in text and "--workdir" in text
     assert _contents(run.workdir) == before
-
-
-def test_a_free_field_may_differ(run, tmp_path):
-    workdir = epath.Path(tmp_path / "run")
-    provenance.claim(run.config, workdir)
-    flipped = dataclasses.replace(
-        run.config, evaluate=dataclasses.replace(run.config.evaluate, flips=True)
-    )
-    provenance.claim(flipped, workdir)
-    assert config_checks.from_json((workdir / "config.json").read_text()).evaluate.flips
-
-
-def test_a_command_that_cannot_start_does_not_claim_the_folder(data_dir, tmp_path):
-    workdir = epath.Path(tmp_path / "run")
-    config = tiny_runs.least(data_dir, data__datasets=("wbc_synthetc",))
-    with pytest.raises(ConfigError, match="no data set 'wbc_synthetc'"):
-        experiment.run(config, workdir)
-    assert not (workdir / "config.json").exists()

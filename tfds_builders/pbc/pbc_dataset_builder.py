@@ -1,22 +1,17 @@
 """PBC_dataset_normal_DIB (Acevedo et al. 2020): normal peripheral blood cells."""
 
-import collections
 import dataclasses
-from collections.abc import Iterator
 
 import tensorflow_datasets as tfds
-from absl import logging
 from etils import epath
 
-from wbc_jax.data import building, records
-from wbc_jax.data.images import read_image_file
+from wbc_jax.data import building
 from wbc_jax.errors import DataError
 from wbc_jax.labels import CELL_TYPES, UNKNOWN_LABEL
 
 PAGE = "https://data.mendeley.com/datasets/snkd93bnjr/1"
 FOLDER = "PBC_dataset_normal_DIB"
 FOLDERS = (f"pbc/{FOLDER}", FOLDER, "pbc")
-SOURCE = "pbc"
 SUFFIXES = (".jpg", ".jpeg")
 
 OTHER_CLASSES = ("erythroblast", "ig", "platelet")
@@ -33,34 +28,20 @@ SUBTYPES = {
     "neutrophil": {"NEUTROPHIL": "", "BNE": "band", "SNE": "segmented"},
     "platelet": {"PLATELET": ""},
 }
-"""Class to file prefix to subtype; empty where the prefix says no more than the class."""
+"""Subtype by class and file prefix; empty where the prefix adds nothing to the class."""
 
 
 @dataclasses.dataclass(kw_only=True)
 class PbcConfig(tfds.core.BuilderConfig):
-    """Which of the authors' `classes` are read."""
+    """Names the authors' `classes` that are read."""
 
     classes: tuple[str, ...] = ()
 
 
-class Builder(tfds.core.GeneratorBasedBuilder):
-    """Builder of pbc.
+class Builder(building.Builder):
+    """Builder of pbc; see `building.Builder`."""
 
-    The one split is `train`, as TFDS reserves the name `all`; read it with `split="all"`. The
-    metadata hold counts: `excluded_records` (listed in `exclusions.csv`), `left_out_files`.
-
-    Raises (while building):
-        DataError: the set is not in `manual_dir`, or files are bad.
-    """
-
-    # TFDS would guess both: below wbc_jax/, where this file lies only once installed from a wheel,
-    # and by way of importlib_resources, which it does not install (4.9.10).
-    code_path = epath.Path(__file__)
-    pkg_dir_path = code_path.parent
-
-    VERSION = tfds.core.Version("1.0.0")
-    RELEASE_NOTES = {"1.0.0": "First release."}  # noqa: RUF012 (TFDS reads it on the class)
-    BUILDER_CONFIGS = [  # noqa: RUF012
+    BUILDER_CONFIGS = [  # noqa: RUF012 (TFDS reads it on the class)
         PbcConfig(
             name="five",
             classes=CELL_TYPES,
@@ -73,76 +54,37 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         ),
     ]
     MANUAL_DOWNLOAD_INSTRUCTIONS = (
-        f"Download {FOLDER}.zip at {PAGE} and unpack it as pbc/{FOLDER}/<class>/*.jpg in "
-        "manual_dir."
+        f"download {FOLDER}.zip at {PAGE} and unpack it so that the folder "
+        f"{building.MANUAL_DIR}/{FOLDERS[0]} holds {', '.join(CELL_TYPES)} (config eight: also "
+        f"{', '.join(OTHER_CLASSES)})"
     )
+    page = PAGE
+    folders = FOLDERS
 
-    def _info(self) -> tfds.core.DatasetInfo:
-        return self.dataset_info_from_configs(
-            features=records.features(), homepage=PAGE, metadata=tfds.core.MetadataDict()
-        )
+    @property
+    def entries(self) -> tuple[str, ...]:
+        return self.builder_config.classes
 
-    def _split_generators(self, dl_manager: tfds.download.DownloadManager):
-        classes = self.builder_config.classes
-        folder = building.manual_folder(dl_manager, FOLDERS, classes)
-        if folder is None:
-            manual_dir = building.manual_path(dl_manager) or epath.Path("<manual_dir>")
-            raise DataError(
-                f"pbc is not in {manual_dir}: download {FOLDER}.zip at {PAGE} and unpack it so "
-                f"that the folder {manual_dir / 'pbc' / FOLDER} holds {', '.join(classes)}"
+    def find(self, folder: epath.Path, notes: building.Notes) -> list[building.Item]:
+        items = [
+            building.Item(
+                id=f"pbc_{path.stem}",
+                path=path,
+                label=CELL_TYPES.index(cell_class) if cell_class in CELL_TYPES else UNKNOWN_LABEL,
+                subtype=subtype(cell_class, path.stem),
             )
-        return {"train": self._generate_examples(folder)}
-
-    def _generate_examples(self, folder: epath.Path) -> Iterator[tuple[str, dict[str, object]]]:
-        name = f"pbc/{self.builder_config.name}"
-        exclusions = building.read_exclusions(self.pkg_dir_path)
-        bad = building.bad_files()
-        already_bad = len(bad.files)
-        found = find_images(folder, self.builder_config.classes)
-        places = collections.Counter(path.stem for _, path in found)
-        excluded = 0
-        chosen = []
-        for cell_class, path in found:
-            if f"pbc_{path.stem}" in exclusions:
-                excluded += 1
-            elif places[path.stem] > 1:
-                others = [str(p) for _, p in found if p.stem == path.stem and p != path]
-                bad.add(path, f"has the name of {', '.join(others)}: allowed is one class a cell")
-            else:
-                chosen.append((cell_class, path))
-        for record in building.each(_record, chosen, lambda entry: entry[1], bad):
-            yield record["id"], record
-        bad.finish(f"{name} in {folder}")
-        self.info.metadata.update(
-            excluded_records=excluded, left_out_files=len(bad.files) - already_bad
-        )
-        for key, count in self.info.metadata.items():
-            logging.info("%s: %s = %d", name, key, count)
-
-
-def _record(entry: tuple[str, epath.Path]) -> dict[str, object]:
-    cell_class, path = entry
-    image, _, _ = read_image_file(path)
-    label = UNKNOWN_LABEL
-    if cell_class in CELL_TYPES:
-        label = CELL_TYPES.index(cell_class)
-    return records.example(
-        image=image,
-        label=label,
-        id=f"pbc_{path.stem}",
-        source=SOURCE,
-        subtype=subtype(cell_class, path.stem),
-        label_source="authors" if label >= 0 else "",
-    )
+            for cell_class, path in find_images(folder, self.entries)
+        ]
+        return building.without_repeats(items, "class", notes)
 
 
 def find_images(folder: epath.Path, classes: tuple[str, ...]) -> list[tuple[str, epath.Path]]:
-    """Class and path of every image of the `classes`, sorted by class and name.
+    """Lists (class, path) of every image of the `classes`, sorted by class and name.
 
-    Hidden files and files that are not `.jpg` are passed over.
+    Hidden files and files that are not `.jpg` are skipped.
 
     Raises:
-        DataError: the folder holds one of a class that is unknown, or a class without images.
+        DataError: the folder holds a folder of an unknown class, or a class has no images.
     """
     folders = [path.name for path in folder.iterdir() if path.is_dir()]
     if unknown := sorted(name for name in folders if name not in CLASSES and name[0] not in "._"):
@@ -166,11 +108,11 @@ def find_images(folder: epath.Path, classes: tuple[str, ...]) -> list[tuple[str,
 
 
 def subtype(cell_class: str, stem: str) -> str:
-    """What the class and the prefix of the file's name say beyond the cell type.
+    """Returns the subtype that the class and the prefix of the file's name give.
 
-    `("neutrophil", "SNE_1")` gives `segmented`. Of the three classes without a label the subtype
+    `("neutrophil", "SNE_1")` gives `segmented`. For the three classes without a label, the subtype
     begins with the class: `("ig", "MY_1")` gives `ig_myelocyte`, `("platelet", "PLATELET_1")`
-    gives `platelet`. A prefix that is not known in its class is kept as it is.
+    gives `platelet`. A prefix that is unknown in its class is kept as it is.
     """
     prefix = stem.split("_", maxsplit=1)[0]
     finer = SUBTYPES[cell_class].get(prefix.upper(), prefix)

@@ -2,52 +2,44 @@
 
 import collections
 import dataclasses
-from collections.abc import Iterator, Sequence
 
 import tensorflow_datasets as tfds
 from absl import logging
 from etils import epath
 
-from wbc_jax.data import building, records
-from wbc_jax.data.images import read_image_file
+from wbc_jax.data import building
 from wbc_jax.errors import DataError
 from wbc_jax.labels import CELL_TYPES
 from wbc_jax.tfds_builders.raabin_gt.raabin_gt_dataset_builder import frame
 
-SOURCE = "raabin_wbc"
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp")
 
 SPLITS = {"train": "Train", "test_a": "Test-A", "test_b": "Test-B"}
-"""Split to the folder's name, of which case, hyphens, underscores and spaces do not matter."""
+"""Folder by split; case, hyphens, underscores and spaces in its name do not matter."""
 
 
 @dataclasses.dataclass(kw_only=True)
 class RaabinWbcConfig(tfds.core.BuilderConfig):
-    """Whose packaging: the page that hands it out, and names of its folder."""
+    """A packaging of the set.
+
+    Attributes:
+        page: where it is handed out.
+        folders: names that its folder may have.
+    """
 
     page: str = ""
     folders: tuple[str, ...] = ()
 
 
-class Builder(tfds.core.GeneratorBasedBuilder):
-    """Builder of raabin_wbc.
+class Builder(building.Builder):
+    """Builder of raabin_wbc; see `building.Builder`.
 
-    The splits are upstream's: `train`, `test_a`, `test_b`, those whose folder is there. The
-    metadata hold counts over all splits: `frames_in_several_splits` (frames with cells in more
-    than one split), `excluded_records` (listed in `exclusions.csv`), `left_out_files`.
-
-    Raises (while building):
-        DataError: the set is not in `manual_dir`, or files are bad.
+    The splits are the authors': `train`, `test_a`, `test_b`, those whose folder is there. The
+    counts are over all splits; `frames_in_several_splits` counts frames with cells in more than
+    one.
     """
 
-    # TFDS would guess both: below wbc_jax/, where this file lies only once installed from a wheel,
-    # and by way of importlib_resources, which it does not install (4.9.10).
-    code_path = epath.Path(__file__)
-    pkg_dir_path = code_path.parent
-
-    VERSION = tfds.core.Version("1.0.0")
-    RELEASE_NOTES = {"1.0.0": "First release."}  # noqa: RUF012 (TFDS reads it on the class)
-    BUILDER_CONFIGS = [  # noqa: RUF012
+    BUILDER_CONFIGS = [  # noqa: RUF012 (TFDS reads it on the class)
         RaabinWbcConfig(
             name="crops",
             description="The authors' Train, TestA and TestB.",
@@ -61,90 +53,78 @@ class Builder(tfds.core.GeneratorBasedBuilder):
             folders=("white-blood-cells-dataset", "raabin_wbc_kaggle"),
         ),
     ]
-    MANUAL_DOWNLOAD_INSTRUCTIONS = (
-        "crops: ask for Train, TestA and TestB at https://raabindata.com/free-data/ and unpack "
-        "them as raabin_wbc/<split>/<type>/*.jpg in manual_dir. kaggle: download "
-        "https://www.kaggle.com/datasets/masoudnickparvar/white-blood-cells-dataset and unpack it "
-        "as white-blood-cells-dataset/<split>/<type>/*.jpg in manual_dir."
-    )
+    counted = ("frames_in_several_splits", "excluded_records", "left_out_files")
 
-    def _info(self) -> tfds.core.DatasetInfo:
-        return self.dataset_info_from_configs(
-            features=records.features(),
-            homepage=self.builder_config.page,
-            metadata=tfds.core.MetadataDict(),
+    @property
+    def MANUAL_DOWNLOAD_INSTRUCTIONS(self) -> str:
+        return (
+            f"fetch it at {self.page} and unpack it so that the folder "
+            f"{building.MANUAL_DIR}/{self.folders[0]} holds {', '.join(SPLITS.values())}, each "
+            "with one folder a cell type"
         )
 
-    def _split_generators(self, dl_manager: tfds.download.DownloadManager):
-        folder, splits = _find(dl_manager, self.builder_config)
-        if missing := [name for split, name in SPLITS.items() if split not in splits]:
+    @property
+    def page(self) -> str:
+        return self.builder_config.page
+
+    @property
+    def folders(self) -> tuple[str, ...]:
+        return self.builder_config.folders
+
+    def locate(self, dl_manager: tfds.download.DownloadManager) -> epath.Path:
+        manual_dir = building.manual_path(dl_manager)
+        for name in (*self.folders, "") if manual_dir else ():
+            folder = manual_dir / name if name else manual_dir
+            if not folder.is_dir():
+                continue
+            if split_folders(folder):
+                return folder
+            if name:
+                raise DataError(
+                    f"{folder}: holds none of {', '.join(SPLITS.values())}: unpack the folders of "
+                    f"{self.page} there, unchanged"
+                )
+        raise DataError(self.not_found(dl_manager))
+
+    def splits(self, folder: epath.Path) -> dict[str, epath.Path]:
+        found = split_folders(folder)
+        if missing := [name for split, name in SPLITS.items() if split not in found]:
             logging.warning("%s: there is no %s", folder, " and no ".join(missing))
-        found = {split: find_images(splits[split]) for split in SPLITS if split in splits}
         places = collections.Counter(
-            name for images in found.values() for name in {frame(path.stem) for _, path in images}
+            name
+            for part in found.values()
+            for name in {frame(path.stem) for _, path in find_images(part)}
         )
-        self.info.metadata.update(
-            frames_in_several_splits=sum(count > 1 for count in places.values()),
-            excluded_records=0,
-            left_out_files=0,
-        )
-        return {
-            split: self._generate_examples(splits[split], split, images)
-            for split, images in found.items()
-        }
+        repeated = sum(count > 1 for count in places.values())
+        self.info.metadata["frames_in_several_splits"] = repeated
+        return found
 
-    def _generate_examples(
-        self, folder: epath.Path, split: str, images: Sequence[tuple[str, epath.Path]]
-    ) -> Iterator[tuple[str, dict[str, object]]]:
-        exclusions = building.read_exclusions(self.pkg_dir_path)
-        bad = building.bad_files()
-        already_bad = len(bad.files)
-        places = collections.defaultdict(list)
-        for _, path in images:
-            places[path.stem].append(path)
-        excluded = 0
-        chosen = []
-        for cell_type, path in images:
-            if f"{split}_{path.stem}" in exclusions:
-                excluded += 1
-            elif others := [str(other) for other in places[path.stem] if other != path]:
-                bad.add(path, f"has the name of {', '.join(others)}: allowed is one type a cell")
-            else:
-                chosen.append((cell_type, path))
-
-        def read(entry: tuple[str, epath.Path]) -> dict[str, object]:
-            cell_type, path = entry
-            image, _, _ = read_image_file(path)
-            return records.example(
-                image=image,
-                label=CELL_TYPES.index(cell_type),
+    def find(self, folder: epath.Path, notes: building.Notes) -> list[building.Item]:
+        split = _split(folder)
+        items = [
+            building.Item(
                 id=f"{split}_{path.stem}",
+                path=path,
+                label=CELL_TYPES.index(cell_type),
                 group=frame(path.stem),
-                source=SOURCE,
-                label_source="authors",
             )
-
-        for record in building.each(read, chosen, lambda entry: entry[1], bad):
-            yield record["id"], record
-        name = f"raabin_wbc/{self.builder_config.name}"
-        bad.finish(f"{name} in {folder}")
-        metadata = self.info.metadata
-        metadata["excluded_records"] += excluded
-        metadata["left_out_files"] += len(bad.files) - already_bad
-        for key, count in metadata.items():
-            logging.info("%s, up to split %s: %s = %d", name, split, key, count)
+            for cell_type, path in find_images(folder)
+        ]
+        return building.without_repeats(items, "type", notes)
 
 
 def split_folders(folder: epath.Path) -> dict[str, epath.Path]:
-    """The folders of the splits: `Train`, `Test-A` or `TestA`, `Test-B` or `TestB`, in any case.
+    """Finds the splits' folders: `Train`, `Test-A` or `TestA`, `Test-B` or `TestB`, in any case.
+
+    Returns:
+        Folder by split, in the order of `SPLITS`.
 
     Raises:
         DataError: two folders of one split.
     """
-    wanted = {_plain(name): split for split, name in SPLITS.items()}
     found = {}
     for path in sorted(folder.iterdir()):
-        split = wanted.get(_plain(path.name))
+        split = _split(path)
         if split is None or not path.is_dir():
             continue
         if split in found:
@@ -153,14 +133,13 @@ def split_folders(folder: epath.Path) -> dict[str, epath.Path]:
                 f"folder of the split {SPLITS[split]}; remove one of them"
             )
         found[split] = path
-    return found
+    return {split: found[split] for split in SPLITS if split in found}
 
 
 def find_images(folder: epath.Path) -> list[tuple[str, epath.Path]]:
-    """Cell type and path of every image of a split, sorted by type and name.
+    """Lists (cell type, path) of every image of a split, sorted by type and name.
 
-    Hidden files and files that are no images by their suffix are passed over. A split need not
-    have all types.
+    Hidden files and files without an image suffix are skipped. A split need not have all types.
 
     Raises:
         DataError: a folder that is no cell type, or no image at all.
@@ -187,29 +166,10 @@ def find_images(folder: epath.Path) -> list[tuple[str, epath.Path]]:
     return sorted(found, key=lambda entry: (entry[0], entry[1].name))
 
 
+def _split(folder: epath.Path) -> str | None:
+    names = {_plain(name): split for split, name in SPLITS.items()}
+    return names.get(_plain(folder.name))
+
+
 def _plain(name: str) -> str:
     return name.lower().replace("-", "").replace("_", "").replace(" ", "")
-
-
-def _find(
-    dl_manager: tfds.download.DownloadManager, config: RaabinWbcConfig
-) -> tuple[epath.Path, dict[str, epath.Path]]:
-    manual_dir = building.manual_path(dl_manager)
-    if manual_dir is not None:
-        for name in (*config.folders, ""):
-            folder = manual_dir / name if name else manual_dir
-            if not folder.is_dir():
-                continue
-            if splits := split_folders(folder):
-                return folder, splits
-            if name:
-                raise DataError(
-                    f"{folder}: holds none of {', '.join(SPLITS.values())}: unpack the folders of "
-                    f"{config.page} there, unchanged"
-                )
-    manual_dir = manual_dir or epath.Path("<manual_dir>")
-    raise DataError(
-        f"raabin_wbc/{config.name} is not in {manual_dir}: fetch it at {config.page} and unpack it "
-        f"so that the folder {manual_dir / config.folders[0]} holds {', '.join(SPLITS.values())}, "
-        "each with one folder a cell type"
-    )

@@ -1,15 +1,17 @@
-"""How convolutions are computed: the one place where a way is chosen, by backend and by shape.
+"""How convolutions are computed: the one place that chooses, by backend and by shape.
 
-On accelerators XLA's own convolution and its own gradient are used. On CPU, XLA's convolution takes
-two to four times as long as oneDNN's, which jaxlib carries but does not call by itself. So there,
-where `usable` allows it, output and input gradient are calls of oneDNN, and the kernel's gradient,
-which jaxlib's oneDNN does not offer, is one of `kernel_gradient`. docs/performance.md has the
-measurements behind each rule.
+Accelerators use XLA's own convolution and its own gradient. On a CPU, XLA's convolution takes two
+to four times as long as oneDNN's, which jaxlib carries but does not call by itself. There, where
+`usable` allows it, the output and the input gradient are calls of oneDNN, and the weight gradient,
+which jaxlib's oneDNN does not offer, is that of `weight_gradient`. docs/performance.md has the
+measurements behind each rule, and README.md in this folder says how to switch it off.
 """
 
 import contextlib
+import contextvars
 import functools
 import json
+import os
 import types
 from collections.abc import Iterator
 
@@ -20,39 +22,50 @@ from absl import logging
 from jax import lax
 from jax.custom_derivatives import SymbolicZero
 
+from wbc_jax.errors import ConfigError
+
 Padding = tuple[tuple[int, int], tuple[int, int]]
 
+SWITCH = "WBC_JAX_CPU_CONVOLUTION"
+"""Environment variable: `auto` (the default) or `xla`, which leaves all convolutions to XLA."""
+
 _KNOWN_JAXLIB = ("0.10.0", "0.10.1", "0.10.2", "0.11.0", "0.11.1", "0.11.2")
-"""Versions whose oneDNN call was tried. Its form is jaxlib's own affair: in a version unknown here
-it may have changed, and oneDNN ends the process when it is called wrongly."""
+"""Versions in which the call of oneDNN was tested. Its form is private to jaxlib and may change in
+any other version, and oneDNN ends the process when it is called wrongly."""
 
 _FEW_CHANNELS = 16
 _DIMENSIONS = ("NHWC", "HWIO", "NHWC")
-_plain = False
+_disabled = contextvars.ContextVar("disabled", default=False)
 
 
 @contextlib.contextmanager
 def disabled() -> Iterator[None]:
-    """Within it, traced convolutions are XLA's own: for export, counting and comparison.
+    """Makes convolutions traced within it XLA's own: for export, counting and comparison.
 
-    Functions that `jax.jit` has traced before stay as they are. Not for several threads at once.
+    It holds for the current thread. Functions that `jax.jit` has traced before stay as they are.
     """
-    global _plain
-    before, _plain = _plain, True
+    token = _disabled.set(True)
     try:
         yield
     finally:
-        _plain = before
+        _disabled.reset(token)
 
 
 def usable() -> bool:
-    """Whether convolutions traced now may call oneDNN.
+    """Returns whether convolutions traced now may call oneDNN.
 
-    Not on several devices, among which XLA could not divide the call, and not with JAX's cache of
-    compiled programs on disk, which cannot hold it.
+    They may not with several devices, among which XLA could not divide the call, nor with JAX's
+    on-disk cache of compiled programs, which cannot hold it.
+
+    Raises:
+        ConfigError: the environment variable `SWITCH` has another value than the two allowed.
     """
+    switch = os.environ.get(SWITCH, "")
+    if switch not in ("", "auto", "xla"):
+        raise ConfigError(f"{SWITCH} is {switch!r}; allowed are 'auto' and 'xla'.")
     return (
-        not _plain
+        switch != "xla"
+        and not _disabled.get()
         and jax.default_backend() == "cpu"
         and jax.device_count() == 1
         and not jax.config.jax_compilation_cache_dir
@@ -61,18 +74,18 @@ def usable() -> bool:
 
 
 def compiler_options() -> dict[str, str] | None:
-    """Returns what `jax.jit` is told for programs that convolve, here.
+    """Returns the options with which `jax.jit` compiles programs that contain convolutions.
 
-    On CPU, XLA hands convolutions (those kernels' gradients that are left to it) to YNNPACK, which
-    takes twice as long as XLA itself on two cores; sums it does well.
+    On a CPU, XLA hands its own convolutions (the weight gradients that are left to it) to YNNPACK,
+    which takes twice as long as XLA itself on two cores; YNNPACK's sums are fast.
     """
     if jax.default_backend() != "cpu" or jax.lib.__version__ not in _KNOWN_JAXLIB:
         return None
     return {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE"}
 
 
-def conv(x: jax.Array, kernel: jax.Array, bias: jax.Array, padding: Padding) -> jax.Array:
-    """A convolution of stride 1 with bias.
+def convolve(x: jax.Array, kernel: jax.Array, bias: jax.Array, padding: Padding) -> jax.Array:
+    """Computes a convolution of stride 1 with bias; it can be differentiated.
 
     Args:
         x: `[B, H, W, C_in]`.
@@ -83,10 +96,10 @@ def conv(x: jax.Array, kernel: jax.Array, bias: jax.Array, padding: Padding) -> 
     Returns:
         `[B, H + top + bottom − h + 1, W + left + right − w + 1, C_out]`.
     """
-    # More zeros than the kernel spans would be negative padding in the input's gradient.
-    seen = all(0 <= n < size for around, size in zip(padding, kernel.shape) for n in around)
-    if seen and usable() and x.dtype == kernel.dtype == bias.dtype == jnp.float32:
-        return _onednn_conv(x, kernel, bias, padding)
+    # More zeros than the kernel spans would be negative padding in the input gradient.
+    spanned = all(0 <= n < size for around, size in zip(padding, kernel.shape) for n in around)
+    if spanned and usable() and x.dtype == kernel.dtype == bias.dtype == jnp.float32:
+        return _fast(x, kernel, bias, padding)
     return _xla(x, kernel, padding) + bias
 
 
@@ -95,63 +108,67 @@ def _xla(x: jax.Array, kernel: jax.Array, padding: Padding) -> jax.Array:
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
-def _onednn_conv(x, kernel, bias, padding):
+def _fast(x, kernel, bias, padding):
     return _onednn(x, kernel, bias, padding)
 
 
 def _forward(x, kernel, bias, padding):
-    """Saves the input, and, in the structure of what is saved, whether its gradient is wanted."""
+    """Returns the output and (x, kernel, () if `x` needs a gradient else None)."""
     wanted, x, kernel, bias = x.perturbed, x.value, kernel.value, bias.value
     if not wanted:  # the images: they lie in memory anyway
         return _onednn(x, kernel, bias, padding), (x, kernel, None)
-    out, x = _onednn(x, kernel, bias, padding, keep=True)
+    out, x = _onednn(x, kernel, bias, padding, return_input=True)
     return out, (x, kernel, ())
 
 
-def _backward(padding, saved, gradient):
-    x, kernel, wanted = saved
+def _backward(padding, residuals, gradient):
+    x, kernel, wanted = residuals
     if isinstance(gradient, SymbolicZero):
         gradient = jnp.zeros(gradient.shape, gradient.dtype)
-    for_x = None
+    input_gradient = None
     if wanted is not None:
-        # The input's gradient is the convolution of the output's with the kernel turned round.
-        turned = kernel[::-1, ::-1]
-        around = _rest(kernel.shape[:2], padding)
-        for_x, gradient = _onednn(gradient, turned, None, around, keep=True, inputs_last=True)
-    for_kernel = _weight_gradient(x, gradient, kernel.shape[:2], padding)
-    return for_x, for_kernel, gradient.sum((0, 1, 2))
+        # It is the convolution of the output's gradient with the kernel rotated by 180°.
+        rotated = kernel[::-1, ::-1]
+        around = _complement(kernel.shape[:2], padding)
+        input_gradient, gradient = _onednn(
+            gradient, rotated, None, around, return_input=True, inputs_last=True
+        )
+    weight_gradient = _weight_gradient(x, gradient, kernel.shape[:2], padding)
+    return input_gradient, weight_gradient, gradient.sum((0, 1, 2))
 
 
 def _weight_gradient(x: jax.Array, gradient: jax.Array, size: tuple[int, int], padding: Padding):
-    ours = _own_weight_gradient()
-    if ours is not None and ours.usable(x, gradient, size):
-        return ours.kernel_gradient(x, gradient, size, padding)
+    generated = _generated_weight_gradient()
+    if generated is not None and generated.usable(x, gradient, size):
+        return generated.weight_gradient(x, gradient, size, padding)
     return _xla_weight_gradient(x, gradient, size, padding)
 
 
 def _xla_weight_gradient(
     x: jax.Array, gradient: jax.Array, size: tuple[int, int], padding: Padding
 ) -> jax.Array:
-    """The kernel's gradient by XLA: a convolution whose channels are the images.
+    """Computes the weight gradient by XLA, as a convolution whose channels are the images.
 
-    One of the two arrays is the image of it, the other the kernel. XLA copies each pixel of the
-    image once a tap, which has to pay: it makes as many products of it as the other has channels.
+    One of the two arrays is the image of that convolution, the other its kernel. XLA copies each
+    pixel of the image once per tap; the products per copy, one for each channel of the other array,
+    must be enough to pay for that. So the image is `x`, unless the output's gradient has few
+    channels and `x` has more.
     """
     images = functools.partial(
         lax.conv_general_dilated, window_strides=(1, 1), dimension_numbers=("CHWN", "IHWO", "NHWC")
     )
     if x.shape[-1] <= gradient.shape[-1] or gradient.shape[-1] > _FEW_CHANNELS:
         return images(x, gradient, padding=padding).transpose(1, 2, 0, 3)
-    rest = _rest(size, padding)
-    return images(gradient, x, padding=rest)[:, ::-1, ::-1].transpose(1, 2, 3, 0)
+    around = _complement(size, padding)
+    return images(gradient, x, padding=around)[:, ::-1, ::-1].transpose(1, 2, 3, 0)
 
 
-def _rest(size: tuple[int, int], padding: Padding) -> Padding:
-    """The zeros around an output's gradient from which the input's is a convolution."""
+def _complement(size: tuple[int, int], padding: Padding) -> Padding:
+    """Returns the padding with which the output's gradient is convolved to the input gradient."""
     return tuple((n - 1 - before, n - 1 - after) for n, (before, after) in zip(size, padding))
 
 
-_onednn_conv.defvjp(_forward, _backward, symbolic_zeros=True)
+_fast.defvjp(_forward, _backward, symbolic_zeros=True)
 
 
 def _onednn(
@@ -159,14 +176,15 @@ def _onednn(
     kernel: jax.Array,
     bias: jax.Array | None,
     padding: Padding,
-    keep: bool = False,
+    return_input: bool = False,
     inputs_last: bool = False,
 ) -> jax.Array | tuple[jax.Array, jax.Array]:
-    """`conv` as a call of oneDNN, without a gradient.
+    """Calls oneDNN for `convolve`, without a gradient.
 
-    With `keep` it also returns `x`, as the array in memory that oneDNN has read. What reads that
-    one is not fused with what led to `x`, as XLA would do, which then computes it a second time and
-    slowly, in the order of reading. With `inputs_last` the kernel is `[h, w, C_out, C_in]`.
+    With `return_input` it also returns `x`, as the array in memory that oneDNN has read. Operations
+    on that array are not fused with those that computed `x`; XLA would fuse them, computing `x` a
+    second time, and slowly, in the order of reading. With `inputs_last` the kernel is
+    `[h, w, C_out, C_in]`.
     """
     (top, bottom), (left, right) = padding
     rows, columns = kernel.shape[:2]
@@ -193,8 +211,8 @@ def _onednn(
     out = jax.ShapeDtypeStruct(shape, x.dtype)
     call = jax.ffi.ffi_call(
         "__onednn$convolution",
-        (out, jax.ShapeDtypeStruct(x.shape, x.dtype)) if keep else out,
-        input_output_aliases={0: 1} if keep else None,
+        (out, jax.ShapeDtypeStruct(x.shape, x.dtype)) if return_input else out,
+        input_output_aliases={0: 1} if return_input else None,
         vmap_method="sequential",
         custom_call_api_version=2,
         legacy_backend_config=json.dumps({"onednn_conv_config": settings}),
@@ -204,7 +222,7 @@ def _onednn(
 
 @functools.cache
 def _has_onednn() -> bool:
-    """Whether this jaxlib has oneDNN's convolution, as it is called here, and it is right."""
+    """Returns whether this jaxlib is known, has oneDNN's convolution, and its values are right."""
     if jax.lib.__version__ not in _KNOWN_JAXLIB:
         return False
     rng = np.random.default_rng(0)
@@ -215,18 +233,21 @@ def _has_onednn() -> bool:
         with jax.ensure_compile_time_eval():
             ours = jax.jit(lambda *a: _onednn(*a, padding))(*arguments)
             theirs = jax.jit(lambda x, k, b: _xla(x, k, padding) + b)(*arguments)
-    except jax.errors.JaxRuntimeError:  # a build without it
+    except jax.errors.JaxRuntimeError:  # a build without oneDNN
         return False
     return bool(np.allclose(ours, theirs, rtol=1e-4, atol=1e-4))
 
 
 @functools.cache
-def _own_weight_gradient() -> types.ModuleType | None:
-    """`wbc_jax.cpu.weight_gradient`, if its code can be made and run here, and is right."""
+def _generated_weight_gradient() -> types.ModuleType | None:
+    """Returns the module `weight_gradient` if its code can be generated here and is right.
+
+    Otherwise it returns None and logs why.
+    """
     rng = np.random.default_rng(0)
     size, padding = (2, 3), ((0, 1), (1, 1))
     try:
-        # Here, as prediction does without llvmlite.
+        # Imported here, as llvmlite is optional: it is installed on x86-64 Linux only.
         from wbc_jax.cpu import weight_gradient
 
         for shape, features in (((2, 5, 6, 3), 4), ((2, 40, 30, 8), 16)):
@@ -235,13 +256,13 @@ def _own_weight_gradient() -> types.ModuleType | None:
             if not weight_gradient.usable(x, gradient, size):
                 return None
             found = []
-            for way in (weight_gradient.weight_gradient, _xla_weight_gradient):
-                call = jax.jit(functools.partial(way, size=size, padding=padding))
+            for compute in (weight_gradient.weight_gradient, _xla_weight_gradient):
+                call = jax.jit(functools.partial(compute, size=size, padding=padding))
                 with jax.ensure_compile_time_eval():
                     found.append(np.asarray(call(x, gradient)))
             if not np.allclose(*found, rtol=1e-3, atol=1e-3):
-                raise ArithmeticError(f"wrong from {shapes[0]} and {shapes[1]}")
-    except Exception as error:  # whatever llvmlite, LLVM and jaxlib have for it
-        logging.warning("Kernels' gradients are left to XLA, which is slower: %r", error)
+                raise ArithmeticError(f"wrong values from {shapes[0]} and {shapes[1]}")
+    except Exception as error:  # llvmlite, LLVM and jaxlib raise many types
+        logging.warning("Weight gradients are left to XLA, which is slower: %r", error)
         return None
     return weight_gradient

@@ -1,323 +1,305 @@
-"""Tools of the data sets' builders: bad files, reading on threads, exclusions, folders, archives.
+"""The base class of the data sets' builders, which turn authors' files into records.
 
-The builders under `tfds_builders/` turn authors' files into records with these.
+A builder in `tfds_builders/` subclasses `Builder`, says where its files are (`folders`, `entries`)
+and lists them (`find`). CONTRIBUTING.md has an example.
 """
 
+import abc
 import collections
 import contextlib
 import contextvars
-import csv
 import dataclasses
-import io
-import os
-import stat
-import uuid
-import zipfile
-import zlib
-from collections.abc import Callable, Iterator, Sequence
-from concurrent import futures
-from typing import TypeVar
+import math
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, ClassVar
 
 import numpy as np
 import tensorflow_datasets as tfds
 from absl import logging
 from etils import epath
 
-from wbc_jax.data.images import describe_size
+from wbc_jax.data import reading, records, tables
+from wbc_jax.data.images import read_image_file, read_mask_file
 from wbc_jax.errors import DataError
-from wbc_jax.utils.progress import Progress
+from wbc_jax.labels import UNKNOWN_LABEL
 
-MAX_UNZIPPED_BYTES = 8 * 2**30
-"""Larger archives are refused: no data set here comes near it."""
+MANUAL_DIR = "<manual_dir>"
+"""Stands for TFDS's `manual_dir` in `MANUAL_DOWNLOAD_INSTRUCTIONS`."""
+
+Record = dict[str, Any]
 
 
-POLICIES = ("error", "skip")
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Item:
+    """One of the authors' images, and what they say of it. See `records.example`.
 
+    Attributes:
+        id: the record's id. Leave it empty where one image gives several records.
+        path: the image file.
+        mask: the mask file; None if there is none.
+        label: index into `labels.CELL_TYPES`, or -1.
+        group: records of one group are never split apart; None: the id.
+        subtype: the authors' finer class, if any.
+        label_source: where the label comes from; unused where there is no label.
+        um_per_px: micrometres per pixel, or NaN.
+    """
 
-_SHOWN = 20
+    id: str = ""
+    path: epath.PathLike
+    mask: epath.PathLike | None = None
+    label: int = UNKNOWN_LABEL
+    group: str | None = None
+    subtype: str = ""
+    label_source: str = "authors"
+    um_per_px: float = math.nan
 
 
 @dataclasses.dataclass(slots=True)
-class BadFiles:
-    """Files that could not become records.
+class Notes:
+    """Collects what a builder reports besides records.
 
     Attributes:
-        policy: `error`: `finish` raises; `skip`: files are left out and logged.
-        files: path and reason of each, in the order met.
+        counts: numbers for the data set's metadata, by name; those in `Builder.counted` are kept.
+        bad: files that cannot become records.
+        excluded: id to reason of the records to leave out (`read_exclusions`).
     """
 
-    policy: str = "error"
-    files: list[tuple[str, str]] = dataclasses.field(default_factory=list)
+    counts: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
+    bad: reading.BadFiles = dataclasses.field(default_factory=reading.BadFiles)
+    excluded: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
-    def __post_init__(self):
-        if self.policy not in POLICIES:
-            raise DataError(
-                f"on_bad_file is {self.policy!r}: allowed are {', '.join(map(repr, POLICIES))}"
-            )
 
-    def add(self, path: epath.PathLike, reason: str) -> None:
-        """Notes one bad file."""
-        self.files.append((os.fspath(path), reason))
-        if self.policy == "skip":
-            logging.warning("Left out: %s", _with_path(*self.files[-1]))
+class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """Base of the builders: one split, exclusions, bad files, threads and counts.
 
-    @contextlib.contextmanager
-    def catch(self, path: epath.PathLike) -> Iterator[None]:
-        """Notes a `DataError` raised inside as a bad file, and goes on after the block."""
-        try:
-            yield
-        except DataError as error:
-            self.add(path, str(error))
+    A subclass is named `Builder`, lies in `<name>/<name>_dataset_builder.py` and overrides `find`;
+    also `read` if an image gives no or several records, and `read_mask` if masks hold other values
+    than 0, 1, 2 and 255. TFDS reads the description, citation and tags from README.md,
+    CITATIONS.bib and TAGS.txt in its folder.
 
-    def finish(self, data_set: str) -> None:
-        """Ends a data set's reading.
+    The one split is `train`, because TFDS reserves the name `all`; read it with `split="all"`.
+
+    Attributes:
+        page: the data set's home page.
+        folders: names that its folder may have in `manual_dir`.
+        entries: files and folders that this folder must hold.
+        counted: the names in the metadata, in order. The base counts `excluded_records`,
+            `left_out_files`, `unlabelled_images` and `images_without_mask`.
+        MANUAL_DOWNLOAD_INSTRUCTIONS: ends the sentence "<name> is not in <manual_dir>: ...".
+
+    Raises (while building):
+        DataError: the files are not in `manual_dir`, or some are bad.
+    """
+
+    VERSION = tfds.core.Version("1.0.0")
+    RELEASE_NOTES: ClassVar[dict[str, str]] = {"1.0.0": "First release."}
+    page: str = ""
+    folders: tuple[str, ...] = ()
+    entries: tuple[str, ...] = ()
+    counted: tuple[str, ...] = ("excluded_records", "left_out_files")
+
+    def __init_subclass__(cls, **kwargs):
+        # TFDS's own guesses fail: it looks below wbc_jax/, where the builders lie only once
+        # installed from a wheel, and uses importlib_resources, which it does not install (4.9.10).
+        cls.code_path = epath.Path(sys.modules[cls.__module__].__file__)
+        cls.pkg_dir_path = cls.code_path.parent
+        super().__init_subclass__(**kwargs)
+
+    @property
+    def title(self) -> str:
+        """`name` or `name/config`, as in `config.data.datasets`."""
+        config = self.builder_config.name if self.builder_config else "default"
+        return self.name if config == "default" else f"{self.name}/{config}"
+
+    @property
+    def source(self) -> str:
+        """The collection that the images come from: the field `source` of the records."""
+        return self.name
+
+    def locate(self, dl_manager: tfds.download.DownloadManager) -> epath.Path:
+        """Returns the folder with the authors' files. Override it for a data set that downloads.
 
         Raises:
-            DataError: the policy is `error` and there are bad files: lists up to 20 of them.
+            DataError: it is not in `manual_dir`; says what to do.
         """
-        if not self.files:
-            return
-        if self.policy == "skip":
-            logging.warning("%s: %d bad files were left out", data_set, len(self.files))
-            return
-        lines = [_with_path(*bad) for bad in self.files[:_SHOWN]]
-        if len(self.files) > _SHOWN:
-            lines.append(f"... and {len(self.files) - _SHOWN} more")
-        number = "1 bad file" if len(self.files) == 1 else f"{len(self.files)} bad files"
-        raise DataError(
-            f"{data_set}: {number}; mend or remove them, or build with "
-            "building.on_bad_file('skip') to leave them out:\n  " + "\n  ".join(lines)
+        folder = manual_folder(dl_manager, self.folders, self.entries)
+        if folder is None:
+            raise DataError(self.not_found(dl_manager))
+        return folder
+
+    def not_found(self, dl_manager: tfds.download.DownloadManager, more: str = "") -> str:
+        """Returns the message that the files are not in `manual_dir` (and `more`): what to do."""
+        manual_dir = str(manual_path(dl_manager) or MANUAL_DIR)
+        instructions = (self.MANUAL_DOWNLOAD_INSTRUCTIONS or "").replace(MANUAL_DIR, manual_dir)
+        return f"{self.title} is not in {manual_dir}{more}: {instructions}"
+
+    def splits(self, folder: epath.Path) -> dict[str, epath.Path]:
+        """Returns the folder of each split. Override it where the authors publish splits."""
+        return {"train": folder}
+
+    @abc.abstractmethod
+    def find(self, folder: epath.Path, notes: Notes) -> Sequence[Item]:
+        """Lists the images of a split in the order of the records, without opening them.
+
+        Args:
+            folder: from `locate`, or from `splits`.
+            notes: receives counts and bad files.
+
+        Raises:
+            DataError: the folder or a table is not as expected.
+        """
+
+    def read(self, item: Item, notes: Notes) -> Iterator[Record]:
+        """Yields the records of an image, usually one. Called on several threads at once.
+
+        Args:
+            item: from `find`.
+            notes: of this item alone; dropped if the item is bad. `notes.excluded` is the same.
+
+        Raises:
+            DataError: the item is bad.
+        """
+        image, height, width = read_image_file(item.path)
+        mask = None
+        if item.mask is not None:
+            mask = self.read_mask(item, notes)
+            reading.check_same_size(item.mask, mask, (height, width))
+        notes.counts["unlabelled_images"] += item.label < 0
+        notes.counts["images_without_mask"] += mask is None
+        yield records.example(
+            image=image,
+            mask=mask,
+            label=item.label,
+            id=item.id,
+            group=item.group,
+            source=self.source,
+            subtype=item.subtype,
+            label_source=item.label_source if item.label >= 0 else "",
+            um_per_px=item.um_per_px,
         )
 
+    def read_mask(self, item: Item, notes: Notes) -> np.ndarray:
+        """Returns an item's mask, uint8 `[H, W]` of 0, 1, 2, 255. See `read` for `notes`."""
+        del notes
+        return read_mask_file(item.mask)
 
-_bad_files: contextvars.ContextVar[BadFiles | None] = contextvars.ContextVar(
-    "bad_files", default=None
-)
+    def finish(self, folder: epath.Path, notes: Notes) -> None:
+        """Checks a split after all its items are read.
+
+        Raises:
+            DataError: there are bad files, which `on_bad_file` does not allow.
+        """
+        notes.bad.finish(f"{self.title} in {folder}")
+
+    # What TFDS calls.
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        return self.dataset_info_from_configs(
+            features=records.features(),
+            homepage=self.page or None,
+            metadata=tfds.core.MetadataDict() if self.counted else None,
+        )
+
+    def _split_generators(self, dl_manager: tfds.download.DownloadManager):
+        folder = self.locate(dl_manager)
+        if self.counted:
+            self.info.metadata.update(dict.fromkeys(self.counted, 0))
+        return {split: self._generate_examples(part) for split, part in self.splits(folder).items()}
+
+    def _generate_examples(self, folder: epath.Path) -> Iterator[tuple[str, Record]]:
+        notes = Notes(bad=reading.bad_files(), excluded=read_exclusions(self.pkg_dir_path))
+        already_bad = len(notes.bad.files)
+        found = self.find(folder, notes)
+        items = [item for item in found if item.id not in notes.excluded]
+        notes.counts["excluded_records"] += len(found) - len(items)
+
+        def read(item: Item) -> tuple[list[Record], Notes]:
+            own = Notes(excluded=notes.excluded)
+            return list(self.read(item, own)), own
+
+        for made, own in reading.each(read, items, lambda item: item.path, notes.bad):
+            notes.counts.update(own.counts)
+            for path, reason in own.bad.files:
+                notes.bad.add(path, reason)
+            for record in made:
+                if record["id"] in notes.excluded:
+                    notes.counts["excluded_records"] += 1
+                else:
+                    yield record["id"], record
+        self.finish(folder, notes)
+        notes.counts["left_out_files"] = len(notes.bad.files) - already_bad
+        for name in self.counted:
+            if name in notes.counts:
+                self.info.metadata[name] += int(notes.counts[name])
+            logging.info("%s: %s = %s", self.title, name, self.info.metadata[name])
 
 
-@contextlib.contextmanager
-def on_bad_file(policy: str) -> Iterator[BadFiles]:
-    """Sets what builders do with bad files inside the block; TFDS hands builders no such options.
+def without_repeats(items: Sequence[Item], what: str, notes: Notes) -> list[Item]:
+    """Leaves out items that share an id: all of them, because nothing says which one is right.
 
     Args:
-        policy: `error` (the default outside any block) or `skip`.
-
-    Yields:
-        The collector that the builders fill.
-
-    Raises:
-        DataError: another policy.
+        items: from a data set whose folders are classes.
+        what: what the authors call such a class, for the message.
+        notes: receives the bad files. Records that are excluded anyway are not bad.
     """
-    token = _bad_files.set(BadFiles(policy))
-    try:
-        yield _bad_files.get()
-    finally:
-        _bad_files.reset(token)
-
-
-def bad_files() -> BadFiles:
-    """The collector of the enclosing `on_bad_file` block; a new one that raises, if there is none.
-
-    A builder calls this once, `catch`es or `add`s while it reads, and calls `finish` at the end.
-    """
-    collector = _bad_files.get()
-    return BadFiles() if collector is None else collector
-
-
-Item, Result = TypeVar("Item"), TypeVar("Result")
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Reading:
-    """How builders read files.
-
-    Attributes:
-        threads: that read and check files; decoding leaves Python's lock.
-        what: name on the line that says how far reading is; empty: no line.
-    """
-
-    threads: int = 1
-    what: str = ""
-
-
-_reading: contextvars.ContextVar[Reading | None] = contextvars.ContextVar("reading", default=None)
-
-
-@contextlib.contextmanager
-def reading(threads: int, what: str) -> Iterator[None]:
-    """Sets how builders read files inside the block (see `Reading`)."""
-    token = _reading.set(Reading(threads, what))
-    try:
-        yield
-    finally:
-        _reading.reset(token)
-
-
-def each(
-    read: Callable[[Item], Result],
-    items: Sequence[Item],
-    path: Callable[[Item], epath.PathLike] = str,
-    bad: BadFiles | None = None,
-) -> Iterator[Result]:
-    """Reads items on the threads of the enclosing `reading` block; one thread without one.
-
-    Args:
-        read: makes of an item what is yielded; called on several threads at once.
-        items: what to read.
-        path: the file to which a `DataError` raised by `read` is put down.
-        bad: collector of these; None: they are raised.
-
-    Yields:
-        The results, in the order of their items whatever the threads do, without those of bad
-        files.
-    """
-    how = _reading.get() or Reading()
-    line = Progress(how.what, len(items), "files") if how.what else None
-    waiting: collections.deque[futures.Future[Result]] = collections.deque()
-    pool = futures.ThreadPoolExecutor(how.threads, "read")
-    try:
-        for number in range(len(items)):
-            # A few ahead of each thread: memory holds those alone.
-            while len(waiting) < 4 * how.threads and number + len(waiting) < len(items):
-                waiting.append(pool.submit(read, items[number + len(waiting)]))
-            future, kept = waiting.popleft(), False
-            with bad.catch(path(items[number])) if bad else contextlib.nullcontext():
-                result, kept = future.result(), True
-            if line:
-                line.update(number + 1, 1)
-            if kept:
-                yield result
-    finally:
-        pool.shutdown(cancel_futures=True)
-        if line:
-            line.close()
-
-
-def pair_files(
-    image_folder: epath.PathLike,
-    image_suffix: str,
-    mask_folder: epath.PathLike,
-    mask_suffix: str,
-    bad: BadFiles,
-) -> tuple[dict[str, epath.Path], dict[str, epath.Path]]:
-    """Pairs images and masks by name. A file without its other half goes to `bad`.
-
-    Args:
-        image_folder, mask_folder: folders; other files in them and hidden ones are passed over.
-        image_suffix, mask_suffix: such as `.bmp`; upper case is accepted as well.
-        bad: collector.
-
-    Returns:
-        Images and masks by stem, of the same stems in sorted order.
-
-    Raises:
-        DataError: there is no image at all.
-    """
-    found = []
-    for folder, suffix in ((image_folder, image_suffix), (mask_folder, mask_suffix)):
-        paths = sorted(epath.Path(folder).iterdir(), key=lambda path: path.name)
-        found.append(
-            {
-                path.name[: -len(suffix)]: path
-                for path in paths
-                if path.name.lower().endswith(suffix) and not path.name.startswith(".")
-            }
-        )
-    images, masks = found
-    if not images:
-        raise DataError(
-            f"{image_folder}: holds no {image_suffix} file: unpack the authors' images there"
-        )
-    for stem in sorted(images.keys() - masks.keys()):
-        bad.add(images[stem], f"has no mask: {epath.Path(mask_folder) / (stem + mask_suffix)}")
-    for stem in sorted(masks.keys() - images.keys()):
-        bad.add(masks[stem], f"has no image: {epath.Path(image_folder) / (stem + image_suffix)}")
-    stems = sorted(images.keys() & masks.keys())
-    return {stem: images[stem] for stem in stems}, {stem: masks[stem] for stem in stems}
-
-
-def check_same_size(path: epath.PathLike, mask: np.ndarray, image_size: tuple[int, int]) -> None:
-    """Checks a mask file's size against its image's `(height, width)`.
-
-    Raises:
-        DataError: they differ.
-    """
-    if mask.shape != image_size:
-        raise DataError(
-            f"{path}: the mask is {describe_size(mask.shape)} and its image "
-            f"{describe_size(image_size)}: allowed is one size for both; replace the file that is "
-            "wrong"
-        )
-
-
-def read_csv(path: epath.PathLike) -> list[tuple[int, list[str]]]:
-    """The rows of a CSV file with their line numbers, from 1; empty lines are left out.
-
-    Raises:
-        DataError: the file is missing, empty, or not UTF-8 text.
-    """
-    try:
-        text = epath.Path(path).read_bytes().decode("utf-8-sig")
-        reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-        rows = [(reader.line_num, row) for row in reader if any(row)]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(
-            f"{path}: cannot be read as CSV ({error}): allowed is UTF-8 text, comma-separated; "
-            "fetch the file again"
-        ) from error
-    if not rows:
-        raise DataError(f"{path}: the file is empty: fetch it again")
-    return rows
+    paths = collections.defaultdict(list)
+    for item in items:
+        paths[item.id].append(item.path)
+    kept = []
+    for item in items:
+        others = [str(path) for path in paths[item.id] if path != item.path]
+        if others and item.id not in notes.excluded:
+            notes.bad.add(
+                item.path, f"has the name of {', '.join(others)}: allowed is one {what} a cell"
+            )
+        else:
+            kept.append(item)
+    return kept
 
 
 def read_exclusions(folder: epath.PathLike) -> dict[str, str]:
-    """Records that a builder leaves out, from `exclusions.csv` in its own folder.
+    """Reads `exclusions.csv` in a builder's folder: the records that the builder leaves out.
 
-    A builder asks this before it opens the record's files, and counts what it leaves out
-    (`excluded_records` in its metadata). Ids that the files at hand do not have are no error, as
-    a part of a data set may be built.
+    An id that the files at hand do not have is no error, because a part of a data set may be
+    built.
 
     Args:
         folder: the builder's folder (its `pkg_dir_path`).
 
     Returns:
-        Record id to the reason; empty where there is no such file, or only its header.
+        Record id to the reason; empty if there is no such file, or only its header.
 
     Raises:
-        DataError: another header than `id,reason`, an id or a reason that is empty, or an id
-            twice; lists up to 20 of the lines.
+        DataError: a header other than `id,reason`, an empty id or reason, or a repeated id.
     """
     path = epath.Path(folder) / "exclusions.csv"
     if not path.exists():
         return {}
-    (_, header), *rows = read_csv(path)
-    if [cell.strip() for cell in header] != ["id", "reason"]:
-        raise DataError(f"{path}: the header is {','.join(header)!r}: allowed is 'id,reason'")
     reasons, wrong = {}, []
-    for line, row in rows:
-        cells = [cell.strip() for cell in row]
-        if len(cells) != 2 or not all(cells):
-            wrong.append(f"line {line}: {','.join(row)!r}")
-        elif cells[0] in reasons:
-            wrong.append(f"line {line}: {cells[0]!r} is listed twice")
+    for row in tables.read(path, ("id", "reason")):
+        if len(row.cells) != 2 or not all(row.cells):
+            wrong.append(str(row))
+        elif row.cells[0] in reasons:
+            wrong.append(f"line {row.line}: {row.cells[0]!r} is listed twice")
         else:
-            reasons[cells[0]] = cells[1]
-    if wrong:
-        raise DataError(
-            f"{path}: {len(wrong)} lines are wrong: allowed is a record's id, once, and why it is "
-            "left out (quoted if it holds a comma); mend them:\n  " + "\n  ".join(wrong[:_SHOWN])
-        )
+            reasons[row.cells[0]] = row.cells[1]
+    tables.check(
+        path,
+        wrong,
+        "a record's id, once, and why it is left out (quoted if it holds a comma); mend them",
+    )
     return reasons
 
 
 def manual_folder(
-    dl_manager: tfds.download.DownloadManager, names: tuple[str, ...], entries: tuple[str, ...]
+    dl_manager: tfds.download.DownloadManager, names: Iterable[str], entries: Sequence[str]
 ) -> epath.Path | None:
     """Finds a data set's folder in TFDS's `manual_dir`.
 
     Args:
-        dl_manager: what TFDS hands to `_split_generators`.
-        names: names that the folder may have below `manual_dir`; `manual_dir` itself is tried last.
+        dl_manager: the argument of `_split_generators`.
+        names: names that the folder may have in `manual_dir`; `manual_dir` itself is tried last.
         entries: files and folders that it must hold.
 
     Returns:
@@ -332,14 +314,23 @@ def manual_folder(
     for name in names:
         folder = manual_dir / name
         if folder.is_dir():
-            missing = [entry for entry in entries if not (folder / entry).exists()]
-            if missing:
-                raise DataError(
-                    f"{folder}: lacks {', '.join(map(repr, missing))}: it must hold "
-                    f"{', '.join(map(repr, entries))}; unpack the authors' files there, unchanged"
-                )
+            check_entries(folder, entries, "the authors' files")
             return folder
     return manual_dir if all((manual_dir / entry).exists() for entry in entries) else None
+
+
+def check_entries(folder: epath.Path, entries: Sequence[str], whose: str) -> None:
+    """Checks that a folder holds the files and folders `entries`.
+
+    Raises:
+        DataError: it lacks some; says to unpack the files (`whose`) there.
+    """
+    missing = [entry for entry in entries if not (folder / entry).exists()]
+    if missing:
+        raise DataError(
+            f"{folder}: lacks {', '.join(map(repr, missing))}: it must hold "
+            f"{', '.join(map(repr, entries))}; unpack {whose} there, unchanged"
+        )
 
 
 _downloads: contextvars.ContextVar[bool] = contextvars.ContextVar("downloads", default=True)
@@ -347,7 +338,7 @@ _downloads: contextvars.ContextVar[bool] = contextvars.ContextVar("downloads", d
 
 @contextlib.contextmanager
 def no_downloads() -> Iterator[None]:
-    """Inside the block builders use only files that are there, and raise `DataError` otherwise."""
+    """Forbids downloads inside the block: builders raise `DataError` where files are missing."""
     token = _downloads.set(False)
     try:
         yield
@@ -356,77 +347,15 @@ def no_downloads() -> Iterator[None]:
 
 
 def may_download() -> bool:
-    """Whether a builder may fetch what is missing."""
+    """Returns whether a builder may download missing files."""
     return _downloads.get()
 
 
 def manual_path(dl_manager: tfds.download.DownloadManager) -> epath.Path | None:
-    """TFDS's `manual_dir`, whether it exists or not; None if TFDS was given none.
+    """Returns TFDS's `manual_dir`, whether it exists or not; None if TFDS was given none.
 
-    The public attribute raises TFDS's own error where the folder is missing or empty, which could
-    say neither what to fetch nor the exact folder to put it in.
+    The public attribute raises TFDS's own error where the folder is missing or empty, which cannot
+    name the exact folder to put the files in.
     """
     path = getattr(dl_manager, "_manual_dir", None)
     return None if path is None else epath.Path(path)
-
-
-def unzip(archive: epath.PathLike, folder: epath.PathLike) -> epath.Path:
-    """Unpacks a downloaded zip file, all of it or nothing. TFDS's own unpacking needs TensorFlow.
-
-    Args:
-        archive: the zip file.
-        folder: where to unpack; left alone if it exists, as it then is complete.
-
-    Returns:
-        `folder`.
-
-    Raises:
-        DataError: not a zip file, a damaged one, one beyond `MAX_UNZIPPED_BYTES`, or one with a
-            link or a member that would land outside the folder.
-    """
-    folder = epath.Path(folder)
-    if folder.exists():
-        return folder
-    for leftover in folder.parent.glob(f"{folder.name}.incomplete.*"):
-        leftover.rmtree()  # of a process that was killed
-    partial = folder.parent / f"{folder.name}.incomplete.{uuid.uuid4().hex}"
-    try:
-        with epath.Path(archive).open("rb") as file, zipfile.ZipFile(file) as members:
-            infos = [info for info in members.infolist() if not info.is_dir()]
-            if sum(info.file_size for info in infos) > MAX_UNZIPPED_BYTES:
-                raise DataError(
-                    f"{archive}: unpacks to more than {MAX_UNZIPPED_BYTES:,} bytes: it is not the "
-                    "authors' file; remove it"
-                )
-            for info in infos:
-                parts = info.filename.replace("\\", "/").split("/")
-                if stat.S_ISLNK(info.external_attr >> 16):
-                    raise DataError(
-                        f"{archive}: holds the link {info.filename!r}: allowed are files; it is "
-                        "not the authors' file; remove it"
-                    )
-                if ".." in parts or not parts[0] or ":" in parts[0]:
-                    raise DataError(
-                        f"{archive}: holds {info.filename!r}, which would land outside {folder}: "
-                        "it is not the authors' file; remove it"
-                    )
-                target = partial.joinpath(*parts)
-                target.parent.mkdir(parents=True, exist_ok=True)
-                target.write_bytes(members.read(info))
-        try:
-            partial.rename(folder)
-        except OSError:  # another process has unpacked it meanwhile
-            if not folder.exists():
-                raise
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError) as error:
-        raise DataError(
-            f"{archive}: is no zip file, or a damaged one ({error}): remove it and download again"
-        ) from error
-    finally:
-        if partial.exists():
-            partial.rmtree()
-    return folder
-
-
-def _with_path(path: str, reason: str) -> str:
-    return reason if path in reason else f"{path}: {reason}"

@@ -1,16 +1,15 @@
-"""The same cell twice: exact and near duplicates, within a data set and across data sets.
+"""Finds exact and near duplicates of cells, within a data set and across data sets.
 
-A cell that stands in training and in the test split makes the score a lie, and public collections
-repeat each other (Raabin's cells appear in three packagings, cut differently). Duplicates are found
-from the pixels, by a hash of the whole picture and one of the nucleus and what lies around it, and
-handled as one group, which no split takes apart.
+A cell that stands in both the training and the test split makes the score wrong, and public
+collections repeat each other (Raabin's cells appear in three packagings, cut differently).
+Duplicates are found from the pixels, by one hash of the whole picture and one of the nucleus with
+its surroundings. They count as one group, which no split divides.
 
-What is not found: copies turned by other angles than quarter turns, sheared or strongly recoloured
-ones, cells of which the frame cuts the nucleus, and pictures in which another cell is nearer the
-middle or larger.
+Some duplicates are not found: copies turned by angles other than quarter turns, sheared or strongly
+recolored copies, cells whose nucleus the frame cuts, and pictures in which another cell is nearer
+the middle or larger.
 """
 
-import collections
 import functools
 import os
 from collections.abc import Sequence
@@ -19,46 +18,50 @@ from concurrent import futures
 import cv2
 import imagehash
 import numpy as np
+import scipy.sparse
 from PIL import Image
+from scipy.sparse import csgraph
 
 HASH_SIDE = 16
-"""Side of the perceptual hash in bits: 256 bits tell apart cells on the same background, which
-the usual 64 do not."""
+"""Side of the perceptual hash in bits. Its 256 bits distinguish cells on the same background, which
+the usual 64 bits do not."""
 NEAR_BITS = 64
-"""Pairs of whole pictures whose hashes differ in no more bits than this are near duplicates. Looked
-at by eye: the same cell photographed twice (JTSC, Raabin) differs in 0 to 68 bits; the closest of
-the 8.5 million pairs of different cells of PBC differ in 68."""
+"""Two whole pictures are near duplicates if their hashes differ in at most this many bits. Checked
+by eye: the same cell photographed twice (JTSC, Raabin) differs in 0 to 68 bits; the closest of the
+8.5 million pairs of different cells of PBC differ in 68."""
 CELL_BITS = 40
 """The same for hashes of the cell alone. Of the 19 million pairs of 6239 pictures of seven public
-sets 116 differ in no more; all that were looked at (those that are not Kaggle's copies) show one
-cell. The first two different cells, round lymphocytes, differ in 46."""
+sets, 116 differ in at most 40 bits; all that were looked at (those that are not Kaggle's copies)
+show one cell. The closest two different cells, round lymphocytes, differ in 46."""
 TURNED_BITS = 40
-"""The same for a picture and another turned by quarter turns or mirrored. Of the pairs above 18
-differ in no more, all of them Kaggle's mirrored copies of one frame, as are the next 16."""
+"""The same for a picture and another one turned by quarter turns or mirrored. Of the pairs above,
+18 differ in at most 40 bits, all of them Kaggle's mirrored copies of one frame, as are the next
+16."""
 _THUMBNAIL = 64
 _BLOCK = 256
 
 
 def perceptual_hash(image: np.ndarray) -> np.ndarray:
-    """Returns the perceptual hash (DCT signs, `imagehash.phash`) of uint8 `[H, W, 3]`.
+    """Returns the perceptual hash (signs of the DCT, `imagehash.phash`) of uint8 `[H, W, 3]`.
 
-    Invariant to size, compression and slight changes of colour, not to turns and flips.
+    It does not change with size, compression and slight changes of color. It does change with turns
+    and flips.
 
     Returns:
         uint64 `[4]`, 256 bits.
     """
-    # What imagehash itself would shrink to, but by OpenCV's faster averaging.
+    # imagehash would shrink the picture to the same size; OpenCV averages faster.
     small = cv2.resize(image, (_THUMBNAIL, _THUMBNAIL), interpolation=cv2.INTER_AREA)
-    grey = Image.fromarray(cv2.cvtColor(small, cv2.COLOR_RGB2GRAY))
-    bits = imagehash.phash(grey, hash_size=HASH_SIDE).hash
+    gray = Image.fromarray(cv2.cvtColor(small, cv2.COLOR_RGB2GRAY))
+    bits = imagehash.phash(gray, hash_size=HASH_SIDE).hash
     return np.packbits(bits.ravel()).view(np.uint64)
 
 
 def cell_hash(image: np.ndarray) -> np.ndarray:
-    """Returns the perceptual hash of the nucleus of uint8 `[H, W, 3]` and what lies around it.
+    """Returns the perceptual hash of the nucleus in uint8 `[H, W, 3]` with its surroundings.
 
-    As `perceptual_hash`, but of a square around the nucleus, three times as wide: the same however
-    the picture was cut and scaled, as long as it holds that square.
+    Like `perceptual_hash`, but of a square around the nucleus, three times as wide as the nucleus.
+    It does not change with the way the picture is cut and scaled, as long as it holds that square.
 
     Returns:
         uint64 `[4]`, 256 bits.
@@ -68,7 +71,7 @@ def cell_hash(image: np.ndarray) -> np.ndarray:
     top, left = round(y) - half, round(x) - half
     height, width = image.shape[:2]
     inside = image[max(top, 0) : top + 2 * half, max(left, 0) : left + 2 * half]
-    # Where the frame cuts the square, it is mirrored.
+    # Mirror the square where the frame cuts it.
     beyond = (max(-top, 0), max(top + 2 * half - height, 0))
     aside = (max(-left, 0), max(left + 2 * half - width, 0))
     return perceptual_hash(
@@ -82,11 +85,11 @@ _REACH = 2.0
 
 
 def _nucleus(image: np.ndarray) -> tuple[float, float, float]:
-    """The nucleus's middle (y, x) and radius in pixels: the most saturated part, near the middle.
+    """Returns the middle (y, x) and the radius of the nucleus, the most saturated part, in pixels.
 
-    Otsu's threshold depends on how much background the picture holds. It is therefore found again
-    among the pixels of a disc of twice the nucleus's radius, which is the same however the picture
-    was cut, until both have settled.
+    Otsu's threshold depends on the amount of background in the picture. So it is computed again,
+    three times, from a disc of twice the radius of the nucleus, which does not depend on the way
+    the picture is cut.
     """
     scale = _SEARCH / max(image.shape[:2])
     size = [max(8, round(side * scale)) for side in image.shape[1::-1]]
@@ -95,18 +98,18 @@ def _nucleus(image: np.ndarray) -> tuple[float, float, float]:
     height, width = saturation.shape
     ys, xs = _grid(height, width)
     threshold, found = cv2.threshold(saturation, 0, 1, cv2.THRESH_OTSU)
-    _, parts, stats, middles = cv2.connectedComponentsWithStats(found)
-    if len(stats) < 2:  # one colour
+    _, regions, stats, middles = cv2.connectedComponentsWithStats(found)
+    if len(stats) < 2:  # one color
         return image.shape[0] / 2, image.shape[1] / 2, max(image.shape[:2]) / 4
     distance = np.hypot(middles[1:, 0] - width / 2, middles[1:, 1] - height / 2)
     areas = stats[1:, cv2.CC_STAT_AREA]
     main = 1 + int((areas * np.exp(-((4 * distance / max(height, width)) ** 2))).argmax())
-    # A nucleus may be of several lobes.
+    # A nucleus may have several lobes.
     apart = np.hypot(*(middles - middles[main]).T) / np.sqrt(stats[main, cv2.CC_STAT_AREA] / np.pi)
     large = stats[:, cv2.CC_STAT_AREA] > 0.08 * stats[main, cv2.CC_STAT_AREA]
     chosen = large & (apart < 2.5)
     chosen[0] = False
-    nucleus = chosen[parts]
+    nucleus = chosen[regions]
     y, x, radius = _disc(ys, xs, nucleus)
     for _ in range(3):
         near = (ys - y) ** 2 + (xs - x) ** 2 < (_REACH * radius) ** 2
@@ -120,7 +123,7 @@ def _nucleus(image: np.ndarray) -> tuple[float, float, float]:
 
 
 def _disc(ys: np.ndarray, xs: np.ndarray, of: np.ndarray) -> tuple[float, float, float]:
-    """Middle of some pixels, and the radius of the disc that is spread as much."""
+    """Returns the middle of some pixels, and the radius of the disc of equal variance."""
     y, x = ys[of], xs[of]
     return float(y.mean()), float(x.mean()), max(1.0, float(np.sqrt(2 * (y.var() + x.var()))))
 
@@ -132,17 +135,17 @@ def _grid(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def turned(hashes: np.ndarray) -> np.ndarray:
-    """Returns the hashes that the same pictures would have turned and mirrored.
+    """Returns the hashes that the pictures would have if they were turned and mirrored.
 
-    A mirrored picture's DCT has the same coefficients, every second one with another sign, and a
-    transposed picture's are transposed. As the hash compares with the median, which is not quite 0,
-    a few bits come out otherwise (5 on average, at most 16 in 480 trials).
+    Mirroring a picture flips the sign of every second coefficient of its DCT, and transposing it
+    transposes the coefficients. The hash compares with the median, which is not exactly 0, so a few
+    bits differ from the true hash (5 on average, at most 16 in 480 trials).
 
     Args:
         hashes: uint64 `[N, 4]`.
 
     Returns:
-        uint64 `[N, 8, 4]`; the first is the picture as it is.
+        uint64 `[N, 8, 4]`; the first is the unchanged picture's.
     """
     bits = _bits(hashes)
     odd = np.arange(HASH_SIDE, dtype=np.uint8) % 2
@@ -157,7 +160,7 @@ def turned(hashes: np.ndarray) -> np.ndarray:
 
 
 def same_cells(whole: np.ndarray, cells: np.ndarray | None) -> list[tuple[int, int, int]]:
-    """Returns (i, j, bits that differ) for every pair i < j of near duplicates, by either hash.
+    """Returns (i, j, differing bits) for every pair i < j of near duplicates, by either hash.
 
     Args:
         whole: uint64 `[N, 4]`, from `perceptual_hash`.
@@ -175,19 +178,19 @@ def same_cells(whole: np.ndarray, cells: np.ndarray | None) -> list[tuple[int, i
 def near_pairs(
     hashes: np.ndarray, most_bits: int = NEAR_BITS, turned_bits: int = -1
 ) -> list[tuple[int, int, int]]:
-    """Returns (i, j, bits that differ) for every pair i < j at most `most_bits` apart.
+    """Returns (i, j, differing bits) for every pair i < j at most `most_bits` apart.
 
     Args:
         hashes: uint64 `[N, 4]`, from `perceptual_hash` or `cell_hash`.
         most_bits: largest Hamming distance.
-        turned_bits: the same between one hash and the other's `turned`; -1: not looked for.
+        turned_bits: the same between one hash and the other's `turned`; -1: not compared.
     """
     ways = [(hashes, most_bits)]
     if turned_bits >= 0:
         ways += [(way, turned_bits) for way in turned(hashes).transpose(1, 0, 2)[1:]]
     blocks = [(way, most, start) for way, most in ways for start in range(0, len(hashes), _BLOCK)]
     found: dict[tuple[int, int], int] = {}
-    with futures.ThreadPoolExecutor(os.cpu_count()) as pool:  # NumPy leaves Python's lock
+    with futures.ThreadPoolExecutor(os.cpu_count()) as pool:  # NumPy releases the GIL
         for pairs in pool.map(lambda block: _close(hashes, *block), blocks):
             for i, j, bits in pairs:
                 found[i, j] = min(bits, found.get((i, j), bits))
@@ -197,9 +200,9 @@ def near_pairs(
 def _close(
     hashes: np.ndarray, way: np.ndarray, most_bits: int, start: int
 ) -> list[tuple[int, int, int]]:
-    """The pairs of which the first is in one block of `way`, and the second in `hashes`."""
+    """Returns the near pairs of a hash in one block of `way` and a later one in `hashes`."""
     rows, columns = way[start : start + _BLOCK, None], hashes[None, start:]
-    # Most pairs are told apart by half of the bits, or three quarters (which fit uint8).
+    # Half of the bits, or three quarters (which fit uint8), rule out most pairs.
     distance = np.bitwise_count(rows[..., 0] ^ columns[..., 0])
     for word in (1,) if most_bits <= 40 else (1, 2):
         distance += np.bitwise_count(rows[..., word] ^ columns[..., word])
@@ -211,44 +214,27 @@ def _close(
 
 
 def _bits(hashes: np.ndarray) -> np.ndarray:
-    """uint64 `[N, 4]` as bits, uint8 `[N, 16, 16]`."""
+    """Returns uint64 `[N, 4]` as bits, uint8 `[N, 16, 16]`."""
     flat = np.ascontiguousarray(hashes).view(np.uint8).reshape(-1, HASH_SIDE**2 // 8)
     return np.unpackbits(flat, axis=1).reshape(-1, HASH_SIDE, HASH_SIDE)
 
 
 def clusters(groups: Sequence[str], pairs: Sequence[tuple[int, ...]]) -> list[int]:
-    """Joins records of one group, and groups that a pair of duplicates ties together.
+    """Joins records of one group, and groups that a pair of duplicates connects.
 
     Args:
-        groups: one a record.
+        groups: one per record.
         pairs: (i, j, …) of duplicates.
 
     Returns:
         For each record the smallest index in its cluster.
     """
-    parent = list(range(len(groups)))
-
-    def root(i: int) -> int:
-        while parent[i] != i:
-            parent[i] = parent[parent[i]]
-            i = parent[i]
-        return i
-
-    def join(i: int, j: int) -> None:
-        low, high = sorted((root(i), root(j)))
-        parent[high] = low
-
+    if not groups:
+        return []
     first: dict[str, int] = {}
-    for i, group in enumerate(groups):
-        join(first.setdefault(group, i), i)
-    for i, j, *_ in pairs:
-        join(i, j)
-    return [root(i) for i in range(len(groups))]
-
-
-def multiple(members: Sequence[int]) -> dict[int, list[int]]:
-    """Returns {cluster: records} of the clusters with more than one record."""
-    found = collections.defaultdict(list)
-    for record, cluster in enumerate(members):
-        found[cluster].append(record)
-    return {cluster: records for cluster, records in found.items() if len(records) > 1}
+    edges = [(first.setdefault(group, i), i) for i, group in enumerate(groups)]
+    edges += [(i, j) for i, j, *_ in pairs]
+    graph = scipy.sparse.coo_array((np.ones(len(edges)), tuple(zip(*edges))), (len(groups),) * 2)
+    _, labels = csgraph.connected_components(graph, directed=False)
+    _, smallest = np.unique(labels, return_index=True)
+    return smallest[labels].tolist()

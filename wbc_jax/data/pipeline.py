@@ -1,64 +1,28 @@
-"""Records → batches: decode, resize and batch, with random access through Grain.
+"""Turns records into batches: decodes, resizes and batches them, with random access through Grain.
 
-The images of step s are a pure function of (seed, s), whatever the number of hosts: the data
-position in a checkpoint is the step itself.
+The images of step s are a pure function of (seed, s), for any number of hosts. So the data position
+in a checkpoint is the step itself.
 """
 
 import dataclasses
-import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
-import cv2
 import grain
 import numpy as np
-import scipy.sparse
 
 from wbc_jax.config import Data
-from wbc_jax.data import isolation, sources, splits
-from wbc_jax.data.images import decode_image, decode_mask
+from wbc_jax.data import sources, splits
+from wbc_jax.data.keys import RecordKey
+from wbc_jax.data.resize import resize_image, resize_mask
+from wbc_jax.data.sources import Source
+from wbc_jax.errors import DataError
 from wbc_jax.labels import CELL_TYPES, IGNORE, UNKNOWN_LABEL
 
 ALL = "all"
+"""Name of what holds every usable record: a key of `load_splits`, a component of a mixture."""
 
-
-def resize_image(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Resizes uint8 `[H, W, 3]` to `[height, width, 3]`: areas when shrinking, else bilinear."""
-    if image.shape[:2] == (height, width):
-        return image
-    if height < image.shape[0] and width < image.shape[1]:
-        return _shrink(image, height, width)
-    return cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
-
-
-def _shrink(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    """What `cv2.resize` gives with `INTER_AREA`, in a third of the time: rows, then columns."""
-    rows, columns, channels = image.shape
-    pixels = image.reshape(rows, columns * channels).astype(np.float32)
-    pixels = (_areas(rows, height) @ pixels).reshape(height, columns, channels)
-    pixels = cv2.transpose(pixels).reshape(columns, height * channels)
-    pixels = _areas(columns, width) @ pixels
-    pixels = np.rint(pixels, out=pixels).astype(np.uint8)
-    return cv2.transpose(pixels.reshape(width, height, channels))
-
-
-@functools.lru_cache(maxsize=1024)
-def _areas(before: int, after: int) -> scipy.sparse.csr_array:
-    """float32 `[after, before]`: the part of each new pixel that each old one fills."""
-    places, parts = [], []
-    for new in range(after):
-        # In units of 1 / after of an old pixel all ends are whole numbers.
-        start, end = new * before, (new + 1) * before
-        for old in range(start // after, -(-end // after)):
-            places.append((new, old))
-            parts.append((min(end, (old + 1) * after) - max(start, old * after)) / before)
-    return scipy.sparse.csr_array((np.float32(parts), tuple(zip(*places))), shape=(after, before))
-
-
-def resize_mask(mask: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Resizes uint8 `[H, W]` to `[height, width]` by the nearest pixel centre."""
-    if mask.shape == (height, width):
-        return mask
-    return cv2.resize(mask, (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
+CellMasks = Mapping[str, np.ndarray]
+"""uint8 `[N, h, w]` by data set: a segmenter's masks, by which images are cut to their cell."""
 
 
 class Examples:
@@ -66,12 +30,12 @@ class Examples:
 
     Attributes:
         entries: (source, index in it) of each example.
-        image_size, mask_size: sides in pixels of what `[i]` returns; mask_size 0: no masks.
+        image_size, mask_size: sides of the images and masks in pixels; mask_size 0: no masks.
     """
 
     def __init__(
         self,
-        entries: Sequence[tuple[sources.Source, int]],
+        entries: Sequence[tuple[Source, int]],
         image_size: int,
         mask_size: int,
         cache_megabytes: int = 0,
@@ -85,18 +49,19 @@ class Examples:
         return len(self.entries)
 
     def __getitem__(self, index: int) -> dict[str, np.ndarray]:
-        """Returns `image` uint8 `[S, S, 3]`, `label` int32 and, if any, `mask` uint8 `[M, M]`."""
+        """Returns `image` uint8 `[S, S, 3]`, `label` int32 and `mask` uint8 `[M, M]`, if any."""
         if self._cache is not None and index in self._cache:
             return self._cache[index]
         source, position = self.entries[index]
-        record = source.encoded[position]
-        image = decode_image(record["image"])
+        if self.mask_size:
+            image, mask = source.image_and_mask(position)
+        else:
+            image, mask = source.image(position), None
         example = {
             "image": resize_image(image, self.image_size, self.image_size),
             "label": np.int32(source.labels[position]),
         }
-        if self.mask_size:
-            mask = decode_mask(record["mask"])
+        if mask is not None:
             example["mask"] = resize_mask(mask, self.mask_size, self.mask_size)
         if self._cache is not None:
             self._cache[index] = example
@@ -105,6 +70,11 @@ class Examples:
     def resized(self, image_size: int, mask_size: int) -> "Examples":
         """Returns the same examples at other sizes, uncached."""
         return Examples(self.entries, image_size, mask_size)
+
+    @property
+    def keys(self) -> list[RecordKey]:
+        """The identity of each record."""
+        return [source.key(i) for source, i in self.entries]
 
     @property
     def ids(self) -> list[str]:
@@ -119,11 +89,11 @@ class Examples:
         return np.asarray([source.labels[i] for source, i in self.entries], np.int64)
 
 
-def usable(source: sources.Source, data: Data, task: str) -> np.ndarray:
+def usable(source: Source, data: Data, task: str) -> np.ndarray:
     """Returns bool `[N]`: the records that a task can use.
 
-    Classification: those whose type is known. Segmentation: those with a mask, without the ones
-    whose mask marks only the whole cell, unless `data.cell_only_masks` keeps them.
+    Classification uses records of known type. Segmentation uses records with a mask, but skips
+    masks that mark only the whole cell unless `data.cell_only_masks` is set.
     """
     if task == "classification":
         return source.labels != UNKNOWN_LABEL
@@ -133,54 +103,93 @@ def usable(source: sources.Source, data: Data, task: str) -> np.ndarray:
     return kept
 
 
-def load_whole(name: str, data: Data, mask_size: int, task: str = "segmentation") -> Examples:
+def load_whole(
+    name: str,
+    data: Data,
+    mask_size: int,
+    task: str = "segmentation",
+    masks: CellMasks | None = None,
+) -> Examples:
     """Opens all usable records of one data set, which need not be in the config.
+
+    Args:
+        name: of the data set.
+        data: settings of the data.
+        mask_size: side of the masks in pixels; unused for classification.
+        task: `segmentation` or `classification`.
+        masks: as for `load_splits`.
 
     Raises:
         DataError: the records are missing, or none of them can be used.
     """
-    (source,) = isolation.isolated([sources.load(name, data)], data)
+    source = _open(name, data, masks)
     kept = np.flatnonzero(usable(source, data, task))
     if not len(kept):
         lacks = "a known cell type" if task == "classification" else "a mask"
-        raise sources.DataError(f"{name}: none of its {len(source)} records has {lacks}.")
+        raise DataError(f"{name}: none of its {len(source)} records has {lacks}.")
     entries = [(source, int(i)) for i in kept]
     size = 0 if task == "classification" else mask_size
     return Examples(entries, data.image_size, size, data.cache_megabytes)
 
 
-def load_splits(data: Data, mask_size: int, task: str = "segmentation") -> dict[str, Examples]:
+def load_splits(
+    data: Data,
+    mask_size: int,
+    task: str = "segmentation",
+    masks: CellMasks | None = None,
+) -> dict[str, Examples]:
     """Opens and splits the data sets of a config.
 
+    Args:
+        data: settings of the data.
+        mask_size: side in pixels of validation and test masks, at which predictions are scored.
+            Training masks have the network's input size. Classification has no masks.
+        task: `segmentation` or `classification`.
+        masks: from `inference.cell_masks.prepare`; needed if `data.isolate` is set.
+
     Returns:
-        {`train`, `validation`, `test`, and `all`: Examples}. For segmentation, training masks have
-        the network's input size; the others have `mask_size`, at which predictions are scored.
+        {`train`, `validation`, `test`, and `all`: Examples}.
 
     Raises:
-        DataError: records missing, a split empty or a group in two splits.
+        DataError: records are missing, a split is empty, or a group stands in two splits.
     """
-    sets = isolation.isolated([sources.load(name, data) for name in data.datasets], data)
+    sets = [_open(name, data, masks) for name in data.datasets]
     kept = [usable(source, data, task) for source in sets]
-    entries = {name: [] for name in (*splits.SPLITS, "all")}
-    parts = splits.split_sources(sets, kept, data)
-    for source, mask, part in zip(sets, kept, parts):
-        for split, indices in part.items():
-            entries[split] += [(source, int(i)) for i in indices]
-        entries["all"] += [(source, int(i)) for i in np.flatnonzero(mask)]
-    splits.check_leaks({split: entries[split] for split in splits.SPLITS})
+    entries = {name: [] for name in (*splits.SPLITS, ALL)}
+    for source, mask, split in zip(sets, kept, splits.split_sources(sets, kept, data)):
+        for name, indices in split.items():
+            entries[name] += [(source, int(i)) for i in indices]
+        entries[ALL] += [(source, int(i)) for i in np.flatnonzero(mask)]
 
-    def opened(split: str) -> Examples:
-        size = data.image_size if split == "train" else mask_size
+    def opened(name: str) -> Examples:
+        size = data.image_size if name == "train" else mask_size
         size = 0 if task == "classification" else size
-        return Examples(entries[split], data.image_size, size, data.cache_megabytes)
+        return Examples(entries[name], data.image_size, size, data.cache_megabytes)
 
-    return {split: opened(split) for split in entries}
+    found = {name: opened(name) for name in entries}
+    splits.check_leaks({name: found[name].keys for name in splits.SPLITS})
+    return found
+
+
+def _open(name: str, data: Data, masks: CellMasks | None) -> Source:
+    source = sources.load(name, data)
+    if not data.isolate:
+        return source
+    if masks is None or name not in masks:
+        raise DataError(
+            f"{name}: config.data.isolate is {data.isolate!r}, but the masks that cut its images "
+            "to their cell are missing. Hand over what inference.cell_masks.prepare returns."
+        )
+    return dataclasses.replace(source, cell_masks=masks[name])
 
 
 def class_counts(examples: Examples, classes: int) -> np.ndarray:
-    """Returns int64 `[classes]`: pixels of each mask class, or images of each type without masks.
+    """Counts the pixels of each mask class, or the images of each type if there are no masks.
 
-    What is unknown (255 in a mask, type -1) is not counted.
+    Unknown pixels (255) and types (-1) are not counted.
+
+    Returns:
+        int64 `[classes]`.
     """
     if not examples.mask_size:
         labels = examples.labels
@@ -192,7 +201,7 @@ def class_counts(examples: Examples, classes: int) -> np.ndarray:
 
 
 class _Indices:
-    """Grain's random-access source: an example's index is all that a shuffle has to move."""
+    """Random-access source of Grain that holds only indices, as a shuffle needs no more."""
 
     def __init__(self, indices: np.ndarray):
         self._indices = indices
@@ -206,10 +215,10 @@ class _Indices:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Component:
-    """One part of a mixture: examples that are drawn evenly among themselves.
+    """One component of a mixture: examples that are drawn with equal probability.
 
     Attributes:
-        name: data set, and cell type where types are balanced.
+        name: data set, and cell type if types are balanced.
         indices: int64, places in the split.
         share: of all draws; the shares of a mixture sum to 1.
     """
@@ -220,10 +229,9 @@ class Component:
 
 
 def mixture(examples: Examples, data: Data) -> list[Component]:
-    """Returns the parts from which training draws, as `data.mixture` and `class_mixture` say.
+    """Returns the components that training draws from, by `data.mixture` and `class_mixture`.
 
-    Data sets of which the protocol leaves nothing to train on have no part; the shares of the
-    others grow alike.
+    Data sets without training records have no component; the others keep their relative shares.
     """
     names, labels = np.asarray(examples.datasets), examples.labels
     counts = {name: int((names == name).sum()) for name in data.datasets}
@@ -233,20 +241,20 @@ def mixture(examples: Examples, data: Data) -> list[Component]:
         given = counts if data.mixture == "natural" else dict.fromkeys(data.datasets, 1.0)
     given = {name: weight for name, weight in given.items() if counts[name]}
     weights = {name: weight / sum(given.values()) for name, weight in given.items()}
-    parts = []
+    components = []
     for name, share in weights.items():
         if data.class_mixture == "natural":
-            parts.append(Component(name, np.flatnonzero(names == name), share))
+            components.append(Component(name, np.flatnonzero(names == name), share))
             continue
         present = sorted(set(labels[names == name].tolist()))
         for label in present:
             kind = "unknown" if label < 0 else CELL_TYPES[label]
             chosen = np.flatnonzero((names == name) & (labels == label))
-            parts.append(Component(f"{name} {kind}", chosen, share / len(present)))
+            components.append(Component(f"{name} {kind}", chosen, share / len(present)))
     if data.mixture == data.class_mixture == "natural":
-        # All examples are alike: one permutation of them all, an epoch.
+        # All examples are drawn alike: an epoch is one permutation of them.
         return [Component(ALL, np.arange(len(names)), 1.0)]
-    return parts
+    return components
 
 
 def train_dataset(
@@ -256,45 +264,45 @@ def train_dataset(
     seed: int,
     process_index: int = 0,
     process_count: int = 1,
-    parts: Sequence[Component] = (),
+    components: Sequence[Component] = (),
 ) -> grain.MapDataset:
-    """Returns a Grain data set whose element s is this host's part of the batch of step s.
+    """Returns a Grain data set whose element s is this host's piece of the batch of step s.
 
-    Every pass over a part is another permutation of all its examples, and the parts are
-    interleaved at their shares; batches run across the end of a pass, so no example is dropped.
-    Host p of P holds the p-th of P equal pieces of each global batch, which so has its examples in
-    the same order whatever the number of hosts.
+    Every pass over a component is another permutation of all its examples, and the components are
+    interleaved by their shares. Batches run across the end of a pass, so no example is dropped.
+    Host p of P gets the p-th of P equal pieces of each global batch. So the order of the examples
+    in a global batch is the same for any number of hosts.
 
     Args:
         examples: the training split.
-        batch_size: images a step over all hosts; a multiple of `process_count`.
+        batch_size: images per step over all hosts; a multiple of `process_count`.
         steps: length of the data set.
         seed: of the permutations.
-        process_index, process_count: this host's number p and their number P.
-        parts: from `mixture`; empty: all examples alike.
+        process_index, process_count: this host's number p and the number of hosts P.
+        components: from `mixture`; empty: all examples are drawn alike.
 
     Returns:
-        Elements `image` uint8 `[B, S, S, 3]`, `label` int32 `[B]`, `mask` uint8 `[B, S, S]` (where
-        the examples have one), `index` int32 `[B]` (in `examples`) and `epoch` int32 `[B]` (how
-        often the example was drawn before).
+        Elements `image` uint8 `[B, S, S, 3]`, `label` int32 `[B]`, `mask` uint8 `[B, S, S]` (if
+        the examples have one), `index` int32 `[B]` (in `examples`) and `epoch` int32 `[B]` (number
+        of times that the example was drawn before).
     """
 
-    def passes(part: Component, number: int) -> grain.MapDataset:
-        n = len(part.indices)
+    def passes(component: Component, number: int) -> grain.MapDataset:
+        n = len(component.indices)
 
         def place(position: int, index: int) -> tuple[int, int]:
             return index, position // n
 
-        order = grain.MapDataset.source(_Indices(part.indices)).shuffle(seed=seed + number)
+        order = grain.MapDataset.source(_Indices(component.indices)).shuffle(seed=seed + number)
         return order.repeat(None).map_with_index(place)
 
     def read(place: tuple[int, int]) -> dict[str, np.ndarray]:
         index, epoch = place
         return {**examples[index], "index": np.int32(index), "epoch": np.int32(epoch)}
 
-    parts = parts or [Component(ALL, np.arange(len(examples)), 1.0)]
-    each = [passes(part, number) for number, part in enumerate(parts)]
-    shares = [part.share for part in parts]
+    components = components or [Component(ALL, np.arange(len(examples)), 1.0)]
+    each = [passes(component, number) for number, component in enumerate(components)]
+    shares = [component.share for component in components]
     order = each[0] if len(each) == 1 else grain.MapDataset.mix(each, weights=shares)
     pieces = order[: steps * batch_size].map(read).batch(batch_size // process_count)
     return pieces[process_index::process_count]
@@ -303,7 +311,7 @@ def train_dataset(
 def train_batches(
     dataset: grain.MapDataset, start_step: int, threads: int
 ) -> grain.DatasetIterator:
-    """Returns an iterator over `dataset` from `start_step` on; close it when done."""
+    """Returns an iterator over `dataset` from `start_step` on. Close it after use."""
     options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=max(2, threads))
     return iter(dataset[start_step:].to_iter_dataset(options))
 
@@ -311,17 +319,16 @@ def train_batches(
 def eval_batches(
     examples: Examples, batch_size: int, process_index: int = 0, process_count: int = 1
 ) -> Iterator[dict[str, np.ndarray]]:
-    """Yields the examples in order, `batch_size` at a time, the last batch filled up.
+    """Yields the examples in order, `batch_size` at a time, and pads the last batch.
 
     Args:
         examples: of a split.
-        batch_size: images of a batch.
-        process_index, process_count: p and P of a process that scores its share, the batches
-            p, p + P, …
+        batch_size: images per batch.
+        process_index, process_count: p and P of a process that scores the batches p, p + P, …
 
     Yields:
-        `image` uint8 `[B, S, S, 3]`, `index` int32 `[B]` (-1 in the filling) and, where the
-        examples have one, `mask` uint8 `[B, M, M]` (255 in the filling).
+        `image` uint8 `[B, S, S, 3]`, `index` int32 `[B]` (-1 in the padding) and, if the examples
+        have one, `mask` uint8 `[B, M, M]` (255 in the padding).
     """
     for start in range(process_index * batch_size, len(examples), process_count * batch_size):
         indices = range(start, min(start + batch_size, len(examples)))

@@ -1,16 +1,15 @@
-"""Data sets by name: building their records, and reading them with random access."""
+"""Finds data sets by name and opens their records with random access."""
 
 import collections
 import contextlib
 import dataclasses
-import fcntl
 import hashlib
 import importlib
 import json
 import os
 import pkgutil
 import types
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -19,18 +18,28 @@ from absl import logging
 from etils import epath
 
 from wbc_jax.config import Data
-from wbc_jax.data import building, duplicates, records
+from wbc_jax.data import duplicates, reading, records
 from wbc_jax.data.images import decode_image, decode_mask
+from wbc_jax.data.isolation import isolate
+from wbc_jax.data.keys import RecordKey
 from wbc_jax.errors import ConfigError, DataError
 from wbc_jax.utils import atomic
 
 MANUAL_DIR_VARIABLE = "WBC_JAX_DATA"
 INDEX = "wbc_jax_index.json"
-LEFT_OUT = "wbc_jax_left_out.json"
-COMPLETE = "wbc_jax_complete"
-"""Beside records in an object store: all of them are there."""
-SPLIT = "all"
-"""The one split of builders whose authors published none."""
+TFDS_SPLIT = "all"
+"""The only TFDS split of data sets whose authors published none."""
+_HASHES = ("hash", "cell_hash")
+_COLUMNS = (
+    "id",
+    "group",
+    "source",
+    "subtype",
+    "label_source",
+    "label",
+    "has_mask",
+    "um_per_px",
+)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -39,14 +48,16 @@ class Source:
 
     Attributes:
         name: as in the config, such as `segmentation_wbc/jtsc`.
-        ids, groups, sources, subtypes, label_sources: one text a record (see `records.features`).
+        ids, groups, sources, subtypes, label_sources: one text per record (see `records.features`).
         labels: int64 `[N]`, -1 where unknown.
         has_mask: bool `[N]`.
         um_per_px: float32 `[N]`, NaN where unknown.
         encoded: random access to records with `image` and `mask` as PNG or JPEG bytes.
-        hashes: uint64 `[N, 4]`, perceptual hashes (`duplicates.perceptual_hash`); None: no
-            duplicates are looked for.
+        hashes: uint64 `[N, 4]`, perceptual hashes (`duplicates.perceptual_hash`); None: duplicates
+            are not looked for.
         cell_hashes: the same of the cell alone (`duplicates.cell_hash`).
+        cell_masks: uint8 `[N, h, w]`, a segmenter's masks, by which images are cut to their cell
+            (`isolation.isolate`); None: images are whole.
     """
 
     name: str
@@ -61,48 +72,63 @@ class Source:
     encoded: Sequence[dict[str, Any]]
     hashes: np.ndarray | None = None
     cell_hashes: np.ndarray | None = None
+    cell_masks: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
 
+    def key(self, index: int) -> RecordKey:
+        """Returns the identity of a record."""
+        hashes = (
+            None if column is None else column[index].tobytes()
+            for column in (self.hashes, self.cell_hashes)
+        )
+        return RecordKey(self.name, self.ids[index], self.groups[index], *hashes)
+
     def image(self, index: int) -> np.ndarray:
-        """Returns uint8 `[H, W, 3]`, RGB, at the record's own size."""
-        return decode_image(self.encoded[index]["image"])
+        """Returns uint8 `[H, W, 3]`, RGB, at the record's own size or cut to its cell."""
+        return self._image(index, self.encoded[index])
 
     def mask(self, index: int) -> np.ndarray:
         """Returns uint8 `[H, W]`: 0 background, 1 cytoplasm, 2 nucleus, 255 ignore."""
         return decode_mask(self.encoded[index]["mask"])
 
+    def image_and_mask(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        """Returns `image` and `mask` of a record that is read only once."""
+        record = self.encoded[index]
+        return self._image(index, record), decode_mask(record["mask"])
+
+    def _image(self, index: int, record: dict[str, Any]) -> np.ndarray:
+        image = decode_image(record["image"])
+        return image if self.cell_masks is None else isolate(image, self.cell_masks[index])
+
 
 def names() -> list[str]:
     """Returns the data sets that can be named in a config, as `name` or `name/config`."""
-    package = importlib.import_module("wbc_jax.tfds_builders")
     found = []
-    for module in sorted(pkgutil.iter_modules(package.__path__), key=lambda m: m.name):
-        if module.ispkg:
-            configs = [c.name for c in _builder_class(module.name).BUILDER_CONFIGS]
-            found += [f"{module.name}/{c}" for c in configs] if configs else [module.name]
+    for name in _builder_packages():
+        configs = [c.name for c in builder_module(name).Builder.BUILDER_CONFIGS]
+        found += [f"{name}/{c}" for c in configs] if configs else [name]
     return found
 
 
 def builder(name: str, data: Data) -> tfds.core.DatasetBuilder:
     """Returns the TFDS builder of `name` or `name/config`, with `data.data_dir`.
 
-    The data set `folder` (the user's own images) has a config for each `data.manual_dir`, so that
-    the records of two folders never meet.
+    The data set `folder` (the user's own images) has a config for each `data.manual_dir`, so the
+    records of two folders never mix.
 
     Raises:
-        ConfigError: no builder or builder config has that name; lists those there are.
+        ConfigError: no builder or builder config has that name; lists the known ones.
     """
     base, _, variant = name.partition("/")
-    package = importlib.import_module("wbc_jax.tfds_builders")
-    known = {m.name for m in pkgutil.iter_modules(package.__path__) if m.ispkg}
-    if base in known:
-        cls = _builder_class(base)
+    if base in _builder_packages():
+        module = builder_module(base)
+        cls = module.Builder
         variants = [c.name for c in cls.BUILDER_CONFIGS]
         if not variant or variant in variants:
             chosen: Any = variant or None
-            own, manual = getattr(_module(base), "folder_config", None), manual_dir(data)
+            own, manual = getattr(module, "folder_config", None), manual_dir(data)
             if own and manual:
                 chosen = own(manual)
             return cls(data_dir=os.fspath(local_dir(data)), config=chosen)
@@ -112,11 +138,22 @@ def builder(name: str, data: Data) -> tfds.core.DatasetBuilder:
     )
 
 
+def builder_module(base: str) -> types.ModuleType:
+    """Returns the module of a data set's builder; `base` is the name without its config."""
+    return importlib.import_module(f"wbc_jax.tfds_builders.{base}.{base}_dataset_builder")
+
+
+def _builder_packages() -> list[str]:
+    package = importlib.import_module("wbc_jax.tfds_builders")
+    return sorted(module.name for module in pkgutil.iter_modules(package.__path__) if module.ispkg)
+
+
 def local_dir(data: Data) -> epath.Path:
     """Returns the folder that records are read from and written to.
 
-    ArrayRecord reads local files only. With `data.data_dir` in an object store (`gs://`) it is a
-    copy, `$XDG_CACHE_HOME/wbc_jax/copies/...` (`~/.cache` if unset), of what lies there.
+    If `data.data_dir` is in an object store (`gs://`), this is a local copy of it,
+    `$XDG_CACHE_HOME/wbc_jax/copies/...` (`~/.cache` if unset), as ArrayRecord reads local files
+    only.
     """
     folder = epath.Path(data.data_dir).expanduser()
     if not atomic.is_remote(folder):
@@ -127,57 +164,20 @@ def local_dir(data: Data) -> epath.Path:
     return cache / "wbc_jax" / "copies" / f"{name}-{digest}"
 
 
-def _remote(made: tfds.core.DatasetBuilder, data: Data) -> epath.Path | None:
-    """The folder of a data set's records in the object store that `data_dir` is in, if it is."""
-    folder = epath.Path(data.data_dir).expanduser()
-    if not atomic.is_remote(folder):
-        return None
-    return folder / os.path.relpath(made.data_dir, local_dir(data))
-
-
-def _fetch(name: str, made: tfds.core.DatasetBuilder, data: Data) -> None:
-    """Copies a data set from the object store, if it is there and not here."""
-    there = _remote(made, data)
-    if there is None or _has_records(made) or not (there / COMPLETE).exists():
-        return
-    print(f"{name}: copying records from {there} to {made.data_dir}", flush=True)
-    here = epath.Path(made.data_dir)
-    partial = here.parent / f"incomplete.{here.name}"
-    if partial.exists():
-        partial.rmtree()
-    partial.mkdir(parents=True)
-    for path in there.iterdir():
-        if path.name != COMPLETE:
-            path.copy(partial / path.name)
-    if here.exists():
-        here.rmtree()
-    partial.rename(here)
-
-
-def _publish(name: str, made: tfds.core.DatasetBuilder, data: Data) -> None:
-    """Copies a data set to the object store, if `data_dir` is in one and it is not there."""
-    there = _remote(made, data)
-    if there is None or (there / COMPLETE).exists():
-        return
-    print(f"{name}: copying records to {there}", flush=True)
-    for path in epath.Path(made.data_dir).iterdir():
-        if not path.name.startswith("."):
-            path.copy(there / path.name, overwrite=True)
-    (there / COMPLETE).write_text("")  # the last one: what has it is whole
-
-
 def manual_dir(data: Data) -> str:
-    """Returns the folder with the authors' files: the config's, else `$WBC_JAX_DATA`, else ''."""
+    """Returns the folder of the authors' files: the config's, else `$WBC_JAX_DATA`, else ''."""
     chosen = data.manual_dir or os.environ.get(MANUAL_DIR_VARIABLE, "")
     return os.fspath(epath.Path(chosen).expanduser()) if chosen else ""
 
 
 def check_distinct(names: Sequence[str], data: Data) -> None:
-    """Checks that no two names mean the same records (`pbc` and `pbc/five`), or records that show
-    the same cells without a way to tell which (`kaggle_blood_cells/original` and `augmented`).
+    """Checks that no two names share cells.
+
+    Two names may mean the same records (`pbc` and `pbc/five`), or records that show the same cells
+    without a way to match them (`kaggle_blood_cells/original` and `augmented`).
 
     Raises:
-        ConfigError: two do, or there is no data set of a name.
+        ConfigError: two names share cells, or a data set does not exist.
     """
     seen: dict[str, str] = {}
     for name in names:
@@ -190,7 +190,7 @@ def check_distinct(names: Sequence[str], data: Data) -> None:
         seen[folder] = name
     for name in names:
         base, _, variant = name.partition("/")
-        apart = getattr(_module(base), "NEVER_TOGETHER", {}).get(variant)
+        apart = getattr(builder_module(base), "NEVER_TOGETHER", {}).get(variant)
         other = f"{base}/{apart}"
         if apart and (other in names or (base in names and variant != apart)):
             raise ConfigError(
@@ -199,150 +199,26 @@ def check_distinct(names: Sequence[str], data: Data) -> None:
             )
 
 
-def is_prepared(name: str, data: Data) -> bool:
-    """Returns whether the records of `name` lie in `data.data_dir`."""
-    made = builder(name, data)
-    there = _remote(made, data)
-    return _has_records(made) or (there is not None and (there / COMPLETE).exists())
-
-
-def prepare(name: str, data: Data) -> list[tuple[str, str]]:
-    """Writes the records of `name`, and their index, unless they are there.
-
-    Whole or not at all: they are written in a folder `incomplete.*` that is renamed at the end. One
-    that a killed process has left is removed by the next that prepares the data set, which ends
-    with the bytes it would have had otherwise. Processes on one machine take turns.
-
-    Returns:
-        Path and reason of each file that the records were made without
-        (`data.on_bad_file='skip'`), whoever wrote them.
-
-    Raises:
-        DataError: files are missing or bad, or the records cannot be written; says which, and what
-            to do.
-        ConfigError: no such data set.
-    """
-    made = builder(name, data)
-    folder = manual_dir(data)
-    if atomic.is_remote(data.data_dir):
-        with _alone(name, local_dir(data) / made.name):
-            _fetch(name, made, data)
-        made = builder(name, data)
-    if _is_complete(made):
-        check = getattr(_module(made.name), "check_same_folder", None)
-        if check and folder:
-            check(made, folder)
-    else:
-        try:
-            with _alone(name, local_dir(data) / made.name):
-                made = builder(name, data)  # another process may have written them meanwhile
-                if not _is_complete(made):
-                    _write(name, made, data)
-        except (OSError, RuntimeError) as error:
-            if not _is_of_writing(error, made):
-                raise
-            raise DataError(
-                f"{name}: the records could not be written to {made.data_dir} ({error}). Nothing "
-                "half-written is left there: free space or make the disk writable and run this "
-                "again, or set config.data.data_dir to another disk."
-            ) from error
-    left_out = _left_out(made)
-    if left_out and data.on_bad_file == "error":
-        raise DataError(
-            f"{name}: the records in {made.data_dir} were made without {len(left_out)} bad files, "
-            f"such as {left_out[0][0]}: {left_out[0][1]}. Set config.data.on_bad_file=skip to use "
-            "them so, or mend the files, delete that folder and run this again."
-        )
-    if not (epath.Path(made.data_dir) / INDEX).exists():
-        _index(name, made, data.threads)
-    _publish(name, made, data)
-    return left_out
-
-
-def _write(name: str, made: tfds.core.DatasetBuilder, data: Data) -> None:
-    target = epath.Path(made.data_dir)
-    if target.exists():  # killed before the list of the files left out was written
-        target.rmtree()
-        made = builder(name, data)
-    tfds.disable_progress_bar()  # ours says more, and is not hundreds of lines in a log
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(records.fixed_order())
-        stack.enter_context(building.reading(data.threads, name))
-        bad = stack.enter_context(building.on_bad_file(data.on_bad_file))
-        try:
-            made.download_and_prepare(
-                file_format="array_record",
-                download_config=tfds.download.DownloadConfig(manual_dir=manual_dir(data) or None),
-            )
-        except AssertionError as error:
-            if "No examples were yielded" not in str(error):
-                raise
-            raise DataError(
-                f"{name}: no record is left: {len(bad.files)} files are bad"
-                + "".join(f"; {path}: {reason}" for path, reason in bad.files[:1])
-            ) from error
-    if bad.files:
-        atomic.write_json(target / LEFT_OUT, bad.files)
-
-
-def _is_complete(made: tfds.core.DatasetBuilder) -> bool:
-    if not _has_records(made):
-        return False
-    listed = (epath.Path(made.data_dir) / LEFT_OUT).exists()
-    return listed or not (made.info.metadata or {}).get("left_out_files", 0)
-
-
-def _left_out(made: tfds.core.DatasetBuilder) -> list[tuple[str, str]]:
-    path = epath.Path(made.data_dir) / LEFT_OUT
-    if not path.exists():
-        return []
-    return [(name, reason) for name, reason in json.loads(path.read_text())]
-
-
-def _is_of_writing(error: Exception, made: tfds.core.DatasetBuilder) -> bool:
-    """Whether it tells of the disk of the records, not of files that are read, or of a mistake."""
-    if isinstance(error, OSError):
-        root = os.fspath(made.data_dir_root)
-        return error.filename is None or os.fspath(error.filename).startswith(root)
-    return any(f"{call}() failed" in str(error) for call in ("write", "open", "close"))
-
-
-@contextlib.contextmanager
-def _alone(name: str, folder: epath.Path) -> Iterator[None]:
-    """Lets one process at a time write in a folder, and sweeps it of what killed ones left."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with contextlib.ExitStack() as stack:
-        handle = os.open(folder, os.O_RDONLY)
-        stack.callback(os.close, handle)  # which unlocks, as does any end of the process
-        if _lock(name, handle):
-            for place in ("", "*/", "*/*/"):
-                for leftover in folder.glob(f"{place}incomplete.*"):
-                    leftover.rmtree() if leftover.is_dir() else leftover.unlink()
-        yield
-
-
-def _lock(name: str, handle: int) -> bool:
+def has_records(made: tfds.core.DatasetBuilder) -> bool:
+    """Returns whether a builder's records are on the local disk."""
+    before = logging.get_verbosity()
+    logging.set_verbosity(min(before, logging.ERROR))  # TFDS warns if they are not
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        logging.warning("%s: another process is writing it; waiting for its end.", name)
-        fcntl.flock(handle, fcntl.LOCK_EX)
-    except OSError:  # a file system without locks
-        return False
-    return True
+        return made.is_prepared()
+    finally:
+        logging.set_verbosity(before)
 
 
 def load(name: str, data: Data) -> Source:
-    """Opens the records of `name`, which `prepare` has written.
+    """Opens the records of `name`, which `preparing.prepare` has written.
 
     Raises:
-        DataError: the records are not there, or hold an id twice.
+        DataError: the records are missing, or two of them have one id.
     """
     made = builder(name, data)
-    if not _has_records(made):
+    if not has_records(made):
         raise DataError(f"{name}: no records in {made.data_dir}; write them with --mode=prepare.")
-    encoded = _Encoded(made)
-    columns = _index(name, made, data.threads)
+    columns = read_index(name, made, data.threads)
     ids = tuple(columns["id"])
     repeated = [i for i, count in collections.Counter(ids).items() if count > 1]
     if repeated:
@@ -362,18 +238,18 @@ def load(name: str, data: Data) -> Source:
         um_per_px=np.asarray(
             [np.nan if v is None else v for v in columns["um_per_px"]], np.float32
         ),
-        encoded=encoded,
+        encoded=_Encoded(made),
         hashes=_unhex(columns["hash"]),
         cell_hashes=_unhex(columns["cell_hash"]),
     )
 
 
 class _Encoded(Sequence):
-    """Records with random access, as `records.parse` gives them."""
+    """Random access to records, parsed by `records.parse`."""
 
     def __init__(self, made: tfds.core.DatasetBuilder):
         raw = tfds.decode.DeserializeMethod.RAW_BYTES
-        self._serialized = made.as_data_source(split=SPLIT, deserialize_method=raw)
+        self._serialized = made.as_data_source(split=TFDS_SPLIT, deserialize_method=raw)
 
     def __len__(self) -> int:
         return len(self._serialized)
@@ -382,10 +258,13 @@ class _Encoded(Sequence):
         return records.parse(self._serialized[position])
 
 
-def _index(name: str, made: tfds.core.DatasetBuilder, threads: int) -> dict[str, list[Any]]:
-    """Returns the records' columns and perceptual hashes, kept beside the records once made."""
+def read_index(name: str, made: tfds.core.DatasetBuilder, threads: int) -> dict[str, list[Any]]:
+    """Returns columns and perceptual hashes of the records, from a file beside them.
+
+    Writes the file if it is missing or damaged.
+    """
     path = epath.Path(made.data_dir) / INDEX
-    with contextlib.suppress(OSError, ValueError):  # absent or damaged: made anew
+    with contextlib.suppress(OSError, ValueError):  # missing or damaged: made again
         stored = json.loads(path.read_text())
         if isinstance(stored, dict) and stored.keys() == {*_COLUMNS, *_HASHES}:
             return stored
@@ -401,10 +280,10 @@ def _index(name: str, made: tfds.core.DatasetBuilder, threads: int) -> dict[str,
         row["cell_hash"] = _hex(duplicates.cell_hash(image))
         return row
 
-    with building.reading(threads, f"{name}: looking for duplicates"):
-        rows = list(building.each(read, range(len(encoded))))
+    with reading.on_threads(threads, f"{name}: looking for duplicates"):
+        rows = list(reading.each(read, range(len(encoded))))
     columns = {key: [row[key] for row in rows] for key in (*_COLUMNS, *_HASHES)}
-    # Only a shortcut: records on a read-only disk are indexed anew each time.
+    # The file only saves time: records on a read-only disk are indexed each time.
     with contextlib.suppress(OSError):
         for leftover in path.parent.glob(f".{INDEX}.*.tmp"):
             leftover.unlink()
@@ -419,33 +298,3 @@ def _hex(hash: np.ndarray) -> str:
 def _unhex(column: Sequence[str]) -> np.ndarray:
     words = [[int(text[i : i + 16], 16) for i in range(0, len(text), 16)] for text in column]
     return np.asarray(words, np.uint64).reshape(len(column), -1)
-
-
-_HASHES = ("hash", "cell_hash")
-_COLUMNS = (
-    "id",
-    "group",
-    "source",
-    "subtype",
-    "label_source",
-    "label",
-    "has_mask",
-    "um_per_px",
-)
-
-
-def _has_records(made: tfds.core.DatasetBuilder) -> bool:
-    before = logging.get_verbosity()
-    logging.set_verbosity(min(before, logging.ERROR))  # TFDS warns of what is yet to be made
-    try:
-        return made.is_prepared()
-    finally:
-        logging.set_verbosity(before)
-
-
-def _module(base: str) -> types.ModuleType:
-    return importlib.import_module(f"wbc_jax.tfds_builders.{base}.{base}_dataset_builder")
-
-
-def _builder_class(base: str) -> type[tfds.core.GeneratorBasedBuilder]:
-    return _module(base).Builder

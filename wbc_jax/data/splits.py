@@ -1,33 +1,32 @@
-"""Which record goes to training, validation and test.
+"""Assigns records to training, validation and test.
 
-The draw is made by SHA-256 of seed, data set and group, so that the same ids give the same split
-on every machine and every version of every library. It is stratified by cell type, and a group
-(crops of one frame, augmented copies of one image) is never taken apart.
+The draw is a SHA-256 of seed, data set and group, so the same ids give the same split on every
+machine and with every version of every library. It is stratified by cell type. A group (crops of
+one frame, augmented copies of one image) is never divided.
 """
 
 import collections
 import hashlib
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from absl import logging
 
 from wbc_jax.config import PAPER_FRACTIONS, Data
-from wbc_jax.data import duplicates, sources
+from wbc_jax.data import duplicates
+from wbc_jax.data.keys import RecordKey
+from wbc_jax.data.sources import Source
 from wbc_jax.errors import DataError
 
 SPLITS = ("train", "validation", "test")
 
-FAMILIES = {"raabin_gt": "raabin", "raabin_wbc": "raabin"}
-"""Data sets that hand out the same frames, named alike: their groups are compared."""
-
 Pieces = Sequence[tuple[float, str]]
-"""(upper end, split) in ascending order: how the stretch from 0 to 1 is shared out."""
+"""(upper end, split) in ascending order: the intervals that divide 0 to 1 among the splits."""
 
 
 def tested_whole(data: Data) -> frozenset[str]:
-    """Returns the data sets of which the protocol trains on nothing: they are test as a whole."""
+    """Returns the data sets that the protocol never trains on: all their records are test."""
     if data.protocol == "leave_one_out":
         return frozenset({data.left_out})
     if data.protocol == "independent":
@@ -38,7 +37,7 @@ def tested_whole(data: Data) -> frozenset[str]:
 
 
 def pieces(data: Data, dataset: str) -> Pieces:
-    """Returns how the protocol of `data` shares out a data set's records."""
+    """Returns the intervals by which the protocol of `data` divides a data set's records."""
     train, validation, _ = PAPER_FRACTIONS.get(data.protocol, data.fractions)
     if data.protocol == "k_fold":
         test = data.fold
@@ -61,6 +60,9 @@ def stratified(
 ) -> dict[str, np.ndarray]:
     """Splits one data set.
 
+    The groups of a stratum are laid end to end in the order of their hashes. Each group goes to the
+    split whose interval holds the group's middle record.
+
     Args:
         ids: unique ids; they only order the records inside a split.
         groups: records of one group stay together.
@@ -70,9 +72,7 @@ def stratified(
         dataset: mixed into the hash, so that data sets are split independently.
 
     Returns:
-        {`train`, `validation`, `test`: int64 indices, in the order of the ids}. Within a stratum
-        the groups are laid end to end in the order of their hashes, and each goes to the split
-        of the piece that its middle record falls into.
+        {`train`, `validation`, `test`: int64 indices, in the order of the ids}.
     """
     members = collections.defaultdict(list)
     for index, group in enumerate(groups):
@@ -90,7 +90,7 @@ def stratified(
         before = 0
         for group in ordered:
             middle = (before + len(members[group]) / 2) / total
-            # The last piece takes what rounding leaves.
+            # The last interval takes what rounding leaves.
             which = min(int(np.searchsorted(ends, middle, side="right")), len(ends) - 1)
             chosen[shares[which][1]] += members[group]
             before += len(members[group])
@@ -101,15 +101,16 @@ def stratified(
 
 
 def split_sources(
-    sets: Sequence[sources.Source], usable: Sequence[np.ndarray], data: Data
+    sets: Sequence[Source], usable: Sequence[np.ndarray], data: Data
 ) -> list[dict[str, np.ndarray]]:
-    """Splits several data sets, each by itself, keeping duplicates in one split.
+    """Splits several data sets, each by itself, and keeps duplicates in one split.
 
-    Groups that a near duplicate ties together are one group, also across data sets: there the set
-    whose name comes first decides, and the others' records follow. Sets that are tested as a whole
-    (`tested_whole`) decide before all others and stay whole; a duplicate of theirs elsewhere
-    follows them into the test part (`one_source`), or is left out of its own set where that has no
-    test part (`leave_one_out`, `independent`), with a warning that counts them.
+    Groups that hold near duplicates of each other count as one group, also across data sets: the
+    data set whose name comes first decides, and the records of the others follow. Data sets that
+    are tested as a whole (`tested_whole`) decide before all others and stay whole. A duplicate of
+    theirs in another data set follows them into the test split (`one_source`). Where that data set
+    has no test split (`leave_one_out`, `independent`) the duplicate is left out, and a warning
+    counts such records.
 
     Args:
         sets: the data sets.
@@ -129,13 +130,14 @@ def split_sources(
     found: dict[int, dict[str, np.ndarray]] = {}
     for which in sorted(range(len(sets)), key=lambda i: (sets[i].name not in whole, sets[i].name)):
         source, indices, owners = sets[which], kept[which], members[which]
-        # Named after its first group in this set, a cluster hashes alike whatever else is loaded.
+        # A cluster is named after its first group in this data set, so that its hash does not
+        # depend on the other data sets.
         names: dict[int, str] = {}
         for owner, group in sorted(zip(owners, (source.groups[i] for i in indices))):
             names.setdefault(owner, group)
         free = np.asarray([owner not in decided for owner in owners], bool)
         shares = pieces(data, source.name)
-        parts = stratified(
+        drawn = stratified(
             [source.ids[i] for i in indices[free]],
             [names[owner] for owner, f in zip(owners, free) if f],
             source.labels[indices[free]],
@@ -143,13 +145,13 @@ def split_sources(
             data.split_seed,
             source.name,
         )
-        split = {name: indices[free][part] for name, part in parts.items()}
+        split = {name: indices[free][places] for name, places in drawn.items()}
         for name in {name for _, name in shares}:
             follow = [i for i, o in zip(indices, owners) if decided.get(o) == name]
             split[name] = np.concatenate([split[name], np.asarray(follow, np.int64)])
         owner_of = {int(i): owner for i, owner in zip(indices, owners)}
-        for name, part in split.items():
-            decided |= {owner_of[int(i)]: name for i in part}
+        for name, places in split.items():
+            decided |= {owner_of[int(i)]: name for i in places}
         _check_not_empty(source, split, shares, len(indices))
         if lost := len(indices) - sum(map(len, split.values())):
             logging.warning(
@@ -163,33 +165,24 @@ def split_sources(
     return [found[i] for i in range(len(sets))]
 
 
-def group_key(source: sources.Source, index: int) -> tuple[str, str]:
-    """Returns (data set, group) of a record: what must not stand in two splits.
+def cluster(sets: Sequence[Source], kept: Sequence[np.ndarray]) -> list[list[int]]:
+    """Numbers the clusters of records that share a group or are near duplicates.
 
-    The data set is named without its config: groups hold across the configs of one data set (an
-    original and its copies), not across data sets, where equal names mean nothing. Packagings of
-    one collection whose frames have the same names count as one data set (`FAMILIES`).
+    Args:
+        sets: the data sets.
+        kept: int `[K]` of each, the records to look at.
+
+    Returns:
+        The cluster's number of each kept record of each data set.
     """
-    base = source.name.partition("/")[0]
-    return FAMILIES.get(base, base), source.groups[index]
-
-
-def cluster(sets: Sequence[sources.Source], kept: Sequence[np.ndarray]) -> list[list[int]]:
-    """Returns for each kept record of each set the number of its cluster of groups and duplicates.
-
-    Groups are compared by `group_key`.
-    """
-    groups = [
-        "\0".join(group_key(source, i)) for source, indices in zip(sets, kept) for i in indices
-    ]
-    entries = [(source, int(i)) for source, indices in zip(sets, kept) for i in indices]
-    owners = duplicates.clusters(groups, _near_pairs(entries))
+    keys = [source.key(int(i)) for source, indices in zip(sets, kept) for i in indices]
+    owners = duplicates.clusters(["\0".join(key.split_group) for key in keys], _near_pairs(keys))
     ends = np.cumsum([0, *(len(indices) for indices in kept)])
     return [owners[start:end] for start, end in itertools.pairwise(ends)]
 
 
 def _check_not_empty(
-    source: sources.Source, split: dict[str, np.ndarray], shares: Pieces, kept: int
+    source: Source, split: dict[str, np.ndarray], shares: Pieces, kept: int
 ) -> None:
     begins = [0.0, *(end for end, _ in shares)]
     wanted = {name for begin, (end, name) in zip(begins, shares) if end > begin}
@@ -203,14 +196,17 @@ def _check_not_empty(
             )
 
 
-def check_disjoint(parts: dict[str, Sequence[tuple[str, str]]]) -> None:
-    """Checks that no (data set, group) stands in two splits.
+def check_disjoint(groups: Mapping[str, Sequence[tuple[str, str]]]) -> None:
+    """Checks that no group stands in two splits.
+
+    Args:
+        groups: `RecordKey.split_group` of the records of each split.
 
     Raises:
         DataError: one does; names it and the splits.
     """
     where: dict[tuple[str, str], str] = {}
-    for name, keys in parts.items():
+    for name, keys in groups.items():
         for key in set(keys):
             if key in where:
                 raise DataError(
@@ -220,44 +216,42 @@ def check_disjoint(parts: dict[str, Sequence[tuple[str, str]]]) -> None:
             where[key] = name
 
 
-def check_leaks(parts: dict[str, Sequence[tuple[sources.Source, int]]]) -> None:
-    """Checks that no group, and no near duplicate, stands in two splits: the last look before use.
+def check_leaks(records: Mapping[str, Sequence[RecordKey]]) -> None:
+    """Checks that no group, and no pair of near duplicates, stands in two splits.
 
-    Computed afresh from the groups and hashes of the chosen records, not from how they were split.
+    This last check before use starts from the groups and hashes of the chosen records, not from the
+    way they were split.
+
+    Args:
+        records: of each split.
 
     Raises:
         DataError: names two records and their splits.
     """
-    check_disjoint(
-        {name: [group_key(*entry) for entry in entries] for name, entries in parts.items()}
-    )
-    flat = [(name, s, i) for name, entries in parts.items() for s, i in entries]
-    for i, j, bits in _near_pairs([entry for _, *entry in flat]):
-        (one, s, k), (two, t, m) = flat[i], flat[j]
+    check_disjoint({name: [key.split_group for key in keys] for name, keys in records.items()})
+    flat = [(name, key) for name, keys in records.items() for key in keys]
+    for i, j, bits in _near_pairs([key for _, key in flat]):
+        (one, first), (two, second) = flat[i], flat[j]
         if one != two:
             raise DataError(
-                f"{s.name} {s.ids[k]} ({one}) and {t.name} {t.ids[m]} ({two}) are near duplicates "
-                f"({bits} bits apart); training on one would leak into the score of the other. "
-                "Leave one of the data sets out, or exclude one of the records."
+                f"{first.dataset} {first.id} ({one}) and {second.dataset} {second.id} ({two}) are "
+                f"near duplicates ({bits} bits apart); training on one would leak into the score "
+                "of the other. Leave one of the data sets out, or exclude one of the records."
             )
 
 
-def seen(
-    known: Sequence[tuple[sources.Source, int]], others: Sequence[tuple[sources.Source, int]]
-) -> set[int]:
-    """Returns the places in `others` of records that `known` gives away.
+def seen(known: Sequence[RecordKey], others: Sequence[RecordKey]) -> set[int]:
+    """Returns the places in `others` of records that a model trained on `known` has seen.
 
-    These are near duplicates of a record in `known`, and records of a group that has one there
-    (crops of one frame): what a score of `others` must leave out if `known` was trained on.
+    These are near duplicates of a known record, and records that share its group (crops of one
+    frame). A score on `others` must leave them out.
     """
-    groups = {group_key(*entry) for entry in known}
-    found = {i for i, entry in enumerate(others) if group_key(*entry) in groups}
+    groups = {key.split_group for key in known}
+    found = {i for i, key in enumerate(others) if key.split_group in groups}
     return found | near_duplicates_of(known, others)
 
 
-def near_duplicates_of(
-    known: Sequence[tuple[sources.Source, int]], others: Sequence[tuple[sources.Source, int]]
-) -> set[int]:
+def near_duplicates_of(known: Sequence[RecordKey], others: Sequence[RecordKey]) -> set[int]:
     """Returns the places in `others` of records that are near duplicates of one in `known`."""
     if not known or not others:
         return set()
@@ -265,14 +259,19 @@ def near_duplicates_of(
     return {j - n for i, j, _ in _near_pairs([*known, *others]) if i < n <= j}
 
 
-def _near_pairs(entries: Sequence[tuple[sources.Source, int]]) -> list[tuple[int, int, int]]:
-    """Returns (i, j, bits) of the near duplicates among records, of which all have hashes."""
-    if not entries or any(source.hashes is None for source, _ in entries):
+def _near_pairs(keys: Sequence[RecordKey]) -> list[tuple[int, int, int]]:
+    """Returns (i, j, bits) of the near duplicates; none if a record has no hash."""
+    hashes = _stacked([key.hash for key in keys])
+    if hashes is None:
         return []
-    cells = None
-    if all(source.cell_hashes is not None for source, _ in entries):
-        cells = np.stack([source.cell_hashes[i] for source, i in entries])
-    return duplicates.same_cells(np.stack([source.hashes[i] for source, i in entries]), cells)
+    return duplicates.same_cells(hashes, _stacked([key.cell_hash for key in keys]))
+
+
+def _stacked(hashes: Sequence[bytes | None]) -> np.ndarray | None:
+    """Returns hashes as uint64 `[N, 4]`; None if one is unknown or there are none."""
+    if not hashes or None in hashes:
+        return None
+    return np.frombuffer(b"".join(hashes), np.uint64).reshape(len(hashes), -1)
 
 
 def _hash(seed: int, dataset: str, group: str) -> str:

@@ -9,7 +9,7 @@ from wbc_jax import metrics
 from wbc_jax.data import pipeline
 from wbc_jax.data.images import read_image
 from wbc_jax.errors import AbstentionError, DataError
-from wbc_jax.inference import abstention
+from wbc_jax.inference import abstention, abstention_fitting
 from wbc_jax.inference import model as inference
 from wbc_jax.inference.abstention import Outputs, Rule, proportion
 from wbc_jax.tfds_builders.pbc import pbc_dataset_builder as pbc
@@ -19,18 +19,17 @@ def measure(rule: Rule, known: Outputs, labels: np.ndarray, odd: Outputs) -> dic
     """Scores a rule on cells of the known types and on other things.
 
     Args:
-        rule: fitted on neither.
-        known: of N cells of the types.
+        rule: fitted to other images.
+        known: outputs for N cells of the known types.
         labels: int `[N]`, their true types.
-        odd: of things that are none of them.
+        odd: outputs for other things.
 
     Returns:
-        `auroc` of telling the two apart (`probability`: by 1 − the calibrated probability;
-        `energy`; `unlike`: by what the rule goes by), `known` and `odd` (`images`; `typed` anyway:
-        a share with its 95 % Wilson interval), and `accuracy` of the known ones: of `typed`, and of
-        `all` of them.
+        `auroc` of separating the two by `probability` (1 − the calibrated probability), `energy`
+        and `unlike` (the rule's own measure); `known` and `odd` (number of `images`, and `typed`,
+        the share on which the rule does not abstain, with its 95 % Wilson interval); and
+        `accuracy` on the known cells: on those `typed`, and on `all`.
     """
-
     typed = {
         name: np.array([not reason for reason in rule.reasons(outputs)])
         for name, outputs in (("known", known), ("odd", odd))
@@ -62,15 +61,19 @@ def measure(rule: Rule, known: Outputs, labels: np.ndarray, odd: Outputs) -> dic
 
 
 def score(name: str, rule: Rule, manual_dir: str | None = None) -> dict[str, Any]:
-    """`measure` on pbc: its test split, which the classifier must not have seen, and the odd."""
+    """Scores a rule on pbc's test split, and on pbc's images of other things.
 
+    Raises:
+        AbstentionError: the classifier was not trained on pbc, whose test split is needed.
+        DataError: the images of other things are missing.
+    """
     model = inference.load(name)
-    data = abstention.data_settings(model, manual_dir)
+    data = abstention_fitting.data_settings(model, manual_dir)
     if "pbc" not in data.datasets:
         raise AbstentionError(f"{name} was not trained on pbc, whose test split is needed.")
     test = pipeline.load_splits(data, model.config.evaluate.size, "classification")["test"]
     chosen = [i for i, (source, _) in enumerate(test.entries) if source.name == "pbc"]
-    known = abstention.outputs_of_records(model, [test.entries[i] for i in chosen])
+    known = abstention_fitting.outputs_of_records(model, [test.entries[i] for i in chosen])
     manual = epath.Path(data.manual_dir).expanduser()
     folder = next((manual / f for f in pbc.FOLDERS if (manual / f / "platelet").is_dir()), None)
     if folder is None:
@@ -79,7 +82,7 @@ def score(name: str, rule: Rule, manual_dir: str | None = None) -> dict[str, Any
     for kind, path in pbc.find_images(folder, pbc.OTHER_CLASSES):
         odd.append(read_image(path))
         kinds.append(kind)
-    strange = abstention.outputs_of(model, odd)
+    strange = abstention_fitting.outputs_of(model, odd)
     labels = test.labels[chosen]
     result = measure(rule, known, labels, strange)
     result["by_class"] = {
@@ -90,6 +93,8 @@ def score(name: str, rule: Rule, manual_dir: str | None = None) -> dict[str, Any
 
 
 def table(result: dict[str, Any]) -> str:
+    """Returns the result of `score` as text."""
+
     def line(name: str, found: dict[str, Any]) -> str:
         share = found["odd"]["typed"]
         return (

@@ -10,17 +10,18 @@ from typing import Any
 import jax
 import numpy as np
 
-from wbc_jax import evaluate
+from wbc_jax import cpu, evaluate
 from wbc_jax.config import Config
-from wbc_jax.cpu import convolution
-from wbc_jax.data import building, pipeline, sources, splits
+from wbc_jax.data import building, pipeline, preparing, splits
+from wbc_jax.data.keys import RecordKey
 from wbc_jax.errors import DataError
 from wbc_jax.evaluate import baselines
+from wbc_jax.inference import cell_masks
 from wbc_jax.inference import model as inference
 from wbc_jax.parallel import processes
 from wbc_jax.training import steps
 
-# A second pass over the network, and its pixels are far more than a calibration needs.
+# Calibration takes a second pass over the images, and needs far fewer pixels than they have.
 CALIBRATION_IMAGES = 64
 
 Predict = Callable[[np.ndarray], jax.Array | np.ndarray]
@@ -47,7 +48,7 @@ def score(
     examples: dict[str, pipeline.Examples],
     model: inference.Model,
     predict: Predict,
-    trained: list[tuple[sources.Source, int]],
+    trained: list[RecordKey],
     about: dict[str, Any],
 ) -> Scores:
     """Scores a model, a baseline, and the data sets of `evaluate.external` that are there.
@@ -55,10 +56,10 @@ def score(
     Args:
         config: of the data and the scoring; its network is the model's.
         examples: the splits.
-        model: what is scored.
+        model: the model to score.
         predict: from `inference.scored`.
-        trained: the images it was trained on and chosen by.
-        about: what else the summary holds.
+        trained: the images it was trained on and selected by.
+        about: further entries of the summary.
     """
     task = evaluate.TASKS[config.task]
     batch, bootstrap = config.evaluate.batch_size, config.evaluate.bootstrap
@@ -95,7 +96,7 @@ def score(
 
 
 def _evenly(examples: pipeline.Examples, most: int) -> pipeline.Examples:
-    """Returns at most so many of the examples, evenly spaced: each data set has its share."""
+    """Returns at most `most` examples, evenly spaced, so that each data set keeps its share."""
     places = np.linspace(0, len(examples) - 1, min(most, len(examples))).round().astype(int)
     entries = [examples.entries[place] for place in places]
     return pipeline.Examples(entries, examples.image_size, examples.mask_size)
@@ -104,17 +105,17 @@ def _evenly(examples: pipeline.Examples, most: int) -> pipeline.Examples:
 def _pixel_probabilities(
     config: Config, model: inference.Model
 ) -> Callable[[np.ndarray], jax.Array]:
-    """Returns images → probabilities `[B, E, E, C]`; the prediction step picks the highest."""
+    """Returns a function from images to probabilities `[B, E, E, C]`."""
     scored = steps.make_scored_logits(config, model.network, config.evaluate.flips)
     step_fn = jax.jit(
         lambda weights, images: jax.nn.softmax(scored(weights, images)),
-        compiler_options=convolution.compiler_options(),
+        compiler_options=cpu.compiler_options(),
     )
     return lambda images: step_fn(model.weights, images)
 
 
 def _baseline(config: Config, examples: dict[str, pipeline.Examples]) -> tuple[np.ndarray, str]:
-    """Returns what the test split measures without a network, and what that is called."""
+    """Returns the measurements of a predictor without a network, and its name."""
     test, batch = examples["test"], config.evaluate.batch_size
     if config.task == "segmentation":
         large = test.resized(config.evaluate.size, config.evaluate.size)
@@ -128,14 +129,17 @@ def _baseline(config: Config, examples: dict[str, pipeline.Examples]) -> tuple[n
 def _external(
     config: Config,
     predict: Predict,
-    trained: list[tuple[sources.Source, int]],
+    trained: list[RecordKey],
     rows: list[dict[str, Any]] | None = None,
 ) -> tuple[dict[str, Any], dict[str, str]]:
-    """Scores whole data sets that training never saw, where they are present.
+    """Scores whole data sets that training never saw, if they are available.
 
-    Records that share a group with an image of `trained` (training and validation; crops of one
-    frame), or are near duplicates of one, are left out; `left_out` counts them. A row an image is
-    added to `rows`.
+    Leaves out records that share a group (crops of one frame) with an image of `trained` (training
+    and validation) or are near duplicates of one; `left_out` counts them. Adds one row per image to
+    `rows`.
+
+    Returns:
+        Scores by data set, and the reason by data set that was skipped.
     """
     task = evaluate.TASKS[config.task]
     found, skipped = {}, {}
@@ -143,14 +147,16 @@ def _external(
         if name in config.data.datasets:
             continue
         try:
-            with building.no_downloads():  # a look aside must not wait for a network
-                sources.prepare(name, config.data)
-            whole = pipeline.load_whole(name, config.data, config.evaluate.size, config.task)
+            with building.no_downloads():  # an extra score must not wait for the network
+                preparing.prepare(name, config.data)
+            masks = cell_masks.prepare(config.data, (name,))
+            size = config.evaluate.size
+            whole = pipeline.load_whole(name, config.data, size, config.task, masks)
         except (DataError, OSError) as error:
             reason = str(error).splitlines()[0]
             skipped[name] = reason
             continue
-        leaks = splits.seen(trained, whole.entries)
+        leaks = splits.seen(trained, whole.keys)
         if leaks:
             if processes.is_first():
                 print(f"{name}: {len(leaks)} images that training saw are left out.", flush=True)

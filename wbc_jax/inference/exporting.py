@@ -1,4 +1,4 @@
-"""A model's whole computation as one file: StableHLO or ONNX.
+"""Exports a model's whole computation as one file: StableHLO or ONNX.
 
 StableHLO, for any program with JAX, without Flax or this package:
 
@@ -17,7 +17,7 @@ import jax
 import numpy as np
 from jax import export
 
-from wbc_jax.cpu import convolution
+from wbc_jax import cpu
 from wbc_jax.errors import ExportError
 from wbc_jax.inference import model as inference
 from wbc_jax.training import steps
@@ -27,19 +27,19 @@ PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 
 
 def stablehlo(model: inference.Model) -> bytes:
-    """Returns a model's computation as `jax.export` serialises it, for CPU, GPU and TPU.
+    """Returns a model's computation, with its weights, as `jax.export` serializes it.
 
-    It maps uint8 `[B, S, S, 3]` RGB (S = `model.config.data.image_size`, any B) to float32 logits,
-    `[B, S, S, C]` of masks or `[B, C]` of types, weights included. Convolutions are XLA's own.
+    It runs on CPU, GPU and TPU, and maps uint8 `[B, S, S, 3]` RGB (S =
+    `model.config.data.image_size`, any B) to float32 logits, `[B, S, S, C]` for masks or `[B, C]`
+    for types. Convolutions are XLA's own.
 
     Args:
         model: from `wbc_jax.load`.
     """
-
     side = model.config.data.image_size
     logits = steps.make_logits(model.network, model.config.evaluate.flips)
     shape = export.symbolic_shape(f"b, {side}, {side}, 3")
-    with convolution.disabled():
+    with cpu.disabled():
         exported = export.export(
             jax.jit(lambda images: logits(model.weights, images)), platforms=PLATFORMS
         )(jax.ShapeDtypeStruct(shape, np.uint8))
@@ -47,19 +47,18 @@ def stablehlo(model: inference.Model) -> bytes:
 
 
 def onnx(model: inference.Model) -> bytes:
-    """Returns a model's computation as ONNX, converted by jax2onnx and tried in ONNX Runtime.
+    """Returns a model's computation as ONNX, converted by jax2onnx and checked in ONNX Runtime.
 
-    It maps `images` to `logits` as `stablehlo` does. A network that computes in bfloat16 does so in
-    float32 here, as ONNX Runtime has no other convolution on CPUs.
+    It maps `images` to `logits` as `stablehlo` does. It always computes in float32, even for a
+    bfloat16 network, as ONNX Runtime has no other convolution on CPUs.
 
     Args:
         model: from `wbc_jax.load`.
 
     Raises:
-        ExportError: the extra `onnx` is not installed, the network holds what the converter or the
-            runtime cannot do, or the runtime's logits are others than JAX's.
+        ExportError: the extra `onnx` is not installed, the converter or the runtime does not
+            support an operation of the network, or the runtime's logits differ from JAX's.
     """
-
     try:
         import jax2onnx
         import onnxruntime
@@ -76,8 +75,8 @@ def onnx(model: inference.Model) -> bytes:
     logger = logging.getLogger("onnx_ir")
     before = logger.level
     try:
-        logger.setLevel(logging.ERROR)  # it warns of shapes that it leaves out
-        with convolution.disabled():
+        logger.setLevel(logging.ERROR)  # it warns about shapes that it drops
+        with cpu.disabled():
             converted = jax2onnx.to_onnx(
                 lambda images: logits(model.weights, images),
                 [jax.ShapeDtypeStruct(shape, np.uint8)],

@@ -1,4 +1,4 @@
-"""Loading a trained model and using it on images of any size."""
+"""Loads trained models and predicts images of any size with them."""
 
 import dataclasses
 import functools
@@ -15,12 +15,13 @@ from etils import epath
 from flax import nnx
 from jax.sharding import AxisType
 
-from wbc_jax import config_checks, metrics, models
+from wbc_jax import config_checks, cpu, metrics, models
 from wbc_jax.config import Config
-from wbc_jax.cpu import convolution
-from wbc_jax.data import isolation, pipeline, sources
+from wbc_jax.data import isolation
 from wbc_jax.data.images import check_image
-from wbc_jax.errors import CheckpointError
+from wbc_jax.data.keys import RecordKey
+from wbc_jax.data.resize import resize_image
+from wbc_jax.errors import CheckpointError, ConfigError
 from wbc_jax.inference import weights as weights_lib
 from wbc_jax.labels import CELL_TYPES
 from wbc_jax.parallel import sharding
@@ -29,19 +30,19 @@ from wbc_jax.training import checkpoint, steps
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Prediction:
-    """What a model says of one cell; None where it has no such output.
+    """The prediction of one cell; None for outputs that the model does not have.
 
     Attributes:
         mask: uint8 `[H, W]` at the image's own size: 0 background, 1 cytoplasm, 2 nucleus.
         nucleus_px, cytoplasm_px: areas in pixels of that size.
         nc_ratio: nucleus / cytoplasm; +inf without cytoplasm, NaN without nucleus.
         nucleus_share: N / (N + C); NaN without nucleus.
-        flag: empty, or why the ratio is not an ordinary number (`no_cytoplasm`, `no_nucleus`,
+        flag: empty, or the reason why the ratio is +inf or NaN (`no_cytoplasm`, `no_nucleus`,
             `no_cell`).
         label: the cell's type, an index of `labels.CELL_TYPES`.
-        probabilities: float32 `[K]` of the cell types.
-        logits: float32 `[K]`, of which they are the softmax.
-        embedding: float32 `[D]`, what the logits are linear in, of a network that tells it.
+        probabilities: float32 `[K]`, one per cell type.
+        logits: float32 `[K]`; the probabilities are their softmax.
+        embedding: float32 `[D]`, the input of the network's last linear layer.
     """
 
     mask: np.ndarray | None = None
@@ -62,14 +63,14 @@ class Prediction:
 
 
 class Model:
-    """A trained network with the settings it was trained with; made by `load`.
+    """A trained network with the settings of its training; `load` makes one.
 
     Attributes:
-        config: the run's.
-        network, weights: the network's description and its arrays.
-        step: training steps behind the weights.
-        seen: (source, index) of the images it was trained on and chosen by, where its file lists
-            them (see `wbc_jax.inference.weights`); None for a run's folder, whose config says it.
+        config: of the run.
+        network, weights: the network's structure and its arrays.
+        step: number of training steps.
+        seen: the images it was trained on and selected by, as listed in its weights file; None if
+            it was loaded from a run's folder, whose config determines them.
     """
 
     def __init__(
@@ -78,16 +79,16 @@ class Model:
         network: steps.Network,
         weights: dict[str, Any],
         step: int,
-        seen: list[tuple[sources.Source, int]] | None = None,
+        seen: list[RecordKey] | None = None,
     ):
         self.config, self.network, self.weights = config, network, weights
         self.step, self.seen = step, seen
         self._logits = jax.jit(
             steps.make_logits(network, config.evaluate.flips),
-            compiler_options=convolution.compiler_options(),
+            compiler_options=cpu.compiler_options(),
         )
         if config.data.isolate:
-            isolation.weights_file(config.data)  # missing, it is told here
+            weights_lib.find_segmenter(config.data.isolate)  # raises early if it is missing
         self._mesh: jax.sharding.Mesh | None = None
         self._lock = threading.Lock()
 
@@ -96,7 +97,7 @@ class Model:
         return self._evaluated(flips=flips)
 
     def with_middle_cell(self, middle_cell: bool) -> "Model":
-        """Returns the same model with or without leaving out all cells but the middle one."""
+        """Returns the same model, which keeps only the middle cell of a mask or keeps all cells."""
         return self._evaluated(middle_cell=middle_cell)
 
     def _evaluated(self, **changes: Any) -> "Model":
@@ -108,29 +109,30 @@ class Model:
 
     @functools.cached_property
     def segmenter(self) -> "Model | None":
-        """The model by which images are cut to their cell; None where `data.isolate` is empty."""
-        return isolation.segmenter(self.config.data) if self.config.data.isolate else None
+        """The model that finds the cell that images are cut to; None without `data.isolate`."""
+        isolate = self.config.data.isolate
+        return load_segmenter(isolate) if isolate else None
 
     @functools.cached_property
     def _embed(self) -> Callable[[Any, np.ndarray], tuple[jax.Array, jax.Array]] | None:
-        """(weights, images) → logits and embeddings; None of a network that has none."""
+        """Function from weights and images to logits and embeddings; None without embeddings."""
         if self.embedding_size is None:
             return None
         return jax.jit(
             steps.make_logits(self.network, self.config.evaluate.flips, embedding=True),
-            compiler_options=convolution.compiler_options(),
+            compiler_options=cpu.compiler_options(),
         )
 
     @property
     def embedding_size(self) -> int | None:
-        """Numbers of an embedding; None of a network that has none."""
+        """Length of an embedding; None if the network has none."""
         if not models.embeds(self.config.model.name):
             return None
         return self.weights["params"]["head"]["kernel"].shape[0]
 
     @property
     def parameters(self) -> int:
-        """How many numbers were learnt."""
+        """Number of trained parameters."""
         return sum(int(leaf.size) for leaf in jax.tree.leaves(self.weights["params"]))
 
     def predict(
@@ -141,20 +143,20 @@ class Model:
     ) -> Prediction | list[Prediction]:
         """Segments or classifies one image or several, of any sizes.
 
-        Images are resized to the network's input, masks' logits back to each image's own size.
-        Batches are filled up to a power of two, so that few shapes are ever compiled.
+        Images are resized to the network's input, and the logits of masks back to each image's own
+        size. Batches are padded to a power of two, so that few shapes are compiled.
 
         Args:
             images: uint8 `[H, W, 3]` RGB, or a list (or `[N, H, W, 3]`) of such.
-            batch_size: images a pass.
-            masks: for a model that cuts images to their cell: what is known of each, uint8
-                `[H, W]` of any size (for one image, one mask); else its segmenter finds it.
+            batch_size: images per pass.
+            masks: for a model that cuts images to their cell, the masks to cut by, uint8 `[H, W]`
+                of any size (one mask for one image); None: its segmenter predicts them.
 
         Returns:
             One `Prediction`, or a list of them.
 
         Raises:
-            ValueError: an image of another type or shape, or without pixels.
+            ValueError: an image has another type or shape, or no pixels.
         """
         if isinstance(images, np.ndarray) and images.ndim != 4:
             return self.predict([images], batch_size, None if masks is None else [masks])[0]
@@ -162,21 +164,21 @@ class Model:
         for image in images:
             check_image(image)
         for start in range(0, len(images), batch_size):
-            part = images[start : start + batch_size]
+            batch = images[start : start + batch_size]
             if self.config.data.isolate:
                 if masks is None:
-                    known = [one.mask for one in self.segmenter.predict(part, batch_size)]
+                    known = [one.mask for one in self.segmenter.predict(batch, batch_size)]
                 else:
                     known = masks[start : start + batch_size]
-                part = [isolation.isolate(image, mask) for image, mask in zip(part, known)]
-            found += self._predict_batch(part, batch_size)
+                batch = [isolation.isolate(image, mask) for image, mask in zip(batch, known)]
+            found += self._predict_batch(batch, batch_size)
         return found
 
     def spread(self) -> int:
-        """Lets all devices of this process share each batch that divides among them from now on.
+        """Distributes every further batch over all devices of this process, if its size allows.
 
         Returns:
-            How many there are.
+            The number of devices.
         """
         devices = jax.local_devices()
         mesh = jax.make_mesh(
@@ -187,26 +189,26 @@ class Model:
         return len(devices)
 
     def fit(self, image: np.ndarray) -> np.ndarray:
-        """Returns an image (cut to its cell, if the model does so) at the network's size, uint8
-        `[S, S, 3]`."""
+        """Resizes an image to the network's input, uint8 `[S, S, 3]`, and cuts it to its cell
+        first if the model does so."""
         if self.config.data.isolate:
             image = isolation.isolate(image, self.segmenter.predict(image).mask)
         return self._resize(image)
 
     def _resize(self, image: np.ndarray) -> np.ndarray:
         side = self.config.data.image_size
-        return pipeline.resize_image(image, side, side)
+        return resize_image(image, side, side)
 
     def logits(self, images: np.ndarray) -> jax.Array:
         """Starts the network on uint8 images `[B, S, S, 3]`, as `fit` makes them.
 
         Returns:
-            Float32 logits, `[B, S, S, 3]` or `[B, K]`; the device may still be at work on them.
+            Float32 logits, `[B, S, S, 3]` or `[B, K]`, possibly before the device has finished.
         """
         return self._logits(self.weights, self._placed(images))
 
     def _placed(self, images: np.ndarray) -> jax.Array | np.ndarray:
-        """Images on the devices that share them (`spread`)."""
+        """Moves images to the devices that share them (`spread`)."""
         if self._mesh is None:
             return images
         divides = len(images) % self._mesh.size == 0
@@ -214,11 +216,11 @@ class Model:
         return jax.device_put(images, place(self._mesh))
 
     def read(self, logits: np.ndarray, size: tuple[int, int]) -> Prediction:
-        """Returns what one image's logits say of it.
+        """Returns the prediction that one image's logits mean.
 
         Args:
             logits: float32 `[S, S, 3]` or `[K]`.
-            size: height and width of the image itself, px.
+            size: height and width of the original image, px.
         """
         if self.config.task == "classification":
             return _typed(logits)
@@ -231,7 +233,7 @@ class Model:
         for i, image in enumerate(images):
             batch[i] = self._resize(image)
         embeddings: Any = itertools.repeat(None)
-        with self._lock:  # one compilation, not one a thread
+        with self._lock:  # one compilation, not one per thread
             if self._embed is None:
                 logits = np.asarray(self.logits(batch))
             else:
@@ -245,15 +247,15 @@ class Model:
 def scored(
     config: Config, model: Model, mesh: jax.sharding.Mesh | None = None
 ) -> Callable[[np.ndarray], jax.Array | np.ndarray]:
-    """Returns uint8 images `[B, S, S, 3]` → what evaluation scores, by one function for all.
+    """Returns the function that evaluation scores, from uint8 images `[B, S, S, 3]` to predictions.
 
-    That is what `steps.make_predict_step` returns; of masks the middle cell alone, where
-    `config.evaluate.middle_cell` says so.
+    It returns the output of `steps.make_predict_step`, but keeps only the middle cell of masks if
+    `config.evaluate.middle_cell` is set.
 
     Args:
         config: of the scoring; the network is the model's.
-        model: what is scored.
-        mesh: devices that share a batch; None: where the weights are.
+        model: the model to score.
+        mesh: devices that share a batch; None: the devices of the weights.
     """
     step = steps.make_predict_step(config, model.network, config.evaluate.flips, mesh)
     weights = model.weights
@@ -270,16 +272,16 @@ def scored(
 
 
 def load(path: epath.PathLike) -> Model:
-    """Loads the best checkpoint of a run's folder, or a file of weights.
+    """Loads the best checkpoint of a run's folder, or a weights file.
 
     Args:
         path: the run's `--workdir`, a `.safetensors` file that `wbc_jax.export` wrote, or the name
             of weights that the package ships.
 
     Raises:
-        CheckpointError: there is no run or no checkpoint; says where it looked.
-        ConfigError: its `config.json` is damaged.
-        WeightsError: the file is missing, damaged or something else.
+        CheckpointError: the run or its checkpoint is missing; names the folder.
+        ConfigError: the run's `config.json` is damaged.
+        WeightsError: the weights file is missing, damaged or something else.
     """
     if file := weights_lib.find(path):
         return _load_file(file)
@@ -297,6 +299,25 @@ def load(path: epath.PathLike) -> Model:
     return Model(config, network, state.weights(), int(state.step))
 
 
+def load_segmenter(name: str) -> Model:
+    """Loads the segmenter that `config.data.isolate` names.
+
+    It predicts without test-time flips, as a box does not need them, and keeps every cell:
+    `isolation.isolate` chooses the middle one.
+
+    Raises:
+        WeightsError: the file does not exist.
+        ConfigError: the model is not a segmenter.
+    """
+    model = load(weights_lib.find_segmenter(name)).with_flips(False).with_middle_cell(False)
+    if model.config.task != "segmentation":
+        raise ConfigError(
+            f"config.data.isolate is {name!r}, weights for {model.config.task}; it must name a "
+            "segmenter's."
+        )
+    return model
+
+
 def _or_shipped() -> str:
     names, file = weights_lib.shipped(), f"a {weights_lib.SUFFIX} file"
     return f"{file}, or one of {', '.join(names)}" if names else f"or {file}"
@@ -311,15 +332,17 @@ def _load_file(path: epath.Path) -> Model:
 
 
 def empty_state(config: Config) -> tuple[steps.Network, steps.TrainState]:
-    """Returns the network and the shapes of its state: drawing weights only to replace them would
-    take most of the time of loading."""
+    """Returns the network and the shapes of its state.
+
+    Initializing weights only to replace them would take most of the loading time.
+    """
 
     def build() -> nnx.Module:
         side = config.data.image_size
         return models.build(config.model, config.train.seed, image_size=side)
 
     network, weights = steps.split_network(nnx.eval_shape(build))
-    if jax.tree.leaves(network.other):  # dropout's streams are needed as they are
+    if jax.tree.leaves(network.other):  # the streams of dropout cannot be shapes
         network, weights = steps.split_network(build())
     mesh = sharding.local_mesh(1)
     shapes = jax.eval_shape(lambda w: steps.init_state(config, w, mesh), weights)

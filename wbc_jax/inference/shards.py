@@ -29,6 +29,7 @@ from wbc_jax.config import flatten
 from wbc_jax.data.images import encode_png, read_image
 from wbc_jax.errors import DataError, ShardsError
 from wbc_jax.inference import model as inference
+from wbc_jax.parallel.environment import find_place
 from wbc_jax.utils import atomic
 from wbc_jax.utils.progress import Progress
 
@@ -176,13 +177,6 @@ def _stripped(line: bytes) -> bytes:
     return line if line.strip() else b""
 
 
-# What tells a process its place among others: explicit variables, then SLURM's within `srun`.
-_PLACES = (
-    ("WBC_JAX_PROCESS_ID", "WBC_JAX_NUM_PROCESSES"),
-    ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"),
-)
-
-
 def find_shard(text: str, environment: Mapping[str, str]) -> tuple[int, int]:
     """Returns (i, n): this is process i, from 0, of n that share the work.
 
@@ -196,13 +190,10 @@ def find_shard(text: str, environment: Mapping[str, str]) -> tuple[int, int]:
     """
     where = "--shard"
     if not text:
-        for one, every in _PLACES:
-            if one in environment or every in environment:
-                where = f"{one}/{every}"
-                text = f"{environment.get(one, '')}/{environment.get(every, '')}"
-                break
-        else:
+        place = find_place(environment)
+        if place is None:
             return jax.process_index(), jax.process_count()
+        where, text = "/".join(place.names), f"{place.index}/{place.count}"
     index, _, count = text.partition("/")
     if not (index.isdecimal() and count.isdecimal()) or int(index) >= int(count):
         raise ShardsError(

@@ -1,9 +1,8 @@
-"""Weights in one file: what the package ships, and what one person gives another.
+"""Weights files: the format in which the package ships models and people exchange them.
 
-The file is safetensors: arrays and text, nothing that could run. It holds the network's arrays, the
-config it was trained with, and of each image of its training and validation splits the data set,
-id, group and perceptual hashes, so that nobody scores it on what it has seen without being told. A
-SHA-256 of all that tells a file that was damaged on its way.
+A file is safetensors, which holds arrays and text but no code. It has the network's arrays, the
+config of the training, and a `RecordKey` of each training and validation image, so that scoring can
+refuse images that the model has seen. A SHA-256 of everything reveals a damaged file.
 """
 
 import dataclasses
@@ -20,35 +19,34 @@ from etils import epath
 
 from wbc_jax import config_checks
 from wbc_jax.config import Config, to_json
-from wbc_jax.data import sources
+from wbc_jax.data.keys import RecordKey
 from wbc_jax.errors import WeightsError
 from wbc_jax.utils import atomic
 
 SUFFIX = ".safetensors"
 FORMAT = "wbc_jax weights 1"
-SHIPPED = epath.Path(__file__).parent.parent / "shipped"
-"""Folder of the package with the files that have a name of their own."""
+SHIPPED = epath.Path(__file__).parents[1] / "shipped"
+"""Folder of the weights that the package ships, each known by its name."""
 INITIAL = f"initial{SUFFIX}"
-"""In a run's folder: the weights that it began with (`config.train.init_from`)."""
+"""In a run's folder: the weights that training started from (`config.train.init_from`)."""
 _HASHES, _CELL_HASHES = "seen/hashes", "seen/cell_hashes"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Stored:
-    """What a file of weights holds.
+    """The content of a weights file.
 
     Attributes:
         config: of the training.
-        step: training steps behind the weights.
+        step: number of training steps.
         arrays: by path in the network, such as `params/encoder/0/conv1/kernel`.
-        seen: (source, index) of each training and validation image; these sources have ids, groups
-            and hashes only.
+        seen: identities of the training and validation images.
     """
 
     config: Config
     step: int
     arrays: dict[str, np.ndarray]
-    seen: list[tuple[sources.Source, int]]
+    seen: list[RecordKey]
 
 
 def shipped() -> list[str]:
@@ -59,9 +57,9 @@ def shipped() -> list[str]:
 
 
 def find(name: epath.PathLike) -> epath.Path | None:
-    """Returns the file that `name` means: a name of `shipped()` or a path; None if it is neither.
+    """Returns the weights file that `name` means: a path, or one of `shipped()`; None if neither.
 
-    A folder of that name in the working directory comes first, as a run.
+    A folder of that name in the working directory takes precedence, as a run.
     """
     path = epath.Path(name).expanduser()
     if path.suffix == SUFFIX:
@@ -71,26 +69,42 @@ def find(name: epath.PathLike) -> epath.Path | None:
     return None
 
 
+def find_segmenter(name: str) -> epath.Path:
+    """Returns the weights file that `config.data.isolate` names.
+
+    Raises:
+        WeightsError: the file does not exist.
+    """
+    file = find(name)
+    if file is None or not file.exists():
+        known = ", ".join(shipped()) or "none"
+        raise WeightsError(
+            f"config.data.isolate is {name!r}: no {SUFFIX} file and no shipped weights (there are: "
+            f"{known})."
+        )
+    return file
+
+
 def write(
     path: epath.PathLike,
     config: Config,
     step: int,
     weights: dict[str, Any],
-    seen: Sequence[tuple[sources.Source, int]],
+    seen: Sequence[RecordKey],
     dtype: np.typing.DTypeLike = np.float16,
 ) -> None:
-    """Writes a file of weights, whole or not at all.
+    """Writes a weights file, whole or not at all.
 
     Args:
-        path: where; ends in `.safetensors`.
+        path: the file; its name ends in `.safetensors`.
         config, step: of the training.
         weights: {`params`, `stats`} (`steps.TrainState.weights`). Running statistics stay float32,
-            as a variance may be larger than float16 can hold.
-        seen: the training and validation images, as `pipeline.Examples.entries`.
+            as a variance may exceed the range of float16.
+        seen: the training and validation images (`pipeline.Examples.keys`).
         dtype: of the params.
 
     Raises:
-        WeightsError: a weight does not fit `dtype`, or the path has another ending.
+        WeightsError: a weight exceeds the range of `dtype`, or the path has another ending.
         OSError: the file cannot be written.
     """
     if epath.Path(path).suffix != SUFFIX:
@@ -106,10 +120,13 @@ def write(
                 f"{name} holds values that {kept.dtype} cannot; choose float32 (--dtype=float32)."
             )
         arrays[name] = np.ascontiguousarray(kept)
-    records = [[s.name, s.ids[i], s.groups[i]] for s, i in seen]
-    for name, of in ((_HASHES, "hashes"), (_CELL_HASHES, "cell_hashes")):
-        if seen and all(getattr(s, of) is not None for s, _ in seen):
-            arrays[name] = np.stack([getattr(s, of)[i] for s, i in seen])
+    records = [[key.dataset, key.id, key.group] for key in seen]
+    for name, hashes in (
+        (_HASHES, [key.hash for key in seen]),
+        (_CELL_HASHES, [key.cell_hash for key in seen]),
+    ):
+        if hashes and None not in hashes:
+            arrays[name] = np.frombuffer(b"".join(hashes), np.uint64).reshape(len(hashes), -1)
     about = {
         "format": FORMAT,
         "config": to_json(config),
@@ -121,11 +138,11 @@ def write(
 
 
 def read(path: epath.PathLike) -> Stored:
-    """Reads a file of weights.
+    """Reads a weights file.
 
     Raises:
-        WeightsError: it is missing, damaged or holds something else; says what.
-        ConfigError: the config in it is not one of this version.
+        WeightsError: the file is missing, damaged or something else; says which.
+        ConfigError: this version cannot read the config in it.
     """
     path = epath.Path(path)
     if not path.exists():
@@ -145,13 +162,13 @@ def read(path: epath.PathLike) -> Stored:
             f"{path} is marked {about.get('format')!r}; {FORMAT!r} is needed, as "
             "`python -m wbc_jax.export RUN --out=FILE.safetensors` writes it."
         )
-    stored = about.pop("sha256", None)  # None: written before there was a sum
+    stored = about.pop("sha256", None)  # None: a file from before there was a sum
     known = set(about) == {"format", "config", "step", "seen"}
     if not known or stored not in (None, _sum(arrays, about)):
         raise WeightsError(f"{path} is damaged (not what its SHA-256 says). Get it again.")
     config = config_checks.from_json(about["config"], f"the config in {path}")
     try:
-        seen = _entries(json.loads(about["seen"]), arrays)
+        seen = _keys(json.loads(about["seen"]), arrays)
         step = int(about["step"])
     except (KeyError, ValueError, TypeError) as error:
         raise WeightsError(
@@ -162,7 +179,7 @@ def read(path: epath.PathLike) -> Stored:
 
 
 def fill(like: Any, stored: Stored, path: epath.PathLike) -> Any:
-    """Returns `like` ({`params`, `stats`}: shapes and types) filled with the stored arrays.
+    """Returns a tree like `like` ({`params`, `stats`}: shapes and types) of the stored arrays.
 
     Raises:
         WeightsError: a name or a shape differs.
@@ -183,7 +200,7 @@ def fill(like: Any, stored: Stored, path: epath.PathLike) -> Any:
 
 
 def named(tree: Any) -> dict[str, Any]:
-    """Returns the leaves of nested dictionaries by their path, `/` between the keys."""
+    """Returns the leaves of nested dictionaries by path; `/` separates the keys."""
     return {
         "/".join(str(step.key) for step in path): leaf
         for path, leaf in jax.tree.leaves_with_path(tree)
@@ -191,7 +208,7 @@ def named(tree: Any) -> dict[str, Any]:
 
 
 def _sum(arrays: dict[str, np.ndarray], about: dict[str, str]) -> str:
-    """SHA-256 of names, types, shapes and values of the arrays, and of the texts."""
+    """Returns the SHA-256 of the arrays' names, types, shapes and values, and of the texts."""
     found = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
     for name, array in sorted(arrays.items()):
         found.update(f"\0{name} {array.dtype.str} {array.shape}\0".encode())
@@ -199,30 +216,18 @@ def _sum(arrays: dict[str, np.ndarray], about: dict[str, str]) -> str:
     return found.hexdigest()
 
 
-def _entries(records: list, arrays: dict[str, np.ndarray]) -> list[tuple[sources.Source, int]]:
-    """The list of images as sources, one a data set, with nothing but what is known of them."""
+def _keys(records: list, arrays: dict[str, np.ndarray]) -> list[RecordKey]:
+    """Returns the identities of the images that a file lists."""
+    columns = []
     for name in (_HASHES, _CELL_HASHES):
-        if name in arrays and arrays[name].shape != (len(records), 4):
-            raise ValueError(f"{name} is {arrays[name].shape}, for {len(records)} images")
-    places: dict[str, list[int]] = {}
-    for i, (dataset, _, _) in enumerate(records):
-        places.setdefault(dataset, []).append(i)
-    seen = []
-    for dataset, rows in places.items():
-        n, blank = len(rows), ("",) * len(rows)
-        source = sources.Source(
-            name=dataset,
-            ids=tuple(records[i][1] for i in rows),
-            groups=tuple(records[i][2] for i in rows),
-            sources=blank,
-            subtypes=blank,
-            label_sources=blank,
-            labels=np.full(n, -1, np.int64),
-            has_mask=np.zeros(n, bool),
-            um_per_px=np.full(n, np.nan, np.float32),
-            encoded=(),
-            hashes=arrays[_HASHES][rows] if _HASHES in arrays else None,
-            cell_hashes=arrays[_CELL_HASHES][rows] if _CELL_HASHES in arrays else None,
-        )
-        seen += [(source, i) for i in range(n)]
-    return seen
+        hashes = arrays.get(name)
+        if hashes is None:
+            columns.append([None] * len(records))
+            continue
+        if hashes.shape != (len(records), 4):
+            raise ValueError(f"{name} is {hashes.shape}, for {len(records)} images")
+        columns.append([row.tobytes() for row in hashes])
+    return [
+        RecordKey(dataset, id, group, *hashes)
+        for (dataset, id, group), *hashes in zip(records, *columns)
+    ]

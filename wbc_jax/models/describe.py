@@ -19,7 +19,7 @@ import jax.extend
 import jax.numpy as jnp
 from flax import nnx
 
-from wbc_jax.cpu import convolution
+from wbc_jax import cpu
 from wbc_jax.models import layers as layers_lib
 
 PAPERS = {
@@ -83,7 +83,7 @@ def describe(model: nnx.Module, input_shape: Sequence[int]) -> list[Layer]:
         merged.set_attributes(
             deterministic=True, use_running_average=True, raise_if_not_found=False
         )
-        with convolution.disabled(), _recorded(merged, found):
+        with cpu.disabled(), _recorded(merged, found):
             return merged(images)
 
     images = jax.ShapeDtypeStruct(tuple(input_shape), jnp.float32)

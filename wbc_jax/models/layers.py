@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from wbc_jax.cpu import convolution
+from wbc_jax import cpu
 from wbc_jax.data import augment
 
 CONV_INIT = nnx.initializers.he_normal()
@@ -51,7 +51,7 @@ class Conv(nnx.Conv):
         """Maps `[B, H, W, C_in]` to `[B, H, W, C_out]`."""
         kernel, bias = self.kernel[...].astype(x.dtype), self.bias[...].astype(x.dtype)
         around = tuple(((size - 1) // 2, size // 2) for size in kernel.shape[:2])
-        return convolution.conv(x, kernel, bias, around)
+        return cpu.convolve(x, kernel, bias, around)
 
 
 def conv(in_features: int, out_features: int, size: int, *, rngs: nnx.Rngs) -> Conv:
@@ -289,7 +289,7 @@ class TransposedConv(nnx.Module):
         kernel, bias = self.kernel[...].astype(x.dtype), self.bias[...].astype(x.dtype)
         even, odd = (slice(1, 2), 0), (slice(None, None, -2), 1)  # taps, and padding at the end
         parts = [
-            convolution.conv(x, kernel[rows][:, columns], bias, ((0, bottom), (0, right)))
+            cpu.convolve(x, kernel[rows][:, columns], bias, ((0, bottom), (0, right)))
             for rows, bottom in (even, odd)
             for columns, right in (even, odd)
         ]

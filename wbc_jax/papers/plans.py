@@ -14,7 +14,7 @@ from etils import epath
 
 from wbc_jax import config_checks
 from wbc_jax.config import Augment, Config, Data, Evaluate, Loss, Model, Optimizer, Train
-from wbc_jax.data import building, sources
+from wbc_jax.data import building, preparing, sources
 from wbc_jax.errors import DataError
 
 SCALES = ("quick", "full")
@@ -161,7 +161,7 @@ def why_unavailable(name: str, data: Data) -> str:
     """
     try:
         with building.no_downloads():
-            sources.prepare(name, data)
+            preparing.prepare(name, data)
     except (DataError, OSError) as error:
         return str(error).splitlines()[0]
     return ""

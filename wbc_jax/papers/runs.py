@@ -18,6 +18,7 @@ from wbc_jax import config_checks
 from wbc_jax.config import Config
 from wbc_jax.data import pipeline
 from wbc_jax.errors import RunError
+from wbc_jax.inference import cell_masks
 from wbc_jax.papers import plans
 from wbc_jax.papers.plans import Plan
 from wbc_jax.training import metric_writer
@@ -98,7 +99,9 @@ class Run:
             DataError: the records are missing.
             ConfigError: there is no data set of a name, or the records have changed since training.
         """
-        found = pipeline.load_splits(self.config.data, self.config.evaluate.size, self.config.task)
+        data = self.config.data
+        masks = cell_masks.prepare(data)
+        found = pipeline.load_splits(data, self.config.evaluate.size, self.config.task, masks)
         self.check_splits(self.folder, found)
         for examples in found.values():
             examples.entries = [e for e in examples.entries if not plans.is_synthetic(e[0].name)]

@@ -1,7 +1,7 @@
-"""Several processes: how they find each other, wait for each other and end together.
+"""Several processes of one run: how they start, wait for each other and end together.
 
-Every process runs the same program. Process 0 also writes what there is one of: the log, the
-configuration, the report. Checkpoints are written by all.
+Every process runs the same program. Process 0 also writes the shared files: the log, the
+configuration, the report. All processes write checkpoints.
 """
 
 import itertools
@@ -9,142 +9,81 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import NoReturn
 
 import jax
 from jax.experimental import multihost_utils
 
 from wbc_jax.config import Distributed
-from wbc_jax.errors import ConfigError, PeerError
+from wbc_jax.errors import PeerError
+from wbc_jax.parallel import environment
 
-COORDINATOR = "WBC_JAX_COORDINATOR"
-NUM_PROCESSES = "WBC_JAX_NUM_PROCESSES"
-PROCESS_ID = "WBC_JAX_PROCESS_ID"
-DETECT = "WBC_JAX_DISTRIBUTED"
 _A_WEEK_MS = 7 * 24 * 3600 * 1000
 _MARGIN_SECONDS = 15
-_turns = itertools.count()
-
-
-def requested(environment: Mapping[str, str] | None = None) -> dict[str, str | int] | None:
-    """Returns what `jax.distributed.initialize` is to be told here, or None for one process alone.
-
-    - `WBC_JAX_COORDINATOR` (host:port of process 0), `WBC_JAX_NUM_PROCESSES` and
-      `WBC_JAX_PROCESS_ID`: what they say.
-    - SLURM with several tasks in this step, a TPU slice of several hosts
-      (`TPU_WORKER_HOSTNAMES`), or `WBC_JAX_DISTRIBUTED=auto` (a TPU VM whose slice only the
-      metadata server knows; Open MPI): nothing, as JAX finds it by itself.
-    - `WBC_JAX_DISTRIBUTED=off`: one process, wherever it runs.
-
-    Args:
-        environment: variables; those of this process if None.
-
-    Raises:
-        ConfigError: one of the variables is missing or makes no sense.
-    """
-    env = os.environ if environment is None else environment
-    detect = env.get(DETECT, "")
-    if detect not in ("", "auto", "off"):
-        raise ConfigError(f"{DETECT} is {detect!r}; allowed are 'auto' and 'off'.")
-    names = (COORDINATOR, NUM_PROCESSES, PROCESS_ID)
-    given = [name for name in names if env.get(name)]
-    if detect == "off":
-        return None
-    if given:
-        missing = [name for name in names if name not in given]
-        if missing:
-            raise ConfigError(
-                f"{', '.join(given)} is set, but {', '.join(missing)} is not; set all three, or "
-                "none of them."
-            )
-        host, _, port = env[COORDINATOR].rpartition(":")
-        if not host or not port.isdigit() or not 0 < int(port) < 65536:
-            raise ConfigError(
-                f"{COORDINATOR} is {env[COORDINATOR]!r}; it must be host:port of process 0, such "
-                "as 10.0.0.1:1234."
-            )
-        count, index = _number(env, NUM_PROCESSES), _number(env, PROCESS_ID)
-        if not 0 <= index < count:
-            raise ConfigError(
-                f"{PROCESS_ID} is {index} and {NUM_PROCESSES} is {count}; processes are numbered "
-                "from 0 to one less than their number."
-            )
-        if count == 1:
-            return None
-        return {
-            "coordinator_address": env[COORDINATOR],
-            "num_processes": count,
-            "process_id": index,
-        }
-    # `srun` sets the number of the task; the batch script itself, which has none, is one process.
-    slurm = "SLURM_PROCID" in env and _number(env, "SLURM_NTASKS", "1") > 1
-    slurm = slurm and "SLURM_STEP_NODELIST" in env
-    tpu = "," in env.get("TPU_WORKER_HOSTNAMES", "")
-    return {} if detect == "auto" or slurm or tpu else None
-
-
-def _number(env: Mapping[str, str], name: str, default: str = "") -> int:
-    text = env.get(name, default)
-    if not text.isdigit():
-        raise ConfigError(f"{name} is {text!r}; it must be a whole number.")
-    return int(text)
+_sequence = itertools.count()  # numbers barriers and keys, equally on all processes
 
 
 def initialize(settings: Distributed) -> None:
-    """Joins the other processes, if there are any; before any device is touched.
+    """Connects to the other processes, if there are any. Call it before JAX uses a device.
 
     Raises:
-        ConfigError: the variables that name them make no sense.
-        RuntimeError: they did not come within `settings.start_seconds`.
+        ConfigError: the environment variables that name them are invalid.
+        RuntimeError: they did not all connect within `settings.start_seconds`.
     """
-    arguments = requested()
+    arguments = environment.requested()
     if arguments is None:
         return
-    # SIGTERM is the training loop's affair; JAX's own handler would take it.
+    # The training loop handles SIGTERM; JAX's preemption service would take the signal from it.
     jax.config.update("jax_enable_preemption_service", False)
     jax.distributed.initialize(
         **arguments,
         heartbeat_timeout_seconds=settings.heartbeat_seconds,
         initialization_timeout=settings.start_seconds,
-        # Process 0 may still be writing a report when the others are done, and they wait for it
-        # then (`run_on_first`); what is left at the end are moments.
+        # While process 0 writes a report, the others wait for it in `run_on_first`, not at the
+        # shutdown: that takes moments.
         shutdown_timeout_seconds=settings.heartbeat_seconds,
     )
     if jax.process_count() > 1:
-        # Devices meet once while nothing keeps any process from it: see `barrier`.
+        # The first connection of the devices, while no process is delayed: see `barrier`.
         barrier()
         multihost_utils.sync_global_devices("wbc_jax")
 
 
 def several() -> bool:
-    """Whether this process is one of several."""
+    """Returns whether this process is one of several."""
     return jax.distributed.is_initialized() and jax.process_count() > 1
 
 
 def is_first() -> bool:
-    """Whether this process is the one that writes what there is one of."""
+    """Returns whether this is process 0, which writes shared files."""
     return jax.process_index() == 0
 
 
-def run_on_first(do: Callable[[], None]) -> None:
-    """Process 0 calls `do`; the others wait for its end, however long it takes.
+def print0(text: str) -> None:
+    """Prints a line at once, in process 0 only."""
+    if is_first():
+        print(text, flush=True)
 
-    Every process must call it, in the same order.
+
+def run_on_first(do: Callable[[], None]) -> None:
+    """Calls `do` in process 0; the others wait until it is done, however long it takes.
+
+    Every process must call this function, in the same order.
 
     Raises:
-        PeerError: on the others, if `do` has failed on process 0, which says why.
+        PeerError: in the other processes, if `do` failed in process 0, which prints why.
     """
     if jax.process_count() == 1:
         do()
         return
-    key = f"wbc_jax/run_on_first/{next(_turns)}"
+    key = f"wbc_jax/run_on_first/{next(_sequence)}"
     if is_first():
         try:
             do()
         except BaseException:
             _client().key_value_set(key, "failed")
-            time.sleep(1)  # the store dies with this process: the others read it first
+            time.sleep(1)  # the store ends with this process: let the others read it first
             raise
         _client().key_value_set(key, "done")
     elif _client().blocking_key_value_get(key, _A_WEEK_MS) == "failed":
@@ -155,26 +94,32 @@ def run_on_first(do: Callable[[], None]) -> None:
 def barrier() -> None:
     """Returns once all processes have called it, however long that takes.
 
-    To be called before devices first talk to each other: the connections of CPUs are given up
-    after 30 seconds, and processes may be further apart than that after compiling or reading.
+    Call it before the first collective operation of a program: on CPUs the connection of devices
+    times out after 30 seconds, and after compiling or reading, processes may be further apart.
     """
     if jax.process_count() > 1:
-        _client().wait_at_barrier(f"wbc_jax/barrier/{next(_turns)}", _A_WEEK_MS)
+        _client().wait_at_barrier(f"wbc_jax/barrier/{next(_sequence)}", _A_WEEK_MS)
 
 
 def _client():
-    from jax._src import distributed  # JAX has no public name for its barriers and its store
+    """Returns the client of JAX's coordination service, for its store and its barriers.
+
+    `jax.distributed` has no public name for it. `multihost_utils.sync_global_devices` is no
+    replacement: it waits in a collective operation, which times out, and it cannot tell that
+    process 0 failed. The import is here so that a single process does not depend on it.
+    """
+    from jax._src import distributed
 
     return distributed.global_state.client
 
 
 def abort(error: Exception, settings: Distributed) -> NoReturn:
-    """Ends one of several processes at once after an error that is not told yet.
+    """Prints an unexpected error and ends this process, one of several, at once.
 
-    It must not wait for the others at its end, as is usual, for they wait for it. If the error is
-    that another process cannot be reached, it waits for the coordination service to name that one,
-    which it does, ending this process, once it has not heard of it for
-    `settings.heartbeat_seconds`.
+    A normal exit would wait for the other processes, which wait for this one. If the error is that
+    another process cannot be reached, this one first waits for the coordination service to name it.
+    The service ends this process when it does so, after `settings.heartbeat_seconds` without a
+    heartbeat of the other.
     """
     me = f"process {jax.process_index()} of {jax.process_count()}"
     if isinstance(error, jax.errors.JaxRuntimeError):
@@ -192,7 +137,7 @@ def abort(error: Exception, settings: Distributed) -> NoReturn:
 
 
 def hard_exit(code: int) -> NoReturn:
-    """Ends this process without waiting for others; what it has printed is not lost."""
+    """Ends this process without waiting for others, after flushing its output."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)

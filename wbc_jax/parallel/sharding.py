@@ -1,7 +1,7 @@
-"""The mesh and where arrays lie on it.
+"""The device mesh, and the sharding of arrays over it.
 
-A batch is divided along the mesh's axis `data`. Parameters, their averages and the optimizer's
-state are whole on every device, or divided along the axis `model`. Nothing else knows of devices.
+A batch is sharded along the mesh's axis `data`. Parameters, their averages and the optimizer's
+state are replicated, or sharded along the axis `model`. No other module deals with devices.
 """
 
 import os
@@ -24,18 +24,17 @@ _CACHE = "~/.cache/wbc_jax/compiled"
 def make_mesh(batch_size: int, settings: config_lib.Mesh | None = None) -> Mesh:
     """Returns the mesh for batches of `batch_size` images over all processes.
 
-    Batches are never filled up: the axis `data` has the most devices among which `batch_size`
-    divides evenly, the same number on every process, and the others are idle, which a warning
-    says. So a batch holds what the config says, whatever the machine.
+    Batches are never padded: the axis `data` has the largest number of devices that divides
+    `batch_size`, equally many on every process. The other devices are idle, and a warning says so.
+    So a batch holds as many images as the config says, on every machine.
 
     Args:
-        batch_size: images that are computed at once: a batch, or a part of one
+        batch_size: images computed at once: a batch, or a part of one
             (`config.train.accumulate`).
-        settings: sizes of the axes; all devices for `data` if None.
+        settings: sizes of the axes; if None, `data` has all devices.
 
     Raises:
-        ConfigError: the devices do not make such a mesh, or the batch does not divide among the
-            processes.
+        ConfigError: the devices cannot form such a mesh, or the processes do not divide the batch.
     """
     settings = settings or config_lib.Mesh()
     hosts: dict[int, list[jax.Device]] = {}
@@ -52,7 +51,7 @@ def make_mesh(batch_size: int, settings: config_lib.Mesh | None = None) -> Mesh:
             f"config.mesh.model is {model}, the devices of {model // here} processes; the "
             f"{len(hosts)} processes cannot be divided into such groups."
         )
-    # Rows of the mesh that a process has; several processes may share one.
+    # Each process, or each group of processes that share a row of the mesh, has up to `most` rows.
     groups = len(hosts) if model <= here else len(hosts) * here // model
     most = max(1, here // model)
     rows = [groups * n for n in range(1, most + 1) if batch_size % (groups * n) == 0]
@@ -76,20 +75,20 @@ def make_mesh(batch_size: int, settings: config_lib.Mesh | None = None) -> Mesh:
         )
     devices = [device for of_host in hosts.values() for device in of_host[:each]]
     mesh = jax.make_mesh((data, model), _AXES, (AxisType.Auto,) * 2, devices=devices)
-    if _rows(mesh) is None:  # in the network's order, which mixes the processes
+    if _rows(mesh) is None:  # JAX ordered the devices by network topology, mixing the processes
         mesh = Mesh(np.array(devices).reshape(data, model), _AXES, axis_types=(AxisType.Auto,) * 2)
     return mesh
 
 
 def local_mesh(batch_size: int) -> Mesh:
-    """Returns a mesh over this process's own devices, as many as divide `batch_size` evenly."""
+    """Returns a mesh over as many devices of this process as divide `batch_size`."""
     devices = jax.local_devices()
     used = max(n for n in range(1, len(devices) + 1) if batch_size % n == 0)
     return jax.make_mesh((used, 1), _AXES, (AxisType.Auto,) * 2, devices=devices[:used])
 
 
 def _rows(mesh: Mesh) -> range | None:
-    """The rows of `mesh` where this process has devices; None if they are not side by side."""
+    """Returns the rows of `mesh` with devices of this process; None if they are not adjacent."""
     mine = [any(d.process_index == jax.process_index() for d in row) for row in mesh.devices]
     rows = np.flatnonzero(mine)
     found = range(rows[0], rows[-1] + 1)
@@ -98,35 +97,35 @@ def _rows(mesh: Mesh) -> range | None:
 
 
 def process_share(mesh: Mesh) -> tuple[int, int]:
-    """Returns which part of a batch this process reads, and in how many parts they are read.
+    """Returns (i, n): this process reads part i of the n parts of each batch.
 
-    Processes that share a row of the mesh (`model` larger than a process has devices) read the
-    same part.
+    Processes that share a row of the mesh (`model` is larger than the number of devices of a
+    process) read the same part.
     """
     rows = _rows(mesh)
     return rows.start // len(rows), mesh.shape["data"] // len(rows)
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """The sharding of what every device holds whole."""
+    """Returns the sharding of arrays that every device holds whole."""
     return NamedSharding(mesh, PartitionSpec())
 
 
 def batched(mesh: Mesh, axis: int = 0) -> NamedSharding:
-    """The sharding of arrays of which `axis` is the batch."""
+    """Returns the sharding of arrays whose axis `axis` is the batch."""
     return NamedSharding(mesh, PartitionSpec(*[None] * axis, "data"))
 
 
 def divides_parameters(mesh: Mesh) -> bool:
-    """Whether `mesh` divides parameters."""
+    """Returns whether `mesh` shards parameters."""
     return mesh.shape["model"] > 1
 
 
-def of_state(mesh: Mesh, shape: tuple[int, ...]) -> NamedSharding:
-    """The sharding of an array of the training state.
+def state_sharding(mesh: Mesh, shape: tuple[int, ...]) -> NamedSharding:
+    """Returns the sharding of an array of the training state.
 
-    Kernels are divided along `model` by their longest axis that it divides evenly, of equals the
-    last (output channels); what has fewer than two axes is whole everywhere.
+    Kernels are sharded over `model` along their longest axis that it divides evenly; of several,
+    the last one (output channels). Arrays with fewer than two axes are replicated.
     """
     model = mesh.shape["model"]
     axes = [axis for axis, size in enumerate(shape) if size % model == 0]
@@ -137,10 +136,10 @@ def of_state(mesh: Mesh, shape: tuple[int, ...]) -> NamedSharding:
 
 
 def place(state: T, mesh: Mesh) -> T:
-    """Places a tree of arrays, the same on every process, as `of_state` says."""
+    """Places a tree of arrays, equal on every process, with `state_sharding`."""
 
     def put(x: jax.Array) -> jax.Array:
-        where = of_state(mesh, x.shape)
+        where = state_sharding(mesh, x.shape)
         if not mesh.is_multi_process:
             return jax.device_put(x, where)
         whole = np.asarray(x)
@@ -150,16 +149,16 @@ def place(state: T, mesh: Mesh) -> T:
 
 
 def constrain(state: T, mesh: Mesh) -> T:
-    """Under jit, keeps a tree of arrays where `place` puts it."""
+    """Constrains a tree of arrays, under jit, to the sharding that `place` gives it."""
     if not divides_parameters(mesh):
-        return state  # `out_shardings` says it
+        return state  # `out_shardings` does it
     return jax.tree.map(
-        lambda x: jax.lax.with_sharding_constraint(x, of_state(mesh, x.shape)), state
+        lambda x: jax.lax.with_sharding_constraint(x, state_sharding(mesh, x.shape)), state
     )
 
 
 def to_local(tree: T, mesh: Mesh, local: Mesh) -> T:
-    """Returns a tree of arrays on `mesh` as whole arrays on this process's `local` mesh.
+    """Copies a tree of arrays from `mesh` to this process's `local` mesh, replicated there.
 
     Every process must call it.
     """
@@ -171,7 +170,7 @@ def to_local(tree: T, mesh: Mesh, local: Mesh) -> T:
 
 
 def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-    """Places this process's part of a global batch on its devices."""
+    """Places this process's part of a batch on its devices; returns the global arrays."""
     sharding = batched(mesh)
     rows = mesh.shape["data"] // process_share(mesh)[1]
     return {
@@ -183,7 +182,7 @@ def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
 
 
 def use_compilation_cache(setting: str) -> None:
-    """Switches on JAX's cache of compiled programs, as `config.train.compilation_cache` says."""
+    """Switches on JAX's cache of compiled programs; `setting`: `config.train.compilation_cache`."""
     if setting == "auto":
         if jax.config.jax_compilation_cache_dir or jax.default_backend() == "cpu":
             return

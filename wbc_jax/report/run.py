@@ -7,6 +7,7 @@ from etils import epath
 
 from wbc_jax.config import Config, flatten
 from wbc_jax.data import pipeline
+from wbc_jax.data.resize import resize_image
 from wbc_jax.evaluate import TASKS
 from wbc_jax.evaluate.scoring import Predict, Scores
 from wbc_jax.report import run_page, tables
@@ -67,7 +68,7 @@ def _shown(
     shown = []
     for i in chosen:
         example = examples[i]
-        small = pipeline.resize_image(example["image"], side, side)
+        small = resize_image(example["image"], side, side)
         shown.append(
             run_page.Example(
                 dataset=rows[i]["dataset"],

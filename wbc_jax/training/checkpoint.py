@@ -1,9 +1,9 @@
-"""Saving and restoring a run; the only file that imports Orbax.
+"""Saving and restoring a run. No other file imports Orbax.
 
-A checkpoint holds the whole `TrainState` and a JSON `position`: where the data stands (the step
-itself), the best score, the state of early stopping and the open window of the log. Once it is
-written, the SHA-256 of each of its files is put beside them, so that one that was damaged since is
-known, and the one before it used. `sha256sum -c SHA256SUMS` in its folder does the same by hand.
+A checkpoint holds the arrays of the training state and, as JSON, its `position`
+(`training.position.Position`). Once it is written, the SHA-256 of each of its files is added: a
+checkpoint that was damaged later is recognized and the one before it is used. `sha256sum -c
+SHA256SUMS` in its folder does the same check by hand.
 """
 
 import concurrent.futures
@@ -13,7 +13,7 @@ import logging as python_logging
 import os
 import re
 import threading
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -24,41 +24,42 @@ from jax.experimental import multihost_utils
 
 from wbc_jax.errors import CheckpointError
 from wbc_jax.parallel import processes
-from wbc_jax.training import steps
 from wbc_jax.utils import atomic
 
+T = TypeVar("T")
+"""A training state: a dataclass of trees of arrays."""
 BEST, LAST = "best", "last"
 SUMS = "SHA256SUMS"
 _TEMPORARY = ".orbax-checkpoint-tmp"
 _CHUNK = 1 << 20
 
 
-def _not_told_again(record: python_logging.LogRecord) -> bool:
-    """Drops the pages that Orbax logs, from several threads, of an error that it raises as well."""
+def _is_not_repeated(record: python_logging.LogRecord) -> bool:
+    """Drops the tracebacks that Orbax logs, from several threads, of errors that it also raises."""
     return not (record.exc_info and f"{os.sep}orbax{os.sep}" in record.pathname)
 
 
-logging.get_absl_logger().addFilter(_not_told_again)
+logging.get_absl_logger().addFilter(_is_not_repeated)
 
 
 class Checkpoints:
     """The best and the last checkpoints of a run, under `<workdir>/checkpoints`.
 
-    Saving runs in the background and is atomic (Orbax writes to a temporary name and renames). Of
-    several processes all must make the same calls.
+    Saving runs in the background and is atomic (Orbax writes under a temporary name and renames).
+    All processes must make the same calls.
 
     Args:
         workdir: the run's folder.
-        keep_best, keep_last: how many of each stay (`config.checkpoint`).
+        keep_best, keep_last: number of checkpoints of each kind to keep (`config.checkpoint`).
 
     Attributes:
-        folder: where they are.
+        folder: `<workdir>/checkpoints`.
     """
 
     def __init__(self, workdir: epath.PathLike, keep_best: int = 1, keep_last: int = 2):
-        # Orbax refuses relative paths, and only once it writes in the background.
+        # Orbax refuses relative paths, but only later, when it writes in the background.
         folder = epath.Path(workdir) / "checkpoints"
-        # (`absolute` would put the working folder before gs://.)
+        # `absolute` would put the working folder before gs://.
         self.folder = folder if folder.is_absolute() else folder.absolute()
         self._managers = {
             name: ocp.CheckpointManager(
@@ -66,7 +67,7 @@ class Checkpoints:
                 options=ocp.CheckpointManagerOptions(
                     max_to_keep=keep,
                     create=True,
-                    # Both save the same step, and processes must not take one for the other.
+                    # Both managers save the same step: their barriers need different names.
                     multiprocessing_options=ocp.options.MultiprocessingOptions(
                         barrier_sync_key_prefix=name
                     ),
@@ -80,19 +81,23 @@ class Checkpoints:
         self._ended = threading.Event()
         self._newest: dict[str, int | None] = {}
 
-    def save(
-        self, which: str, step: int, state: steps.TrainState, position: dict[str, Any]
-    ) -> None:
-        """Saves under `best` or `last`; a step that is there already is left as it is.
+    def save(self, which: str, step: int, state: Any, position: dict[str, Any]) -> None:
+        """Saves under `best` or `last`, unless that step is saved there already.
+
+        Args:
+            which: `BEST` or `LAST`.
+            step: steps done.
+            state: a dataclass of trees of arrays.
+            position: a JSON object.
 
         Raises:
-            CheckpointError: this one, or one before it, could not be written (a full disk); what
-                was written before stays.
+            CheckpointError: this checkpoint, or one before it, could not be written (a full disk);
+                the ones on disk stay.
         """
         manager = self._managers[which]
         if step in manager.all_steps():
             return
-        # A newer `last` must not stand on disk before the `best` that it speaks of.
+        # A newer `last` names its `best`, which must be on disk before it.
         for name, pending in list(self._saving.items()):
             if name == which or pending < step:
                 self._finish(name)
@@ -112,22 +117,19 @@ class Checkpoints:
             self._sums[which] = self._pool.submit(self._add_sums, self.folder / which / str(step))
 
     def latest_step(self, which: str) -> int | None:
-        """Returns the newest step that is saved and whole, or None.
-
-        A damaged one is passed over, which a warning says.
-        """
+        """Returns the newest undamaged step, or None; warns of damaged checkpoints."""
         if which not in self._newest:
             self._newest[which] = self._find_newest(which)
         return self._newest[which]
 
     def repair(self) -> None:
-        """Makes the folder ready to be gone on with; for the one who trains, before restoring.
+        """Repairs the folder before training resumes; only training calls it, before `restore`.
 
-        Removes what killed processes have left half-written, and damaged checkpoints, which
-        warnings name. A best checkpoint that is lost so, while the last one of the same step is
-        there, is copied from it: they hold the same.
+        It removes unfinished checkpoints of killed processes, and damaged ones with a warning. If
+        the best checkpoint is lost, but a last one of the same step is there, it is copied from
+        that: both hold the same.
         """
-        processes.run_on_first(self._sweep)
+        processes.run_on_first(self._remove_unusable)
         self._reload()
         if self.latest_step(LAST) is None:
             return
@@ -142,15 +144,13 @@ class Checkpoints:
             manager.reload()
         self._newest.clear()
 
-    def restore(
-        self, which: str, like: steps.TrainState
-    ) -> tuple[steps.TrainState, dict[str, Any]]:
-        """Returns the newest state, with `like`'s shapes and shardings, and its position.
+    def restore(self, which: str, like: T) -> tuple[T, dict[str, Any]]:
+        """Returns the newest state, with the shapes and shardings of `like`, and its position.
 
-        The number of processes and devices need not be that at saving.
+        The numbers of processes and devices may differ from those at saving.
 
         Raises:
-            CheckpointError: there is none, or it does not fit `like`.
+            CheckpointError: there is no checkpoint, or it does not fit `like`.
         """
         target = jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding),
@@ -160,27 +160,27 @@ class Checkpoints:
         return _from_dict(found.state, like), found.position
 
     def position(self, which: str) -> dict[str, Any]:
-        """Returns the position saved with the newest state.
+        """Returns the position of the newest checkpoint.
 
         Raises:
-            CheckpointError: there is none.
+            CheckpointError: there is no checkpoint.
         """
         return self._read(which).position
 
     def wait(self) -> None:
-        """Returns when everything is on disk.
+        """Waits until all checkpoints are on disk.
 
         Raises:
-            CheckpointError: something could not be written.
+            CheckpointError: one could not be written.
         """
         for which in list(self._saving):
             self._finish(which)
 
     def close(self) -> None:
-        """Waits, then ends the background threads.
+        """Waits until all checkpoints are on disk, then ends the background threads.
 
         Raises:
-            CheckpointError: something could not be written.
+            CheckpointError: one could not be written.
         """
         try:
             self.wait()
@@ -189,7 +189,7 @@ class Checkpoints:
             for manager in self._managers.values():
                 try:
                     manager.close()
-                except Exception as error:  # told by `wait` already
+                except Exception as error:  # `wait` has raised it already
                     logging.debug("closing: %s", error)
             self._pool.shutdown()
 
@@ -200,7 +200,7 @@ class Checkpoints:
         try:
             self.close()
         except CheckpointError:
-            if kind is None:  # else the first error is the one to hear of
+            if kind is None:  # otherwise the first error is the one to report
                 raise
 
     def _read(self, which: str, **items: Any) -> Any:
@@ -234,7 +234,7 @@ class Checkpoints:
             found = int(multihost_utils.broadcast_one_to_all(np.int32(found)))
         return found if found >= 0 else None
 
-    def _sweep(self) -> None:
+    def _remove_unusable(self) -> None:
         for which in (BEST, LAST):
             for path in _unfinished(self.folder / which):
                 path.rmtree()
@@ -269,7 +269,7 @@ class Checkpoints:
         self._saving.pop(which, None)
 
     def _failed(self, which: str, error: Exception) -> CheckpointError:
-        """Forgets a save that failed, removes what there is of it, and says what to do."""
+        """Removes the remains of a failed save and returns the error to raise."""
         self._ended.set()
         step = self._saving.pop(which)
         self._sums.pop(which, None)
@@ -285,7 +285,7 @@ class Checkpoints:
         )
 
     def _add_sums(self, path: epath.Path) -> None:
-        """Writes the checksums of a checkpoint, once Orbax has given it its name."""
+        """Writes the checksums of a checkpoint once Orbax has finished it."""
         while not path.exists() or not ocp.utils.is_checkpoint_finalized(path):
             if self._ended.wait(1 if atomic.is_remote(path) else 0.02):
                 return
@@ -295,20 +295,20 @@ class Checkpoints:
 def write_sums(path: epath.Path) -> None:
     """Writes the SHA-256 of each file of a checkpoint into its `SHA256SUMS`."""
     lines = [f"{_sha256(file)}  {name}\n" for name, file in _files(path).items()]
-    if atomic.is_remote(path):  # whose objects appear whole
+    if atomic.is_remote(path):  # writing an object is atomic
         (path / SUMS).write_text("".join(lines))
         return
-    # Not by `atomic.write_text`, which would make the folder anew if it has gone meanwhile.
+    # `atomic.write_text` would create the folder again if it was removed meanwhile.
     temporary = path / f"{SUMS}.tmp"
     temporary.write_text("".join(lines))
     temporary.replace(path / SUMS)
 
 
 def damage(path: epath.Path) -> str | None:
-    """Returns what is wrong with a checkpoint's files, or None.
+    """Returns a description of the damage to a checkpoint's files, or None.
 
-    One without checksums (its process was killed right after writing it, or it is of a version
-    that had none) is taken for whole, as Orbax names a checkpoint only when all of it is written.
+    A checkpoint without checksums (its process was killed right after writing it, or its version
+    had none) counts as undamaged: Orbax names a checkpoint only when all of it is written.
     """
     sums = path / SUMS
     if not sums.exists():
@@ -318,7 +318,7 @@ def damage(path: epath.Path) -> str | None:
         try:
             wanted, name = line.decode().split("  ", 1)
         except ValueError:
-            return f"{SUMS} has a line that is no checksum"
+            return f"{SUMS} has a line that is not a checksum"
         if name not in there:
             return f"{name} is missing"
         if _sha256(there[name]) != wanted:
@@ -327,17 +327,17 @@ def damage(path: epath.Path) -> str | None:
 
 
 def _files(path: epath.Path) -> dict[str, epath.Path]:
-    """A checkpoint's files by their name in it, without the checksums."""
+    """Returns a checkpoint's files by their relative names, without the checksums."""
     found: dict[str, epath.Path] = {}
 
-    def look(folder: epath.Path, prefix: str) -> None:  # gs:// knows no `rglob`
+    def search(folder: epath.Path, prefix: str) -> None:  # gs:// has no `rglob`
         for entry in folder.iterdir():
             if entry.is_dir():
-                look(entry, f"{prefix}{entry.name}/")
+                search(entry, f"{prefix}{entry.name}/")
             elif not entry.name.startswith(SUMS):
                 found[prefix + entry.name] = entry
 
-    look(path, "")
+    search(path, "")
     return dict(sorted(found.items()))
 
 
@@ -350,12 +350,12 @@ def _sha256(path: epath.Path) -> str:
 
 
 def _steps(folder: epath.Path) -> list[epath.Path]:
-    """The checkpoints in a folder."""
+    """Returns the checkpoints in a folder."""
     return [p for p in folder.iterdir() if p.name.isdigit()] if folder.exists() else []
 
 
 def _unfinished(folder: epath.Path) -> list[epath.Path]:
-    """What saves that did not come to their end have left."""
+    """Returns the checkpoints in a folder whose saving did not end."""
     entries = list(folder.iterdir()) if folder.exists() else []
     return [
         p
@@ -365,7 +365,7 @@ def _unfinished(folder: epath.Path) -> list[epath.Path]:
 
 
 def _reason(error: Exception) -> str:
-    """What the system said, if it did, else the first line of an error."""
+    """Returns the system's message, if the error has its code, else the first line of the error."""
     text = str(error).strip() or type(error).__name__
     code = re.search(r"os_error_code='(\d+)'", text)
     return os.strerror(int(code[1])) if code else text.splitlines()[0]
@@ -376,11 +376,11 @@ def any_saved(workdir: epath.PathLike) -> bool:
     return any(_steps(epath.Path(workdir) / "checkpoints" / name) for name in (BEST, LAST))
 
 
-def _as_dict(state: steps.TrainState) -> dict[str, Any]:
+def _as_dict(state: Any) -> dict[str, Any]:
     fields = {f.name: getattr(state, f.name) for f in dataclasses.fields(state)}
-    # Orbax refuses empty trees (no averaging, no batch normalisation).
+    # Orbax refuses empty trees (no averaging, no batch normalization).
     return {k: v for k, v in fields.items() if jax.tree.leaves(v)}
 
 
-def _from_dict(values: dict[str, Any], like: steps.TrainState) -> steps.TrainState:
+def _from_dict(values: dict[str, Any], like: T) -> T:
     return dataclasses.replace(like, **values)

@@ -1,220 +1,172 @@
 """The training loop."""
 
-import collections
 import dataclasses
 import math
 import signal
 import time
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Protocol
 
 import jax
 import numpy as np
 from absl import logging
 from etils import epath
+from jax.sharding import Mesh
 
-from wbc_jax import evaluate, models
+from wbc_jax import models
 from wbc_jax.config import Config
 from wbc_jax.data import pipeline
 from wbc_jax.errors import Interrupted, NonFiniteLossError
-from wbc_jax.inference import model as inference
-from wbc_jax.inference import weights as weights_lib
 from wbc_jax.parallel import processes, sharding
 from wbc_jax.training import checkpoint, losses, metric_writer, optimizers, steps
+from wbc_jax.training.position import Position
+from wbc_jax.training.stop_signals import StopSignals
 from wbc_jax.utils.progress import Progress, duration
 
 
-@dataclasses.dataclass(slots=True)
-class Position:
-    """What a checkpoint keeps beside the arrays.
+class Task(Protocol):
+    """The part of a task that training needs; the modules in `evaluate.TASKS` have it."""
 
-    Attributes:
-        step: steps done; the data position, as batch s is a pure function of (seed, s).
-        best: best validation score so far, at `best_step`; None before the first look.
-        looks_since_best: state of early stopping.
-        plateau_best, plateau_looks: state of the schedule `plateau` (`optimizers.plateau`).
-        stopped: whether training is over.
-        seconds: time spent in training so far, over all restarts.
-        window: losses, confusion matrix and images drawn by data set, of the steps since the last
-            line of the log.
-    """
+    @property
+    def CLASSES(self) -> int:
+        """Number of classes."""
+        ...
 
-    step: int = 0
-    best: float | None = None
-    best_step: int = 0
-    looks_since_best: int = 0
-    plateau_best: float | None = None
-    plateau_looks: int = 0
-    stopped: bool = False
-    seconds: float = 0.0
-    window: dict[str, Any] = dataclasses.field(
-        default_factory=lambda: {"loss": [], "confusion": 0, "drawn": {}}
-    )
+    @property
+    def SCORE(self) -> str:
+        """Key of the score in `training_summary`."""
+        ...
+
+    @property
+    def SCORE_NAME(self) -> str:
+        """Name of the score in messages."""
+        ...
+
+    def measure(
+        self, predict: Callable[[np.ndarray], Any], examples: pipeline.Examples, batch_size: int
+    ) -> Any:
+        """Returns a measurement of the validation split; every process must call it."""
+        ...
+
+    def training_summary(self, confusion: np.ndarray) -> dict[str, float]:
+        """Returns the metrics of a line of the log, from a confusion matrix `[C, C]`."""
+        ...
+
+    def validation(self, measured: Any, /, examples: pipeline.Examples) -> dict[str, float]:
+        """Returns the metrics of a validation round; `score` selects the best checkpoint."""
+        ...
 
 
-def train(config: Config, workdir: epath.Path, examples: dict[str, pipeline.Examples]) -> Position:
-    """Trains from the last checkpoint in `workdir`, or from the start, to the end.
+def train(
+    config: Config,
+    workdir: epath.Path,
+    examples: dict[str, pipeline.Examples],
+    task: Task,
+    initial: Callable[[], dict[str, Any]] | None = None,
+) -> Position:
+    """Trains to the end, from the last checkpoint in `workdir` or from the start.
 
     Args:
-        config: validated, its length in steps (`config.in_steps`).
-        workdir: where checkpoints and logs are.
+        config: validated, with its length in steps (`config.in_steps`).
+        workdir: the run's folder, for checkpoints and logs.
         examples: the splits, from `pipeline.load_splits`.
+        task: the module of the config's task, from `evaluate.TASKS`.
+        initial: returns the {`params`, `stats`} to begin with; called only where there is no
+            checkpoint. None: the network's own initialization.
 
     Returns:
-        Where training ended.
+        The position at the end of training.
 
     Raises:
-        NonFiniteLossError: says the step and the ids in its batch; the last good checkpoint stays.
+        NonFiniteLossError: the loss is NaN or infinite; names the step and the images in its
+            batch. The last good checkpoint stays.
         Interrupted: SIGTERM or SIGINT came; everything is saved.
-        CheckpointError: the checkpoint there, or the weights to begin with, cannot be restored.
+        CheckpointError: the checkpoint in `workdir`, or the initial weights, cannot be restored.
     """
-    settings, task = config.train, evaluate.TASKS[config.task]
-    training, validation = examples["train"], examples["validation"]
+    settings, training, validation = config.train, examples["train"], examples["validation"]
 
-    # ---- Network, state, steps -----------------------------------------------------------------
+    # ---- Network and state ---------------------------------------------------------------------
     sharding.use_compilation_cache(settings.compilation_cache)
     mesh = sharding.make_mesh(settings.batch_size // settings.accumulate, config.mesh)
-    local = sharding.local_mesh(config.evaluate.batch_size)
     model = models.build(config.model, settings.seed, image_size=config.data.image_size)
     network, weights = steps.split_network(model)
     state = steps.init_state(config, weights, mesh)
-    class_weights = None
-    if config.loss.class_weights == "inverse_frequency":
-        counts = pipeline.class_counts(training, task.CLASSES)
-        class_weights = losses.inverse_frequency(counts)
-    train_step = steps.make_train_step(config, network, mesh, class_weights)
-    predict = steps.make_predict_step(config, network, mesh=local)
-    learning_rate = optimizers.schedule(config.optimizer, settings.steps)
-
-    # ---- Where did it stop? --------------------------------------------------------------------
-    position = Position()
-    first, several = processes.is_first(), jax.process_count() > 1
-    say = print if first else _say_nothing
     kept = config.checkpoint
     with (
         checkpoint.Checkpoints(workdir, kept.keep_best, kept.keep_last) as checkpoints,
-        _Signals() as signals,
+        StopSignals() as signals,
     ):
-        checkpoints.repair()
-        if checkpoints.latest_step(checkpoint.LAST) is not None:
-            state, saved = checkpoints.restore(checkpoint.LAST, state)
-            position = Position(**saved)
-            _check_best(position, checkpoints)
-        elif settings.init_from:
-            initial = inference.load(workdir / weights_lib.INITIAL)
-            state = steps.init_state(config, initial.weights, mesh)
+        state, position = _restore(config, checkpoints, state, initial, mesh)
         if position.stopped or position.step >= settings.steps:
-            say(f"Training is complete (step {position.step}).", flush=True)
+            processes.print0(f"Training is complete (step {position.step}).")
             return position
         if position.step:
-            say(
+            processes.print0(
                 f"Going on from step {position.step} of {settings.steps} "
-                f"(checkpoint in {workdir / 'checkpoints'}).",
-                flush=True,
+                f"(checkpoint in {workdir / 'checkpoints'})."
             )
 
+        # ---- Log, data, compiled step ----------------------------------------------------------
+        first = processes.is_first()
         writer = metric_writer.MetricWriter(workdir, position.step) if first else None
-        parts = pipeline.mixture(training, config.data)
-        if len(parts) > 1:
-            shares = ", ".join(f"{part.name} {100 * part.share:.1f} %" for part in parts)
-            say(f"Training draws from {shares}.", flush=True)
-        dataset = pipeline.train_dataset(
-            training,
-            settings.batch_size,
-            settings.steps,
-            settings.seed,
-            *sharding.process_share(mesh),
-            parts,
-        )
+        dataset = _dataset(config, training, mesh)
         batches = pipeline.train_batches(dataset, position.step, config.data.threads)
-        started, before = time.monotonic(), position.seconds
-        # Ahead of time, while the first batches are read.
-        example = sharding.put_batch(_with_stop(dataset[position.step], 0, several), mesh)
-        train_step = train_step.lower(state, example).compile()
-        processes.barrier()
-        say(f"Compiled in {duration(time.monotonic() - started)}.", flush=True)
+        window_started = started = time.monotonic()
+        seconds_before = position.seconds
+        example = sharding.put_batch(dataset[position.step], mesh)
+        train_step = _compile_step(config, network, state, example, mesh, training, task)
+        evaluate = _evaluator(config, network, mesh, validation, task)
+        learning_rate = optimizers.schedule(config.optimizer, settings.steps)
         progress = Progress("step", settings.steps, done=position.step)
-        window_started = started
+
+        def write(kind: str, values: dict[str, Any]) -> None:
+            if writer:
+                writer.write(kind, position.step, values)
 
         def save(which: str) -> None:
-            position.seconds = before + time.monotonic() - started
+            position.seconds = seconds_before + time.monotonic() - started
             checkpoints.save(which, position.step, state, dataclasses.asdict(position))
 
         try:
-            # ---- The loop ----------------------------------------------------------------------
-            pending, note = None, ""
+            # ---- Steps -------------------------------------------------------------------------
+            unrecorded, note = None, ""
             while position.step < settings.steps and not position.stopped:
-                batch = _with_stop(next(batches), signals.received, several)
-                state, report = train_step(state, sharding.put_batch(batch, mesh))
-                # The step before is looked at while this one runs, so that the device never waits.
-                stop = _record(position, pending, training, checkpoints)
-                if not several:
-                    report["index"] = batch["index"]
-                    stop = signals.received  # once: another may come between two looks at it
-                pending = (position.step + 1, report)
+                state, report = train_step(state, sharding.put_batch(next(batches), mesh))
+                # The step before is recorded while this one runs: the device never waits.
+                _record(position, unrecorded, training, checkpoints)
                 position.step += 1
+                unrecorded = (position.step, report)
+                stop = signals.agreed()
 
                 log_now = position.step % settings.log_every == 0
-                look_now = (
-                    position.step % settings.evaluate_every == 0 or position.step == settings.steps
-                )
-                if log_now or look_now or stop:
-                    stop = _record(position, pending, training, checkpoints) or stop
-                    pending = None
+                evaluate_now = position.step % settings.evaluate_every == 0
+                evaluate_now |= position.step == settings.steps
+                if log_now or evaluate_now or stop:
+                    _record(position, unrecorded, training, checkpoints)
+                    unrecorded = None
 
-                # ---- Log -----------------------------------------------------------------------
                 if log_now:
                     now = time.monotonic()
-                    loss = float(np.mean(position.window["loss"]))
-                    values = task.training_summary(np.asarray(position.window["confusion"]))
-                    steps_logged = len(position.window["loss"])
-                    drawn = position.window["drawn"]
-                    position.window = Position().window
-                    seconds, window_started = max(now - window_started, 1e-9), now
-                    line = {
-                        "loss": loss,
-                        **values,
-                        "learning_rate": float(
-                            learning_rate(position.step - 1) * np.asarray(state.rate_scale)
-                        ),
-                        "epoch": position.step * settings.batch_size / len(training),
-                        "drawn": drawn,
-                        "images_per_second": steps_logged * settings.batch_size / seconds,
-                    }
-                    if writer:
-                        writer.write("train", position.step, line)
-                    note = f"loss {loss:.4f}  training {task.SCORE_NAME} {values[task.SCORE]:.4f}"
+                    rate = learning_rate(position.step - 1) * np.asarray(state.rate_scale)
+                    seconds = now - window_started
+                    note = _log(config, task, training, position, float(rate), seconds, write)
+                    window_started = now
                 if first:
                     progress.update(position.step, settings.batch_size, note)
-
-                # ---- Look at the validation split; keep the best and the last ------------------
-                if look_now:
-                    weights = sharding.to_local(state.weights(), mesh, local)
-                    score = _look(config, predict, weights, validation, writer, position)
-                    state = _after_look(config, state, score, position, mesh)
-                    over = settings.patience and position.looks_since_best >= settings.patience
-                    position.stopped = bool(over)
-                    # Both of one step hold the same: one can stand in for the other.
+                if evaluate_now:
+                    progress.close()
+                    state = _validation_round(config, task, state, position, evaluate, write, mesh)
+                    # Both checkpoints of a step hold the same: one can replace the other.
                     if position.best_step == position.step:
                         save(checkpoint.BEST)
                     save(checkpoint.LAST)
-                    progress.close()
-                    ending = f"; no better for {position.looks_since_best} looks: stopping"
-                    say(
-                        f"step {position.step}: validation {task.SCORE_NAME} {score:.4f} "
-                        f"(best {position.best:.4f} at step {position.best_step})"
-                        f"{ending if over else ''}",
-                        flush=True,
-                    )
                     window_started = time.monotonic()
-
-                # ---- A signal: save and leave --------------------------------------------------
                 if stop:
                     save(checkpoint.LAST)
                     checkpoints.wait()
-                    name = signal.Signals(stop).name
                     raise Interrupted(
-                        f"{name} came: saved at step {position.step} of {settings.steps}. Run the "
-                        "same command again to go on from there.",
+                        f"{signal.Signals(stop).name} came: saved at step {position.step} of "
+                        f"{settings.steps}. Run the same command again to go on from there.",
                         stop,
                     )
         finally:
@@ -225,125 +177,214 @@ def train(config: Config, workdir: epath.Path, examples: dict[str, pipeline.Exam
     return position
 
 
-def _say_nothing(*_, **__) -> None:
-    """The `print` of all processes but the first."""
+# ---- Before the first step -----------------------------------------------------------------------
 
 
-def _with_stop(batch: dict[str, np.ndarray], received: int, several: bool) -> dict[str, np.ndarray]:
-    """Adds the signal that this process has received, for the others to hear of in the step."""
-    if not several:
-        return batch
-    return {**batch, "stop": np.full(len(batch["index"]), received, np.int32)}
+def _restore(
+    config: Config,
+    checkpoints: checkpoint.Checkpoints,
+    state: steps.TrainState,
+    initial: Callable[[], dict[str, Any]] | None,
+    mesh: Mesh,
+) -> tuple[steps.TrainState, Position]:
+    """Returns the state and position to train on from: the last checkpoint's, or the first ones.
+
+    If the best checkpoint that the position names is lost, the position is reset to the newest one
+    before it, or to none.
+    """
+    checkpoints.repair()
+    if checkpoints.latest_step(checkpoint.LAST) is None:
+        if initial is not None:
+            state = steps.init_state(config, initial(), mesh)
+        return state, Position()
+    state, saved = checkpoints.restore(checkpoint.LAST, state)
+    position = Position.from_saved(saved)
+    there = checkpoints.latest_step(checkpoint.BEST)
+    if there == position.best_step or not position.best_step:
+        return state, position
+    lost = f"The best checkpoint, of step {position.best_step}, is lost"
+    if there is None:
+        position.best, position.best_step = None, 0
+        logging.warning("%s: the next validation round gives a new one.", lost)
+    elif there < position.best_step:
+        position.best, position.best_step = checkpoints.position(checkpoint.BEST)["best"], there
+        logging.warning("%s: that of step %d takes its place.", lost, there)
+    return state, position
+
+
+def _dataset(config: Config, training: pipeline.Examples, mesh: Mesh) -> Any:
+    """Returns this process's share of all batches, by step; prints the mixture, if it is one."""
+    components = pipeline.mixture(training, config.data)
+    if len(components) > 1:
+        shares = ", ".join(f"{part.name} {100 * part.share:.1f} %" for part in components)
+        processes.print0(f"Training draws from {shares}.")
+    return pipeline.train_dataset(
+        training,
+        config.train.batch_size,
+        config.train.steps,
+        config.train.seed,
+        *sharding.process_share(mesh),
+        components,
+    )
+
+
+def _compile_step(
+    config: Config,
+    network: steps.Network,
+    state: steps.TrainState,
+    example: dict[str, jax.Array],
+    mesh: Mesh,
+    training: pipeline.Examples,
+    task: Task,
+) -> Callable:
+    """Returns the training step, compiled for batches like `example`, once all processes have it.
+
+    It is compiled ahead of time: the first batches are read meanwhile.
+    """
+    started = time.monotonic()
+    class_weights = None
+    if config.loss.class_weights == "inverse_frequency":
+        class_weights = losses.inverse_frequency(pipeline.class_counts(training, task.CLASSES))
+    train_step = steps.make_train_step(config, network, mesh, class_weights)
+    compiled = train_step.lower(state, example).compile()
+    processes.barrier()
+    processes.print0(f"Compiled in {duration(time.monotonic() - started)}.")
+    return compiled
+
+
+def _evaluator(
+    config: Config,
+    network: steps.Network,
+    mesh: Mesh,
+    validation: pipeline.Examples,
+    task: Task,
+) -> Callable[[steps.TrainState], dict[str, float]]:
+    """Returns the function that scores a state on the validation split.
+
+    Each process scores its share of the images, and all get the same metrics.
+    """
+    batch_size = config.evaluate.batch_size
+    local = sharding.local_mesh(batch_size)
+    predict = steps.make_predict_step(config, network, mesh=local)
+
+    def evaluate(state: steps.TrainState) -> dict[str, float]:
+        weights = sharding.to_local(state.weights(), mesh, local)
+        measured = task.measure(lambda images: predict(weights, images), validation, batch_size)
+        return task.validation(measured, validation)
+
+    return evaluate
+
+
+# ---- Inside the loop -----------------------------------------------------------------------------
 
 
 def _record(
     position: Position,
-    pending,
+    unrecorded: tuple[int, dict[str, jax.Array]] | None,
     training: pipeline.Examples,
     checkpoints: checkpoint.Checkpoints,
-) -> int:
-    """Adds a finished step to the log's window, once its numbers are known to be finite.
-
-    Returns the signal that one of several processes received before it, or 0.
-    """
-    if pending is None:
-        return 0
-    step, report = pending
+) -> None:
+    """Adds a step's report, if there is one, to the window, after checking that it is finite."""
+    if unrecorded is None:
+        return
+    step, report = unrecorded
     index = np.asarray(report["index"])
     loss, norm = float(report["loss"]), float(report["gradient_norm"])
     if not (math.isfinite(loss) and math.isfinite(norm)):
         ids = training.ids
-        names = ", ".join(ids[i] for i in index)
+        batch = ", ".join(ids[i] for i in index)
         checkpoints.wait()
         saved = "No checkpoint was saved yet."
         if checkpoints.latest_step(checkpoint.LAST) is not None:
             saved = f"The last good checkpoint stays in {checkpoints.folder}."
         raise NonFiniteLossError(
             f"step {step}: the loss is {loss} and the gradient's norm {norm}. {saved} Lower "
-            f"config.optimizer.learning_rate, or look at the images of this batch: {names}."
+            f"config.optimizer.learning_rate, or look at the images of this batch: {batch}."
         )
-    position.window["loss"].append(loss)
-    drawn = collections.Counter(position.window["drawn"])
-    drawn.update(training.entries[i][0].name for i in index)
-    position.window["drawn"] = dict(drawn)
-    counts = np.asarray(report["confusion"], np.int64) + np.asarray(position.window["confusion"])
-    position.window["confusion"] = counts.tolist()
-    return int(report.get("stop", 0))
+    names = (training.entries[i][0].name for i in index)
+    position.extend_window(loss, np.asarray(report["confusion"]), names)
 
 
-def _look(config, predict, weights, validation, writer, position) -> float:
-    """Scores the validation split, writes its line and notes whether it is the best.
+def _log(
+    config: Config,
+    task: Task,
+    training: pipeline.Examples,
+    position: Position,
+    learning_rate: float,
+    seconds: float,
+    write: Callable[[str, dict[str, Any]], None],
+) -> str:
+    """Writes the window as a line of the log, begins the next one and returns a note for progress.
 
-    Each process scores its share of the images, and all have the same score in the end.
+    Args:
+        config: the run's.
+        task: computes the metrics.
+        training: the split, which makes an epoch.
+        position: holds the window.
+        learning_rate: of the last step.
+        seconds: time that the window took.
+        write: appends a line to the log.
     """
-    task = evaluate.TASKS[config.task]
-    measured = task.measure(
-        lambda images: predict(weights, images), validation, config.evaluate.batch_size
-    )
-    values = task.validation(measured, validation)
+    window, batch_size = position.window, config.train.batch_size
+    loss = float(np.mean(window["loss"]))
+    values = task.training_summary(np.asarray(window["confusion"]))
+    line = {
+        "loss": loss,
+        **values,
+        "learning_rate": learning_rate,
+        "epoch": position.step * batch_size / len(training),
+        "drawn": window["drawn"],
+        "images_per_second": len(window["loss"]) * batch_size / max(seconds, 1e-9),
+    }
+    write("train", line)
+    position.clear_window()
+    return f"loss {loss:.4f}  training {task.SCORE_NAME} {values[task.SCORE]:.4f}"
+
+
+def _validation_round(
+    config: Config,
+    task: Task,
+    state: steps.TrainState,
+    position: Position,
+    evaluate: Callable[[steps.TrainState], dict[str, float]],
+    write: Callable[[str, dict[str, Any]], None],
+    mesh: Mesh,
+) -> steps.TrainState:
+    """Scores the state, updates the position, writes and prints the score.
+
+    Args:
+        config: the run's.
+        task: names the score.
+        state: of the network.
+        position: gets the best score and the states of early stopping and of `plateau`.
+        evaluate: from `_evaluator`.
+        write: appends a line to the log.
+        mesh: where the state is placed.
+
+    Returns:
+        The state, with the learning rate's scale that the schedule `plateau` sets.
+    """
+    values = evaluate(state)
     score = values["score"]
-    # Without a validation split (share 0) there is no score, and the last look is the best.
-    better = position.best is None or score > position.best or math.isnan(score)
-    if better:
-        position.best, position.best_step, position.looks_since_best = score, position.step, 0
-    else:
-        position.looks_since_best += 1
+    position.update_best(score, config.train.patience)
     line = {
         **values,
         "best_score": position.best,
         "best_step": position.best_step,
-        "looks_since_best": position.looks_since_best,
+        "looks_since_best": position.evals_since_best,  # the column's public name
     }
-    if writer:
-        writer.write("validation", position.step, line)
-    return score
-
-
-def _check_best(position: Position, checkpoints: checkpoint.Checkpoints) -> None:
-    """Lets the position speak of the best checkpoint that is there, if its own is lost."""
-    there = checkpoints.latest_step(checkpoint.BEST)
-    if there == position.best_step or not position.best_step:
-        return
-    lost = f"The best checkpoint, of step {position.best_step}, is lost"
-    if there is not None and there < position.best_step:
-        position.best, position.best_step = checkpoints.position(checkpoint.BEST)["best"], there
-        logging.warning("%s: that of step %d takes its place.", lost, there)
-    elif there is None:
-        position.best, position.best_step = None, 0
-        logging.warning("%s: the best of the looks to come takes its place.", lost)
-
-
-def _after_look(config, state, score, position, mesh) -> steps.TrainState:
-    """Returns the state with the learning rate's scale that the schedule `plateau` wants now."""
+    write("validation", line)
+    ending = ""
+    if position.stopped:
+        ending = f"; no better for {position.evals_since_best} validation rounds: stopping"
+    processes.print0(
+        f"step {position.step}: validation {task.SCORE_NAME} {score:.4f} "
+        f"(best {position.best:.4f} at step {position.best_step}){ending}"
+    )
     before = float(state.rate_scale)
-    scale, position.plateau_best, position.plateau_looks = optimizers.plateau(
-        config.optimizer, score, before, position.plateau_best, position.plateau_looks
+    scale, position.plateau_best, position.plateau_evals = optimizers.plateau(
+        config.optimizer, score, before, position.plateau_best, position.plateau_evals
     )
     if scale == before:
         return state
-    placed = sharding.place(np.float32(scale), mesh)
-    return dataclasses.replace(state, rate_scale=placed)
-
-
-class _Signals:
-    """Notes SIGTERM and SIGINT instead of dying from them; a second one has its usual effect."""
-
-    def __init__(self):
-        self.received = 0
-        self._old = {}
-
-    def __enter__(self) -> "_Signals":
-        try:
-            for number in (signal.SIGTERM, signal.SIGINT):
-                self._old[number] = signal.signal(number, self._note)
-        except ValueError:  # not in the main thread: the signals are somebody else's
-            pass
-        return self
-
-    def _note(self, number: int, _) -> None:
-        self.received = number
-        signal.signal(number, self._old[number])
-
-    def __exit__(self, *_) -> None:
-        for number, handler in self._old.items():
-            signal.signal(number, handler)
+    return dataclasses.replace(state, rate_scale=sharding.place(np.float32(scale), mesh))

@@ -1,9 +1,9 @@
-"""Losses: logits and truth → one number an example.
+"""Losses: logits and truth → one number per example.
 
 They serve both tasks: masks are `logits [B, H, W, C]` and `truth [B, H, W]`, cell types are
-`logits [B, C]` and `truth [B]`. What carries one class is called a position below: a pixel, or the
-whole image. Positions of unknown truth (255 in a mask, -1 as a cell type) are left out of every
-sum; an example that has no others costs 0.
+`logits [B, C]` and `truth [B]`. A position is a pixel of a mask, or the whole image of a cell type.
+Positions of unknown truth (255 in a mask, -1 as a cell type) are left out of every sum; the loss of
+an example without known positions is 0.
 """
 
 import jax
@@ -25,17 +25,18 @@ def cross_entropy(
     Args:
         logits: float32 `[B, ..., C]`.
         truth: integer `[B, ...]`.
-        class_weights: float32 `[C]`; a position counts by the weight of its true class. The mean
-            still divides by the number of positions, not by the sum of the weights (MATLAB's way
-            and Keras's, not PyTorch's): else a weight would cancel in an image of one cell type.
-        smoothing: ε of Szegedy et al. 2016: the target is 1 − ε + ε/C for the true class and ε/C
-            for the others.
+        class_weights: float32 `[C]`; the loss of a position is multiplied by the weight of its
+            true class. The mean divides by the number of positions, as in MATLAB and Keras, and not
+            by the sum of the weights, as in PyTorch: there the weight of an image with a single
+            label would cancel.
+        smoothing: ε of label smoothing (Szegedy et al. 2016): the target is 1 − ε + ε/C for the
+            true class and ε/C for the others.
 
     Returns:
         float32 `[B]`.
     """
     target, valid = _one_hot(truth, logits.shape[-1])
-    # A one-hot product: gathers are slow on accelerators and their gradient is a scatter.
+    # A product with one-hot targets: a gather is slow on accelerators, and its gradient a scatter.
     logp = jax.nn.log_softmax(logits)
     loss = -(logp * (target * (1 - smoothing) + smoothing / logits.shape[-1])).sum(-1)
     return _mean(loss, target, valid, class_weights)
@@ -46,8 +47,9 @@ def binary_cross_entropy(
 ) -> jax.Array:
     """Mean binary cross-entropy of each class against the rest, over classes and positions.
 
-    Each class has its own sigmoid: log(1 + exp(−z)) where it is the true one, log(1 + exp(z))
-    where it is not. As Keras's `BinaryCrossentropy` and PyTorch's `BCEWithLogitsLoss`.
+    Each class has its own sigmoid: the loss is log(1 + exp(−z)) for the true class and
+    log(1 + exp(z)) for the others, as in Keras's `BinaryCrossentropy` and PyTorch's
+    `BCEWithLogitsLoss`.
 
     Args:
         logits: float32 `[B, ..., C]`.
@@ -72,15 +74,15 @@ def focal(
         logits: float32 `[B, ..., C]`; p is their softmax.
         truth: integer `[B, ...]`.
         gamma: γ; 0 is `cross_entropy`.
-        class_weights: α by class, used as in `cross_entropy`.
+        class_weights: α of each class, used as in `cross_entropy`.
 
     Returns:
         float32 `[B]`, mean over the positions.
     """
     target, valid = _one_hot(truth, logits.shape[-1])
     logp = (jax.nn.log_softmax(logits) * target).sum(-1)
-    # log(1 − p) from the other logits: 1 − p itself rounds to 0, where a power below 1 has an
-    # infinite slope.
+    # log(1 − p) is computed from the other logits: 1 − p itself rounds to 0, where a power below 1
+    # has an infinite slope.
     others = jax.nn.logsumexp(jnp.where(target > 0, -jnp.inf, logits), -1)
     log_rest = others - jax.nn.logsumexp(logits, -1)
     return _mean(-jnp.exp(gamma * log_rest) * logp, target, valid, class_weights)
@@ -95,14 +97,14 @@ def binary_focal(
 ) -> jax.Array:
     """Focal loss of each class against the rest (Lin et al. 2017, eq. 5).
 
-    −α_t (1 − p_t)^γ log p_t, where p_t is sigmoid(z) and α_t is α for the true class, and p_t is
-    sigmoid(−z) and α_t is 1 − α for the others. As torchvision's `sigmoid_focal_loss`.
+    −α_t (1 − p_t)^γ log p_t, where for the true class p_t = sigmoid(z) and α_t = α, and for the
+    others p_t = sigmoid(−z) and α_t = 1 − α, as in torchvision's `sigmoid_focal_loss`.
 
     Args:
         logits: float32 `[B, ..., C]`.
         truth: integer `[B, ...]`.
         gamma: γ; 0 is `binary_cross_entropy`.
-        alpha: α in (0, 1); 0: α_t is 1 for both.
+        alpha: α in (0, 1); 0 means that α_t is 1 for all classes.
         class_weights: as in `cross_entropy`.
 
     Returns:
@@ -110,7 +112,7 @@ def binary_focal(
     """
     target, valid = _one_hot(truth, logits.shape[-1])
     signed = jnp.where(target > 0, logits, -logits)
-    # 1 − p_t = exp(−softplus(signed)), without the rounding of a difference.
+    # 1 − p_t as exp(−softplus(signed)): the difference itself would lose digits.
     loss = jnp.exp(-gamma * jax.nn.softplus(signed)) * jax.nn.softplus(-signed)
     if alpha:
         loss = loss * jnp.where(target > 0, alpha, 1 - alpha)
@@ -120,12 +122,12 @@ def binary_focal(
 def dice(logits: jax.Array, masks: jax.Array, smooth: float = 1.0) -> jax.Array:
     """Soft Dice loss (Milletari et al. 2016) of each image, mean over its classes.
 
-    1 − (2 Σ p t + s) / (Σ p + Σ t + s) a class.
+    1 − (2 Σ p t + s) / (Σ p + Σ t + s) for each class, with p the softmax and t the one-hot truth.
 
     Args:
         logits: float32 `[B, H, W, C]`.
         masks: integer `[B, H, W]`.
-        smooth: s, in pixels: an absent class that is not predicted costs nothing.
+        smooth: s, in pixels; with it, a class that is neither there nor predicted has loss 0.
 
     Returns:
         float32 `[B]`.
@@ -134,13 +136,13 @@ def dice(logits: jax.Array, masks: jax.Array, smooth: float = 1.0) -> jax.Array:
     return (1 - (2 * overlap + smooth) / (predicted + true + smooth)).mean(-1)
 
 
-def generalised_dice(logits: jax.Array, masks: jax.Array) -> jax.Array:
-    """Generalised Dice loss (Sudre et al. 2017) of each image.
+def generalized_dice(logits: jax.Array, masks: jax.Array) -> jax.Array:
+    """Generalized Dice loss (Sudre et al. 2017) of each image.
 
     1 − 2 Σ_c w_c Σ p t / Σ_c w_c (Σ p + Σ t) with w_c = 1 / (Σ t)², over the pixels of the image.
-    A class that the image lacks has the weight of the rarest it holds, as in MONAI's
-    `GeneralizedDiceLoss`. The weights are scaled so that the largest is 1, which cancels and needs
-    no smoothing.
+    A class that is absent from the image gets the weight of the rarest one present, as in MONAI's
+    `GeneralizedDiceLoss`. The weights are scaled so that the largest is 1: the scale cancels, and
+    the quotient needs no smoothing.
 
     Args:
         logits: float32 `[B, H, W, C]`.
@@ -159,13 +161,13 @@ def generalised_dice(logits: jax.Array, masks: jax.Array) -> jax.Array:
 
 
 def inverse_frequency(counts: np.ndarray) -> np.ndarray:
-    """Returns class weights that are inversely proportional to how often each class occurs.
+    """Returns class weights that are inversely proportional to the classes' frequencies.
 
-    w_c = (1 / n_c) / mean over the classes present of (1 / n), so that those have mean 1. A class
-    that never occurs gets 1: it has no position to weigh, and 1 / 0 must not reach the loss.
+    w_c = (1 / n_c) / mean of (1 / n) over the classes present, so that their weights have mean 1. A
+    class that never occurs gets 1: no position uses it, and 1 / 0 must not reach the loss.
 
     Args:
-        counts: `[C]`, positions (pixels or images) of each class in the training split.
+        counts: `[C]`, number of positions (pixels or images) of each class in the training split.
 
     Returns:
         float32 `[C]`.
@@ -190,16 +192,16 @@ def total(
     truth: jax.Array,
     class_weights: jax.Array | None = None,
 ) -> jax.Array:
-    """Returns the weighted sum that `settings` asks for, float32 `[B]`.
+    """Returns the sum of the losses, weighted by `settings`; float32 `[B]`.
 
     Args:
         settings: validated for the task.
         logits: float32 `[B, ..., C]`.
-        truth: integer `[B, ...]`: masks, or cell types where there are no further axes.
-        class_weights: float32 `[C]`, for all terms but the Dice ones.
+        truth: integer `[B, ...]`: masks, or cell types `[B]`.
+        class_weights: float32 `[C]`, for all losses but the Dice ones.
 
     Raises:
-        ValueError: `settings` ask for class weights and none are given.
+        ValueError: `settings` need class weights and none are given.
     """
     if settings.class_weights != "none" and class_weights is None:
         raise ValueError(
@@ -213,7 +215,7 @@ def total(
         (s.focal, lambda: focal(logits, truth, s.focal_gamma, w)),
         (s.binary_focal, lambda: binary_focal(logits, truth, s.focal_gamma, s.focal_alpha, w)),
         (s.dice, lambda: dice(logits, truth)),
-        (s.generalised_dice, lambda: generalised_dice(logits, truth)),
+        (s.generalised_dice, lambda: generalized_dice(logits, truth)),
     )
     loss = jnp.zeros(logits.shape[0])
     for weight, term in terms:
@@ -223,7 +225,7 @@ def total(
 
 
 def _one_hot(truth: jax.Array, classes: int) -> tuple[jax.Array, jax.Array]:
-    """Returns float32 `[B, ..., C]` and bool `[B, ...]`: the true classes, and where any is."""
+    """Returns one-hot truth, float32 `[B, ..., C]`, and a mask of known truth, bool `[B, ...]`."""
     truth = truth.astype(jnp.int32)
     valid = (truth != IGNORE) & (truth != UNKNOWN_LABEL)
     return jax.nn.one_hot(jnp.where(valid, truth, 0), classes), valid
@@ -232,7 +234,7 @@ def _one_hot(truth: jax.Array, classes: int) -> tuple[jax.Array, jax.Array]:
 def _mean(
     loss: jax.Array, target: jax.Array, valid: jax.Array, class_weights: jax.Array | None
 ) -> jax.Array:
-    """Means `[B, ...]` over the valid positions, each times the weight of its class."""
+    """Returns the mean over the valid positions, each weighted by its class: `[B, ...]` → `[B]`."""
     axes = tuple(range(1, loss.ndim))
     if class_weights is not None:
         loss = loss * (target * class_weights).sum(-1)

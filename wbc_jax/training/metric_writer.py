@@ -1,4 +1,4 @@
-"""`metrics.jsonl`, always, and TensorBoard events beside it."""
+"""The log of a run: `metrics.jsonl` and TensorBoard events."""
 
 import json
 import os
@@ -10,22 +10,23 @@ from wbc_jax.utils import atomic
 
 
 class MetricWriter:
-    """Appends one JSON object a line to `<workdir>/metrics.jsonl`.
+    """Appends lines, one JSON object each, to `<workdir>/metrics.jsonl`, and TensorBoard events.
 
     Args:
         workdir: the run's folder.
-        start_step: lines of later steps are dropped: a run that goes on from a checkpoint writes
-            them again, so that the file has no gap and no repeat.
+        start_step: lines of later steps are dropped, because a run that resumes from a checkpoint
+            writes them again.
     """
 
     def __init__(self, workdir: epath.Path, start_step: int = 0):
-        import tensorboardX  # which imports PyTorch where there is one: seconds, for training alone
+        # Imports PyTorch where it is installed: that takes seconds, which reading the log need not.
+        import tensorboardX
 
         self._path = workdir / "metrics.jsonl"
         kept = [line for line in read(workdir) if line["step"] <= start_step]
         self._text = "".join(map(_line, kept))
         atomic.write_text(self._path, self._text)
-        # Object stores cannot append: there the whole file is written with each line.
+        # Object stores cannot append: the whole file is written with each line.
         self._file = None if atomic.is_remote(self._path) else self._path.open("a")
         self._board = tensorboardX.SummaryWriter(
             os.fspath(workdir / "tensorboard"), purge_step=start_step + 1 if start_step else None
@@ -52,7 +53,7 @@ class MetricWriter:
 
 
 def read(workdir: epath.PathLike) -> list[dict[str, Any]]:
-    """Returns the lines of `metrics.jsonl`; [] if there is none. A last half line is left out."""
+    """Returns the lines of `metrics.jsonl`, [] if there is none; leaves out an unfinished line."""
     path = epath.Path(workdir) / "metrics.jsonl"
     lines = []
     for text in path.read_text().splitlines() if path.exists() else ():

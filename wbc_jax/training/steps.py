@@ -1,4 +1,4 @@
-"""The jitted steps: train and predict. Pure functions of state and batch."""
+"""The jitted steps, train and predict: pure functions of state and batch."""
 
 import contextlib
 import dataclasses
@@ -11,31 +11,30 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh
 
-from wbc_jax import metrics
+from wbc_jax import cpu, metrics
 from wbc_jax.config import Config
-from wbc_jax.cpu import convolution
 from wbc_jax.data import augment
 from wbc_jax.models import layers
 from wbc_jax.parallel import sharding
 from wbc_jax.training import losses, optimizers
 
-# Dropout's masks come from their own key, so that switching it on changes no augmentation.
+# Dropout has a random key of its own: switching it on changes no augmentation.
 _DROPOUT_STREAM = 1
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True, slots=True)
 class TrainState:
-    """All that training changes.
+    """Everything that a training step changes.
 
     Attributes:
         step: int32 scalar, steps done.
-        params: learnt arrays, as nested dictionaries.
-        stats: running statistics of batch normalisation, likewise.
-        opt_state: Optax's.
+        params: learned arrays, as nested dictionaries.
+        stats: running statistics of batch normalization, as nested dictionaries.
+        opt_state: the state of the Optax optimizer.
         average: {`params`, `stats`} averaged over steps, or None.
-        rate_scale: float32 scalar that multiplies the schedule's learning rate; below 1 once the
-            schedule `plateau` has seen no progress.
+        rate_scale: float32 scalar that multiplies the schedule's learning rate; the schedule
+            `plateau` lowers it.
     """
 
     step: jax.Array
@@ -46,7 +45,7 @@ class TrainState:
     rate_scale: jax.Array
 
     def weights(self) -> dict[str, Any]:
-        """Returns the {`params`, `stats`} to evaluate and ship: the averaged ones if there are."""
+        """Returns the {`params`, `stats`} to evaluate and ship: the average, if there is one."""
         if self.average is not None:
             return self.average
         return {"params": self.params, "stats": self.stats}
@@ -54,23 +53,23 @@ class TrainState:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Network:
-    """A network taken apart into its description and its arrays.
+    """A network without its weights.
 
     Attributes:
         graph: static description (`nnx.GraphDef`).
-        other: arrays that training neither learns nor averages (dropout streams).
+        other: arrays that are neither learned nor averaged (random streams of dropout).
     """
 
     graph: Any
     other: Any
 
     def merge(self, params: Any, stats: Any) -> nnx.Module:
-        """Returns the network with these arrays in it."""
+        """Returns the network with these weights."""
         return nnx.merge(self.graph, params, stats, self.other)
 
 
 def split_network(model: nnx.Module) -> tuple[Network, dict[str, Any]]:
-    """Returns the network's description and its {`params`, `stats`}, as nested dictionaries."""
+    """Returns the network without its weights, and its {`params`, `stats`} as dictionaries."""
     graph, params, stats, other = nnx.split(model, nnx.Param, nnx.BatchStat, ...)
     weights = {"params": nnx.to_pure_dict(params), "stats": nnx.to_pure_dict(stats)}
     return Network(graph, nnx.to_pure_dict(other)), weights
@@ -79,7 +78,7 @@ def split_network(model: nnx.Module) -> tuple[Network, dict[str, Any]]:
 def init_state(config: Config, weights: dict[str, Any], mesh: Mesh) -> TrainState:
     """Returns the state before the first step, on the devices of `mesh` (`sharding.place`)."""
     tx = optimizers.build(config.optimizer, config.train.steps)
-    # The average owns its arrays: the step donates the state's buffers, each only once.
+    # The average is a copy: the step donates the state's buffers, and each can be donated once.
     average = jax.tree.map(jnp.copy, weights) if config.optimizer.ema_decay else None
     params = weights["params"]
     state = TrainState(
@@ -89,7 +88,7 @@ def init_state(config: Config, weights: dict[str, Any], mesh: Mesh) -> TrainStat
 
 
 def normalize(images: jax.Array) -> jax.Array:
-    """Maps float32 images in [0, 1] to about [-2, 2], what the networks see."""
+    """Maps float32 images in [0, 1] to [-2, 2], the input of the networks."""
     return (images - 0.5) * 4.0
 
 
@@ -99,23 +98,26 @@ def make_train_step(
     mesh: Mesh,
     class_weights: jax.Array | None = None,
 ) -> Callable[[TrainState, dict[str, jax.Array]], tuple[TrainState, dict[str, jax.Array]]]:
-    """Returns the jitted training step.
+    """Returns the jitted training step, which maps (state, batch) to (state, report).
 
-    It maps (state, batch) to (state, metrics). The batch has `image` uint8 `[B, S, S, 3]`, the
-    truth (`mask` uint8 `[B, S, S]` for segmentation, `label` int32 `[B]` for classification),
-    `index` and `epoch` int32 `[B]`; metrics are `loss` and `gradient_norm` (float32 scalars) and
-    `confusion` (int32 `[C, C]`, of the augmented batch). The state given is donated.
-    `class_weights` are float32 `[C]`, of `losses.total`.
+    The batch has `image` uint8 `[B, S, S, 3]`, the truth (`mask` uint8 `[B, S, S]` for
+    segmentation, `label` int32 `[B]` for classification), `index` and `epoch` int32 `[B]`. The
+    report has `loss` and `gradient_norm` (float32 scalars), `confusion` (int32 `[C, C]`, of the
+    augmented batch) and `index` (int32 `[B]`: every process gets the whole batch's, to name its
+    images). The step donates the state.
 
-    On several processes the batch also has `stop` int32 `[B]`, and the metrics have its largest
-    value and the `index` of the whole batch: what all processes have to know alike.
+    Args:
+        config: validated, with its length in steps.
+        network: from `split_network`.
+        mesh: where the state and the batch are placed.
+        class_weights: float32 `[C]`, for `losses.total`.
     """
     tx = optimizers.build(config.optimizer, config.train.steps)
     seed, decay = config.train.seed, config.optimizer.ema_decay
     accumulate = config.train.accumulate
 
     def gradients(params, stats, step, batch, part=None):
-        """Of one batch, or of a part of one: (sums for the metrics, new statistics, gradient)."""
+        """Returns (report, new statistics, gradient) of a batch, or of part `part` of one."""
         keys = augment.example_keys(seed, batch["epoch"], batch["index"])
         images = batch["image"].astype(jnp.float32) / 255
         images, masks = augment.augment(config.augment, keys, images, batch.get("mask"))
@@ -134,7 +136,7 @@ def make_train_step(
 
         with layers.rematerialised() if config.train.remat else contextlib.nullcontext():
             (loss, (logits, stats)), grads = jax.value_and_grad(loss_fn, has_aux=True)(params)
-        # A label is an image of one pixel.
+        # To the confusion matrix, a label is a mask of one pixel.
         shape = (len(truth), -1, 1)
         confusion = metrics.confusion_matrices(
             truth.reshape(shape), logits.argmax(-1).reshape(shape), logits.shape[-1]
@@ -142,10 +144,10 @@ def make_train_step(
         return {"loss": loss, "confusion": confusion}, stats, grads
 
     def accumulated(state: TrainState, batch):
-        """As `gradients`, of the parts of a batch one after the other."""
+        """Returns the same as `gradients`, computed from the parts of a batch one by one."""
 
         def divided(x):
-            # Part p has the images p, p + parts, …, so that each device keeps the ones it has.
+            # Part p takes the images p, p + parts, ...: no image moves to another device.
             x = jnp.moveaxis(x.reshape(-1, accumulate, *x.shape[1:]), 1, 0)
             return jax.lax.with_sharding_constraint(x, sharding.batched(mesh, axis=1))
 
@@ -171,8 +173,6 @@ def make_train_step(
         return sums, stats, jax.tree.map(lambda g: g / accumulate, grads)
 
     def step_fn(state: TrainState, batch):
-        batch = dict(batch)
-        stop = batch.pop("stop", None)
         if accumulate > 1:
             report, stats, grads = accumulated(state, batch)
         else:
@@ -182,7 +182,7 @@ def make_train_step(
         params = optax.apply_updates(state.params, updates)
         average = state.average
         if decay:
-            # The first steps are forgotten quickly, as in TensorFlow's ExponentialMovingAverage.
+            # Decays faster at first, as TensorFlow's ExponentialMovingAverage does.
             keep = jnp.minimum(decay, (1.0 + state.step) / (10.0 + state.step))
             average = jax.tree.map(
                 lambda old, new: keep * old + (1 - keep) * new,
@@ -190,35 +190,34 @@ def make_train_step(
                 {"params": params, "stats": stats},
             )
         report["gradient_norm"] = optax.tree.norm(grads)
-        if stop is not None:
-            report |= {"stop": stop.max(), "index": batch["index"]}
+        report["index"] = batch["index"]
         after = TrainState(state.step + 1, params, stats, opt_state, average, state.rate_scale)
         return sharding.constrain(after, mesh), report
 
     whole = sharding.replicated(mesh)
-    # Where parameters are divided, the state's arrays say how, each for itself.
+    # None: where parameters are sharded, each array of the state keeps its own sharding.
     placed = None if sharding.divides_parameters(mesh) else whole
     return jax.jit(
         step_fn,
         in_shardings=(placed, sharding.batched(mesh)),
         out_shardings=(placed, whole),
         donate_argnums=0,
-        compiler_options=convolution.compiler_options(),
+        compiler_options=cpu.compiler_options(),
     )
 
 
 def make_logits(
     network: Network, flips: bool = False, embedding: bool = False
 ) -> Callable[[Any, jax.Array], Any]:
-    """Returns (weights, uint8 images `[B, S, S, 3]`) → float32 logits, unjitted.
+    """Returns the unjitted function (weights, uint8 images `[B, S, S, 3]`) → float32 logits.
 
-    The logits are `[B, S, S, C]` of a segmentation network, `[B, K]` of a classifier.
+    The logits are `[B, S, S, C]` for segmentation and `[B, K]` for classification.
 
     Args:
         network: from `split_network`.
         flips: average the logits over the four reflections.
-        embedding: return (logits, what they are linear in: `[B, D]`), of a classifier that has it
-            (`models.embeds`).
+        embedding: return (logits, embeddings `[B, D]`); the logits are linear in the embeddings.
+            Only for networks that have them (`models.embeds`).
     """
 
     def logits_fn(weights, images):
@@ -228,23 +227,23 @@ def make_logits(
         call = model.with_embedding if embedding else model
         if not flips:
             return call(x)
-        views = [_turned_back(call(jnp.flip(x, axes)), axes) for axes in ((), (1,), (2,), (1, 2))]
+        views = [_flipped_back(call(jnp.flip(x, axes)), axes) for axes in ((), (1,), (2,), (1, 2))]
         return jax.tree.map(lambda *found: sum(found) / len(found), *views)
 
     return logits_fn
 
 
-def _turned_back(found: Any, axes: tuple[int, ...]) -> Any:
-    """Flips masks' logits; what has no places stays."""
+def _flipped_back(found: Any, axes: tuple[int, ...]) -> Any:
+    """Flips the logits of masks `[B, H, W, C]`; those of types and embeddings stay."""
     return jax.tree.map(lambda one: jnp.flip(one, axes) if one.ndim == 4 else one, found)
 
 
 def make_scored_logits(
     config: Config, network: Network, flips: bool = False
 ) -> Callable[[Any, jax.Array], jax.Array]:
-    """Returns what `make_logits` does, for segmentation resized (bilinearly) to `[B, E, E, C]`.
+    """Returns the function of `make_logits`, with the logits of masks resized to `[B, E, E, C]`.
 
-    E is `config.evaluate.size`, at which masks are scored.
+    They are resized bilinearly to `config.evaluate.size`, the size E at which masks are scored.
     """
     logits_fn, size = make_logits(network, flips), config.evaluate.size
 
@@ -252,7 +251,7 @@ def make_scored_logits(
         logits = logits_fn(weights, images)
         if config.task == "classification":
             return logits
-        # Of that size already, they stay as they are.
+        # Logits of that size already are returned unchanged.
         return jax.image.resize(logits, (len(logits), size, size, logits.shape[-1]), "bilinear")
 
     return scored
@@ -264,11 +263,17 @@ def make_predict_step(
     flips: bool = False,
     mesh: Mesh | None = None,
 ) -> Callable[[Any, jax.Array], jax.Array]:
-    """Returns the jitted function that predictions are scored by.
+    """Returns the jitted function whose predictions are scored.
 
     It maps (weights, uint8 images `[B, S, S, 3]`) to uint8 classes `[B, E, E]` for segmentation,
-    where E is `config.evaluate.size` (the logits, not the classes, are resized, bilinearly), and to
-    float32 probabilities `[B, K]` for classification.
+    and to float32 probabilities `[B, K]` for classification. E is `config.evaluate.size`; the
+    logits are resized to it, not the classes.
+
+    Args:
+        config: `task` and `evaluate.size` are used.
+        network: from `split_network`.
+        flips: average the logits over the four reflections.
+        mesh: devices that share the images; None: wherever the weights are.
     """
     scored = make_scored_logits(config, network, flips)
 
@@ -279,18 +284,18 @@ def make_predict_step(
         return logits.argmax(-1).astype(jnp.uint8)
 
     if mesh is None:
-        return jax.jit(step_fn, compiler_options=convolution.compiler_options())
+        return jax.jit(step_fn, compiler_options=cpu.compiler_options())
     spread = sharding.batched(mesh)
     return jax.jit(
         step_fn,
         in_shardings=(sharding.replicated(mesh), spread),
         out_shardings=spread,
-        compiler_options=convolution.compiler_options(),
+        compiler_options=cpu.compiler_options(),
     )
 
 
 def _set_mode(model: nnx.Module, training: bool) -> None:
-    """Switches dropout and batch normalisation; a network may have neither."""
+    """Switches dropout and batch normalization, where a network has them."""
     model.set_attributes(
         deterministic=not training, use_running_average=not training, raise_if_not_found=False
     )

@@ -1,6 +1,6 @@
-"""Preparing records that is killed, or whose disk is full: nothing half-written is taken for done.
+"""wbc_jax.data.preparing, killed or on a full disk: half-written records never count as prepared.
 
-What is prepared in the end has the bytes of a preparation that nothing disturbed.
+Once prepared, the records have the bytes of an undisturbed preparation.
 """
 
 import errno
@@ -20,7 +20,7 @@ from tensorflow_datasets.core import dataset_info, file_adapters
 
 import tiny_runs
 from wbc_jax.config import Data
-from wbc_jax.data import duplicates, sources
+from wbc_jax.data import duplicates, preparing, sources
 from wbc_jax.data.images import read_image_file
 from wbc_jax.errors import DataError
 from wbc_jax.labels import CELL_TYPES
@@ -68,7 +68,7 @@ def expected(manual_dir, tmp_path_factory):
     """The files of a preparation that nothing disturbs, and how long it takes."""
     folder = tmp_path_factory.mktemp("whole")
     start = time.monotonic()
-    left_out = sources.prepare(NAME, data(manual_dir, folder))
+    left_out = preparing.prepare(NAME, data(manual_dir, folder))
     seconds = time.monotonic() - start
     assert [pathlib.Path(path).name for path, _ in left_out] == ["BA_bad.jpg"]
     found = tree(folder)
@@ -78,7 +78,7 @@ def expected(manual_dir, tmp_path_factory):
         "features.json",
         "metadata.json",
         sources.INDEX,
-        sources.LEFT_OUT,
+        preparing.LEFT_OUT,
     }
     return found, seconds
 
@@ -147,7 +147,7 @@ def child(settings, point, limit):
     if limit:
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
     try:
-        sources.prepare(NAME, settings)
+        preparing.prepare(NAME, settings)
     except DataError as error:
         pathlib.Path(settings.data_dir, "said.txt").write_text(str(error))
 
@@ -180,9 +180,9 @@ def test_killed_at(manual_dir, expected, start, tmp_path, point):
     assert finish(start(settings, point)) == -signal.SIGKILL
     assert tree(tmp_path) != expected[0]
     if point in ("at an image", "at a shard", "before the rename"):
-        assert not sources.is_prepared(NAME, settings)
+        assert not preparing.is_prepared(NAME, settings)
         assert len(list(tmp_path.glob("pbc/five/incomplete.*"))) == 1
-    sources.prepare(NAME, settings)
+    preparing.prepare(NAME, settings)
     assert tree(tmp_path) == expected[0]
     assert not list(tmp_path.rglob("incomplete.*"))
 
@@ -209,7 +209,7 @@ def test_two_at_once_take_turns(manual_dir, expected, start, tmp_path):
 
 
 def check_nothing_is_there(settings):
-    assert not sources.is_prepared(NAME, settings)
+    assert not preparing.is_prepared(NAME, settings)
     left = {pathlib.Path(name).name for name in tree(settings.data_dir)}
     assert left <= {"metadata.json"}  # TFDS's note of the default config
     with pytest.raises(DataError, match="no records in"):
@@ -225,7 +225,7 @@ def test_a_file_that_cannot_grow(manual_dir, expected, start, tmp_path):
     assert "File too large" in said.read_text() and "config.data.data_dir" in said.read_text()
     said.unlink()
     check_nothing_is_there(settings)
-    sources.prepare(NAME, settings)
+    preparing.prepare(NAME, settings)
     assert tree(tmp_path) == expected[0]
 
 
@@ -240,12 +240,12 @@ def test_disk_that_refuses(manual_dir, expected, tmp_path, monkeypatch, call, nu
     with monkeypatch.context() as patch:
         patch.setattr(type(epath.Path("/")), call, refuse)
         with pytest.raises(DataError) as caught:
-            sources.prepare(NAME, settings)
+            preparing.prepare(NAME, settings)
     assert "pbc/five: the records could not be written to" in str(caught.value)
     assert os.strerror(number) in str(caught.value)
     assert "config.data.data_dir" in str(caught.value)
     check_nothing_is_there(settings)
-    sources.prepare(NAME, settings)
+    preparing.prepare(NAME, settings)
     assert tree(tmp_path) == expected[0]
 
 
@@ -253,9 +253,9 @@ def test_source_that_cannot_be_read_is_not_put_down_to_the_records(manual_dir, t
     settings = data(manual_dir, tmp_path)
     made = sources.builder(NAME, settings)
     denied = PermissionError(errno.EACCES, "denied", str(manual_dir / "pbc"))
-    assert not sources._is_of_writing(denied, made)
-    assert sources._is_of_writing(OSError(errno.ENOSPC, "full"), made)
-    assert not sources._is_of_writing(RuntimeError("a mistake"), made)
+    assert not preparing._is_of_writing(denied, made)
+    assert preparing._is_of_writing(OSError(errno.ENOSPC, "full"), made)
+    assert not preparing._is_of_writing(RuntimeError("a mistake"), made)
 
 
 def test_index_on_a_full_disk_is_made_anew_each_time(manual_dir, expected, tmp_path, monkeypatch):
@@ -264,7 +264,7 @@ def test_index_on_a_full_disk_is_made_anew_each_time(manual_dir, expected, tmp_p
     def refuse(*_):
         raise OSError(errno.ENOSPC, "full")
 
-    sources.prepare(NAME, settings)
+    preparing.prepare(NAME, settings)
     index = next(tmp_path.rglob(sources.INDEX))
     index.unlink()
     with monkeypatch.context() as patch:
@@ -277,11 +277,11 @@ def test_index_on_a_full_disk_is_made_anew_each_time(manual_dir, expected, tmp_p
 
 def test_files_left_out_are_told_to_everyone(manual_dir, expected, tmp_path):
     settings = data(manual_dir, tmp_path)
-    first = sources.prepare(NAME, settings)
-    assert sources.prepare(NAME, settings) == first and "empty" in first[0][1]
+    first = preparing.prepare(NAME, settings)
+    assert preparing.prepare(NAME, settings) == first and "empty" in first[0][1]
     settings.on_bad_file = "error"
     with pytest.raises(DataError, match=r"made without 1 bad files, such as .*BA_bad"):
-        sources.prepare(NAME, settings)
+        preparing.prepare(NAME, settings)
 
 
 def test_nothing_but_bad_files(tmp_path):
@@ -290,5 +290,5 @@ def test_nothing_but_bad_files(tmp_path):
         (tmp_path / "manual" / kind / "X_1.jpg").write_bytes(b"")
     settings = data(tmp_path / "manual", tmp_path / "records")
     with pytest.raises(DataError, match="pbc/five: no record is left: 5 files are bad; "):
-        sources.prepare(NAME, settings)
-    assert not sources.is_prepared(NAME, settings)
+        preparing.prepare(NAME, settings)
+    assert not preparing.is_prepared(NAME, settings)

@@ -1,0 +1,111 @@
+"""wbc_jax.evaluate.scoring: the test split, the baseline, data sets that training never saw."""
+
+import dataclasses
+import json
+import types
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+
+import tiny_runs
+from wbc_jax.data import pipeline
+from wbc_jax.evaluate import baselines, masks, scoring
+
+
+def test_external_data_sets_that_are_absent_are_listed_with_the_reason(run):
+    report = json.loads((run.workdir / "report" / "metrics.json").read_text())
+    # The data set that the run was trained on is left out.
+    assert report["external"] == {}
+    assert list(report["skipped"]) == ["raabin_gt"]
+    reason = report["skipped"]["raabin_gt"]
+    assert reason.startswith("raabin_gt is not in ") and "raabindata.com" in reason
+    assert "nothing_here" in reason and "\n" not in reason
+
+
+def test_external_data_sets_are_never_downloaded(data_dir, monkeypatch):
+    def fetch(*_):
+        raise AssertionError("the network was asked")
+
+    monkeypatch.setattr(tfds.download.DownloadManager, "download", fetch)
+    config = tiny_runs.config(data_dir, evaluate__external=("segmentation_wbc/jtsc",))
+    found, skipped = scoring._external(config, baselines.otsu, [])
+    assert found == {}
+    assert skipped["segmentation_wbc/jtsc"].startswith("segmentation_WBC is not in ")
+
+
+def test_external_data_sets_that_are_there_are_scored_whole(data_dir):
+    config = tiny_runs.config(data_dir, data__datasets=("raabin_gt",))
+    found, skipped = scoring._external(config, baselines.otsu, [])
+    assert skipped == {}
+    whole = pipeline.load_splits(tiny_runs.config(data_dir).data, tiny_runs.SIZE)["all"]
+    assert len(whole) == 60
+    counts = masks.measure_test(baselines.otsu, whole, 8)
+    assert found.keys() == {tiny_runs.DATASET}
+    expected = masks.results(counts, whole, 50)
+    expected[tiny_runs.DATASET]["left_out"] = 0
+    np.testing.assert_equal(found, expected)
+
+
+def test_external_images_that_training_saw_are_left_out(data_dir, capsys):
+    config = tiny_runs.config(data_dir, data__datasets=("raabin_gt",))
+    # As if the trained data set held, under another name, some of the same images.
+    examples = pipeline.load_splits(tiny_runs.config(data_dir).data, tiny_runs.SIZE)
+    seen = examples["train"].keys + examples["validation"].keys
+    found, _ = scoring._external(config, baselines.otsu, seen)
+    images = found[tiny_runs.DATASET]["images"]
+    assert 0 < images <= 60 - len(seen) == 20
+    assert f"{60 - images} images that training saw" in capsys.readouterr().out
+
+
+def test_external_images_of_a_training_frame_are_left_out(data_dir):
+    config = tiny_runs.config(data_dir, data__datasets=("raabin_gt",))
+    whole = pipeline.load_splits(tiny_runs.config(data_dir).data, tiny_runs.SIZE)["all"]
+    # Another config of the data set, whose pixels are unlike but whose frames are the same.
+    seen = [
+        dataclasses.replace(key, dataset="wbc_synthetic/other", hash=None)
+        for key in whole.keys[:10]
+    ]
+    found, _ = scoring._external(config, baselines.otsu, seen)
+    assert found[tiny_runs.DATASET]["images"] == 50 and found[tiny_runs.DATASET]["left_out"] == 10
+
+
+def test_the_report_says_what_was_scored(run, model):
+    report = json.loads((run.workdir / "report" / "metrics.json").read_text())
+    test = pipeline.load_splits(run.config.data, tiny_runs.SIZE)["test"]
+    found = report["results"][tiny_runs.DATASET]
+    assert found["images"] == len(test) == 20
+    # The report's numbers are those of the model's masks, counted here.
+    found_masks = np.stack([model.predict(test[i]["image"]).mask for i in range(20)])
+    truth = np.stack([test[i]["mask"] for i in range(20)])
+    confusion = [[((truth == t) & (found_masks == p)).sum() for p in range(3)] for t in range(3)]
+    assert np.abs(np.subtract(found["confusion"], confusion)).max() <= 2
+    assert found["global_accuracy"] == pytest.approx((truth == found_masks).mean(), abs=1e-3)
+    large = test.resized(32, 32)
+    thresholded = np.stack([baselines.otsu(large[i]["image"][None])[0] for i in range(20)])
+    baseline = report["baseline"][tiny_runs.DATASET]
+    assert baseline["global_accuracy"] == pytest.approx((truth == thresholded).mean())
+    assert sum(part["images"] for part in found["by_type"].values()) == 20
+    assert (report["task"], report["model"], report["split"]) == ("segmentation", "unet", "test")
+    assert (report["eval_size"], report["flips"]) == (32, False)
+    assert report["parameters"] == model.parameters and report["step"] == model.step
+    assert report["train_seconds"] > 0
+    # Every known pixel of the test split is in a bin, and as many are right as in the masks.
+    sure = report["calibration"][tiny_runs.DATASET]
+    confusion = np.array(found["confusion"])
+    assert sum(sure["pixels"]) == confusion.sum()
+    assert abs(sum(sure["right"]) - np.trace(confusion)) <= 2
+    assert 0 <= sure["interval"][0] <= sure["expected_calibration_error"] < 0.5
+    assert report["trained_steps"] == 240 and not report["stopped_early"]
+    assert (run.workdir / "report" / "index.html").stat().st_size > 10_000
+
+
+def test_examples_are_taken_evenly():
+    names = [types.SimpleNamespace(name=name) for name in "aab" * 30]
+    examples = pipeline.Examples([(name, i) for i, name in enumerate(names)], 8, 16)
+    assert scoring._evenly(examples, 90).entries == examples.entries
+    some = scoring._evenly(examples, 31)
+    places = [i for _, i in some.entries]
+    assert len(set(places)) == 31 and places[0] == 0 and places[-1] == 89
+    assert set(np.diff(places)) <= {2, 3, 4} and (some.image_size, some.mask_size) == (8, 16)
+    assert len(scoring._evenly(pipeline.Examples([], 8, 16), 5)) == 0

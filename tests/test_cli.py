@@ -1,0 +1,104 @@
+"""wbc_jax.cli: inputs, names of outputs, switches, exit statuses."""
+
+import argparse
+
+import pytest
+
+from wbc_jax import cli
+from wbc_jax.errors import DataError, InputError, Interrupted
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Two folders with a name in common, and files that are not images."""
+    (tmp_path / "in" / "sub").mkdir(parents=True)
+    for name in ("a.png", "sub/a.png", "B.TIF", "notes.txt", "bad.jpg", "none.png"):
+        (tmp_path / "in" / name).write_bytes(b"")
+    return tmp_path / "in"
+
+
+def test_find_images_in_files_folders_and_globs(folder):
+    names = ["B.TIF", "a.png", "bad.jpg", "none.png", "sub/a.png"]
+    inside = [str(folder / name) for name in names]
+    assert cli.find_images([str(folder)]) == inside
+    assert cli.find_images([str(folder / "*.png")]) == [inside[1], inside[3]]
+    assert cli.find_images([str(folder / "**" / "a.*")]) == [inside[1], inside[4]]
+    # Named outright, a file is taken whatever it is called; named twice, once.
+    named = [str(folder / "notes.txt"), inside[1]]
+    assert cli.find_images([*named, str(folder / "a*")]) == named
+
+
+def test_names_with_the_letters_of_a_glob(tmp_path):
+    (tmp_path / "a[1].png").write_bytes(b"")
+    assert cli.find_images([str(tmp_path / "a[1].png")]) == [str(tmp_path / "a[1].png")]
+
+
+def test_nothing_to_predict(tmp_path):
+    with pytest.raises(InputError, match=r"no image in .*; looked for .*\.png, \.jpg"):
+        cli.find_images([str(tmp_path)])
+    for missing in ("missing.png", "*.png"):
+        name = str(tmp_path / missing)
+        with pytest.raises(InputError) as caught:
+            cli.find_images([name])
+        assert str(caught.value).startswith(f"{name}: no such file or folder")
+
+
+def test_output_names_never_meet():
+    paths = ["x/a.png", "y/a.png", "y/a_2.png", "z/A.jpg", "b.c.png", "b.tif"]
+    assert cli.output_names(paths) == ["a", "a_2", "a_2_2", "A_3", "b.c", "b"]
+
+
+@pytest.mark.parametrize(
+    "arguments, expected",
+    [
+        ([], (False, True)),
+        (["--a", "--b"], (True, True)),
+        (["--a=true", "--b=true"], (True, True)),
+        (["--a=1", "--b=0"], (True, False)),
+        (["--a=False", "--b=f"], (False, False)),
+        (["--noa", "--nob"], (False, False)),
+        (["--a", "--noa"], (False, True)),  # the last one counts
+    ],
+)
+def test_switches_are_spelled_as_absl_spells_them(arguments, expected):
+    parser = argparse.ArgumentParser(allow_abbrev=False)
+    parser.add_argument("paths", nargs="*")
+    cli.add_switch(parser, "a", False, "turns a on")
+    cli.add_switch(parser, "b", True, "turns b off")
+    given = parser.parse_args([*arguments, "x.png"])
+    assert (given.a, given.b) == expected
+    assert given.paths == ["x.png"]  # a switch takes no path for its value
+    usage = parser.format_usage()
+    assert "[--a]" in usage and "[--nob]" in usage and "--noa" not in usage
+
+
+@pytest.mark.parametrize("argument", ["--a=perhaps", "--a=", "--aa"])
+def test_a_switch_takes_no_other_value(argument, capsys):
+    parser = argparse.ArgumentParser(allow_abbrev=False)
+    cli.add_switch(parser, "a", False, "turns a on")
+    with pytest.raises(SystemExit) as caught:
+        parser.parse_args([argument])
+    assert caught.value.code == 2
+    assert argument in capsys.readouterr().err or argument.startswith("--a=")
+
+
+@pytest.mark.parametrize(
+    "error, status, text",
+    [
+        (DataError("a.png is damaged"), "error: a.png is damaged", ""),
+        (OSError("disk full"), "error: disk full", ""),
+        (Interrupted("SIGTERM came", 15), 143, "SIGTERM came\n"),
+        (Interrupted("SIGINT came", 2), 130, "SIGINT came\n"),
+    ],
+)
+def test_expected_errors_become_messages(error, status, text, capsys):
+    # Python prints a text given to sys.exit and ends with status 1.
+    with pytest.raises(SystemExit) as caught, cli.reported_errors():
+        raise error
+    assert caught.value.code == status
+    assert capsys.readouterr().err == text
+
+
+def test_bugs_keep_their_traceback():
+    with pytest.raises(ZeroDivisionError), cli.reported_errors():
+        1 / 0  # noqa: B018

@@ -1,0 +1,85 @@
+"""wbc_jax.provenance: a folder's config, records and initial weights."""
+
+import dataclasses
+import json
+import types
+
+import jax
+import numpy as np
+import pytest
+from etils import epath
+
+import tiny_runs
+from wbc_jax import config_checks, experiment, provenance
+from wbc_jax.data import pipeline
+from wbc_jax.errors import CheckpointError, ConfigError
+from wbc_jax.inference import weights
+from wbc_jax.training import checkpoint
+
+
+def test_a_free_field_may_differ(run, tmp_path):
+    workdir = epath.Path(tmp_path / "run")
+    provenance.claim(run.config, workdir)
+    flipped = dataclasses.replace(
+        run.config, evaluate=dataclasses.replace(run.config.evaluate, flips=True)
+    )
+    provenance.claim(flipped, workdir)
+    assert config_checks.from_json((workdir / "config.json").read_text()).evaluate.flips
+
+
+def test_a_run_is_tied_to_the_records_it_was_trained_on(run, data_dir, tmp_path, monkeypatch):
+    stored = json.loads((run.workdir / "splits.json").read_text())
+    splits = pipeline.load_splits(run.config.data, tiny_runs.SIZE)
+    assert stored == provenance.fingerprints(splits)
+    provenance.check_splits(run.workdir, splits)
+    # One record moves from training to test, as when images are added and the bounds shift.
+    splits["test"].entries.append(splits["train"].entries.pop())
+    with pytest.raises(ConfigError, match="the train, test split has changed"):
+        provenance.check_splits(run.workdir, splits)
+    provenance.check_splits(epath.Path(tmp_path), splits)  # no run there yet
+
+
+@pytest.fixture(scope="module")
+def begun(run, data_dir, tmp_path_factory):
+    """A run of a few steps that began with the shared run's weights, of the same splits."""
+    workdir = epath.Path(tmp_path_factory.mktemp("begun") / "run")
+    settings = {"train__init_from": str(run.workdir), "train__steps": 2, "train__evaluate_every": 2}
+    config = tiny_runs.config(data_dir, optimizer__learning_rate=1e-9, **settings)
+    experiment.run(config, workdir)
+    return types.SimpleNamespace(workdir=workdir, config=config)
+
+
+def test_a_run_begins_with_other_weights(run, model, begun):
+    weights_there = weights.read(begun.workdir / weights.INITIAL)
+    tiny_runs.assert_equal(weights_there.arrays, weights.named(model.weights))
+    state, position = tiny_runs.state(begun.workdir, checkpoint.LAST, begun.config)
+    assert position["step"] == 2
+    for one, two in zip(jax.tree.leaves(state.params), jax.tree.leaves(model.weights["params"])):
+        np.testing.assert_allclose(one, two, atol=1e-6)
+
+
+def test_what_the_first_weights_saw_stays_seen(run, begun, tmp_path):
+    file = tmp_path / "w.safetensors"
+    provenance.write_weights(begun.workdir, file)
+    examples = pipeline.load_splits(run.config.data, tiny_runs.SIZE)
+    own = examples["train"].keys + examples["validation"].keys
+    assert len(weights.read(file).seen) == 2 * len(own)
+    # Another draw would test on them: neither begun nor scored.
+    other = tiny_runs.config(
+        run.config.data.data_dir, train__init_from=str(file), data__split_seed=1
+    )
+    with pytest.raises(ConfigError, match=r"has seen \d+ of the"):
+        experiment.run(other, epath.Path(tmp_path / "other"))
+    assert not (tmp_path / "other").exists()
+
+
+def test_another_network_is_refused(run, data_dir, tmp_path):
+    config = tiny_runs.config(data_dir, train__init_from=str(run.workdir), model__features=5)
+    with pytest.raises(ConfigError) as caught:
+        experiment.run(config, epath.Path(tmp_path / "run"))
+    assert f"config.train.init_from is {str(run.workdir)!r}" in str(caught.value)
+    assert "config.model.features: 4 there, 5 here" in str(caught.value)
+    assert not (tmp_path / "run").exists()
+    config = tiny_runs.config(data_dir, train__init_from="nothing_here")
+    with pytest.raises(CheckpointError, match="nothing_here holds no run"):
+        experiment.run(config, epath.Path(tmp_path / "run"))
