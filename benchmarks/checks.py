@@ -1,51 +1,54 @@
-"""That both sides compute the same, before their times are compared."""
+"""Checks that both sides compute the same, before their times are compared."""
 
 import dataclasses
+from collections.abc import Iterable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import ours
-import peers
-import sidebyside
 import torch
 from flax import nnx
 
+import cases
+import interleave
+import references
+import subject
 from wbc_jax.training import losses, steps
 
 
-def difference(case: sidebyside.Case) -> float:
+def training_difference(case: cases.Case) -> float:
     """Returns the largest difference in logits and gradients, relative to the largest entry.
 
-    Both networks get the same weights and see two images (one layer's gradients relative to the
-    largest of any layer: those of biases before a norm are rounding and nothing else). Where two
-    values under a max-pool are nearly equal, rounding decides which place SegNet's unpooling gets,
-    and much follows from that; so its images are small, which leaves few such pools, and up to
-    three pairs are tried, of which the best one counts. A wrong layer is wrong in all of them.
+    Both networks get the same weights and see two images. The gradients of a layer are compared
+    relative to the largest of any layer: those of a bias before a norm are pure rounding.
+
+    Where two values under a max-pool are nearly equal, rounding decides which place SegNet's
+    unpooling gets, and the whole output changes with it. So its images are small, which leaves few
+    such pools, and up to three pairs of images are tried; the best one counts. A wrong layer is
+    wrong for all of them.
     """
     worst = np.inf
     for seed in range(3):
         worst = min(worst, _difference(case, seed))
-        if worst < sidebyside.CHECK_TOLERANCE:
+        if worst < interleave.CHECK_TOLERANCE:
             break
     return worst
 
 
-def _difference(case: sidebyside.Case, seed: int) -> float:
+def _difference(case: cases.Case, seed: int) -> float:
     case = dataclasses.replace(case, batch=2, size=32 if case.network == "segnet" else case.size)
     jax.config.update("jax_default_matmul_precision", "highest")  # GPUs round to less otherwise
-    config, model = ours.build(case, "float32")
-    theirs = peers.build(case)
-    pairs = list(peers.pairs(model, theirs))
-    for mine, layer in pairs:
-        for name, value in peers.arrays(layer).items():
-            getattr(mine, name)[...] = jnp.asarray(value)
-    batch = ours.batch(case, seed)
-    images, truth = peers.tensors(batch, "cpu")
-    # In double precision: the difference is then the rounding of ours.
-    theirs.double().train()
-    logits = theirs(images.double())
-    peers.loss(logits, truth).backward()
+    config, model = subject.build(case, "float32")
+    reference = references.build(case)
+    pairs = list(references.pairs(model, reference))
+    _copy(pairs)
+    batch = subject.batch(case, seed)
+    images, truth = references.tensors(batch, "cpu")
+    # In double precision, so that the difference is the rounding of the subject.
+    reference.double().train()
+    logits = reference(images.double())
+    references.loss(logits, truth).backward()
 
     graph, params, rest = nnx.split(model, nnx.Param, ...)
     rest = nnx.to_pure_dict(rest)
@@ -62,30 +65,35 @@ def _difference(case: sidebyside.Case, seed: int) -> float:
     worst = np.abs(found - expected).max() / np.abs(expected).max()
     derivative = nnx.merge(graph, grads, rest)
     names = {id(m): path for path, m in nnx.iter_modules(model)}
-    largest = max(float(p.grad.abs().max()) for p in theirs.parameters())
-    for mine, layer in pairs:
+    largest = max(float(p.grad.abs().max()) for p in reference.parameters())
+    for layer, partner in pairs:
         here = derivative
-        for key in names[id(mine)]:
+        for key in names[id(layer)]:
             here = here[key] if isinstance(key, int) else getattr(here, key)
-        for name, value in peers.arrays(layer, gradients=True).items():
+        for name, value in references.arrays(partner, gradients=True).items():
             gap = np.abs(np.asarray(getattr(here, name)[...]) - value).max()
             worst = max(worst, gap / largest)
     return float(worst)
 
 
-def predicted(case: sidebyside.Case) -> float:
-    """The same for the logits of prediction."""
+def prediction_difference(case: cases.Case) -> float:
+    """Returns the largest difference in the logits of prediction, relative to the largest entry."""
     case = dataclasses.replace(case, batch=2)
     jax.config.update("jax_default_matmul_precision", "highest")
-    _, model = ours.build(case, "float32")
-    theirs = peers.build(case).eval()
-    for mine, layer in peers.pairs(model, theirs):
-        for name, value in peers.arrays(layer).items():
-            getattr(mine, name)[...] = jnp.asarray(value)
+    _, model = subject.build(case, "float32")
+    reference = references.build(case).eval()
+    _copy(references.pairs(model, reference))
     network, weights = steps.split_network(model)
-    batch = ours.batch(case)
+    batch = subject.batch(case)
     found = np.asarray(jax.jit(steps.make_logits(network))(weights, jnp.asarray(batch["image"])))
     with torch.inference_mode():
-        expected = theirs(peers.tensors(batch, "cpu")[0]).numpy()
+        expected = reference(references.tensors(batch, "cpu")[0]).numpy()
     found = np.moveaxis(found, -1, 1) if found.ndim == 4 else found
     return float(np.abs(found - expected).max() / np.abs(expected).max())
+
+
+def _copy(pairs: Iterable[tuple[Any, torch.nn.Module]]) -> None:
+    """Gives each layer of the subject the arrays of its partner in the reference."""
+    for layer, partner in pairs:
+        for name, value in references.arrays(partner).items():
+            getattr(layer, name)[...] = jnp.asarray(value)

@@ -1,23 +1,23 @@
-"""Images a second that the input pipeline feeds, beside PyTorch's DataLoader on the same files.
+"""Measures the input pipeline, and PyTorch's DataLoader on the same files.
 
 python benchmarks/input_pipeline.py --manual_dir=../shared/data
 
-All decode each JPEG of `pbc` in full, shrink it to 256 × 256 pixels by averaging areas and put 32
-of them, in a drawn order, into one uint8 batch, with the same number of workers:
+All of them decode each JPEG of `pbc` in full, shrink it to 256 × 256 pixels by averaging areas, and
+put 32 of them in random order into one uint8 batch, with the same number of workers:
 
-- here: records in ArrayRecord, OpenCV's decoder, two sparse products for the shrinking, threads;
+- here: records in ArrayRecord, OpenCV's decoder, two sparse products to resize, threads;
 - `DataLoader, Pillow`: the usual code of a PyTorch project, whose bilinear filter averages as well;
 - `DataLoader, OpenCV`: the same decoder and the same pixels as here, in a PyTorch data set.
 
-They take turns, a round each, and the ratio is the median over the rounds. Workers are started, and
-all files read once, before; time counts from the first batch on. The processor time that an image
-costs, workers' included, is measured as well: it hardly depends on what else the machine does.
+They are measured alternately; a ratio is the median over the rounds. Workers are started and all
+files read once beforehand, and time counts from the first batch on. The processor time of an image,
+including that of workers, is measured as well: it hardly depends on other work on the machine.
 
-Also measured: the second epoch, from the cache of decoded images; and the share of a training step
-of paper B's classifier (180 × 180 pixels, batch 32) spent waiting for data, from files and from the
-cache.
+The benchmark also measures the second epoch, from the cache of decoded images, and the share of a
+training step of paper B's classifier (180 × 180 pixels, batch 32) that waits for data, from files
+and from the cache.
 
-Prints lines as it goes and one JSON object at the end.
+It prints a line a round, and one JSON object at the end.
 """
 
 import argparse
@@ -43,7 +43,7 @@ from wbc_jax.labels import CELL_TYPES
 from wbc_jax.parallel import sharding
 from wbc_jax.training import steps
 
-cv2.setNumThreads(0)  # as many threads as workers, for all
+cv2.setNumThreads(0)  # so that all have as many threads as workers
 
 
 class Files(torch.utils.data.Dataset):
@@ -68,7 +68,7 @@ class Files(torch.utils.data.Dataset):
 def loader(
     files: list[tuple[str, int]], decoder: str, options: argparse.Namespace
 ) -> torch.utils.data.DataLoader:
-    """PyTorch's batches; workers are processes, as PyTorch offers no threads for Python code."""
+    """Returns PyTorch's batches. Workers are processes: it has no threads for Python code."""
     made = torch.utils.data.DataLoader(
         Files(files, options.size, decoder),
         batch_size=options.batch,
@@ -77,24 +77,24 @@ def loader(
         num_workers=options.workers,
         persistent_workers=True,
     )
-    collections.deque(made, maxlen=0)  # its workers are there from now on, and the files in memory
+    collections.deque(made, maxlen=0)  # starts its workers and reads the files into memory
     return made
 
 
 def busy_seconds() -> float:
-    """Processor time of this process, and of the workers that it has started."""
+    """Returns the processor time of this process and of the workers that it has started."""
     ticks = 0
     for process in multiprocessing.active_children():
         fields = pathlib.Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
-        ticks += int(fields[11]) + int(fields[12])  # in user and in kernel mode
+        ticks += int(fields[11]) + int(fields[12])  # user and kernel mode
     return time.process_time() + ticks / os.sysconf("SC_CLK_TCK")
 
 
 def measure(batches: Iterable, batch: int) -> tuple[float, float]:
-    """Reads all batches, looking at each.
+    """Reads all batches and checks each.
 
     Returns:
-        Images a second from the first batch on, and milliseconds of processor time an image.
+        Images a second, from the first batch on, and milliseconds of processor time an image.
     """
     busy, batches = busy_seconds(), iter(batches)
     next(batches)
@@ -107,18 +107,18 @@ def measure(batches: Iterable, batch: int) -> tuple[float, float]:
     return rate, 1000 * (busy_seconds() - busy) / (count + batch)
 
 
-def here(examples: pipeline.Examples, options: argparse.Namespace, epochs: int = 1) -> Iterator:
-    """One epoch after another of this package's batches."""
+def subject(examples: pipeline.Examples, options: argparse.Namespace, epochs: int = 1) -> Iterator:
+    """Returns this package's batches of some epochs."""
     count = epochs * (len(examples) // options.batch)
     dataset = pipeline.train_dataset(examples, options.batch, count, seed=0)
     return pipeline.train_batches(dataset, 0, options.workers)
 
 
 def second_epoch(examples: pipeline.Examples, options: argparse.Namespace) -> float:
-    """Images a second when all of them are in the cache."""
+    """Returns the images a second when all of them are in the cache."""
     for index in range(len(examples)):
         examples[index]
-    batches = here(examples, options, epochs=3)
+    batches = subject(examples, options, epochs=3)
     try:
         return measure(batches, options.batch)[0]
     finally:
@@ -131,8 +131,8 @@ def waiting_share(
     """Trains paper B's classifier as `wbc_jax.training.loop` does.
 
     Returns:
-        The share of the time that `next(batches)` takes, and seconds a step, over `count` steps
-        after the first two, which compile and fill the queue.
+        The share of the time that `next(batches)` takes, and the seconds of a step. Both are over
+        `count` steps after the first two, which compile and fill the queue.
     """
     config = Config(
         task="classification",
@@ -174,7 +174,7 @@ def waiting_share(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--manual_dir", required=True, help="folder that holds pbc/")
-    parser.add_argument("--data_dir", help="where the records lie; a temporary folder if unset")
+    parser.add_argument("--data_dir", help="folder of the records; a temporary one if unset")
     parser.add_argument("--size", type=int, default=256, help="side in pixels")
     parser.add_argument("--batch", type=int, default=32, help="images a batch")
     parser.add_argument("--workers", type=int, default=2, help="threads here, processes there")
@@ -189,8 +189,8 @@ def main() -> None:
     ]
     chosen = np.random.default_rng(0).permutation(len(files))[: options.images]
     files = [files[i] for i in chosen]
-    # Before this process has any threads of its own, as they fork.
-    peers = {f"DataLoader, {kind}": loader(files, kind, options) for kind in ("Pillow", "OpenCV")}
+    # They fork, so they are started before this process has threads of its own.
+    loaders = {f"DataLoader, {kind}": loader(files, kind, options) for kind in ("Pillow", "OpenCV")}
     with tempfile.TemporaryDirectory() as temporary:
         data = Data(
             datasets=("pbc",),
@@ -202,26 +202,26 @@ def main() -> None:
         source = sources.load("pbc", data)
         places = {id: place for place, id in enumerate(source.ids)}
         entries = [(source, places[f"pbc_{pathlib.Path(file).stem}"]) for file, _ in files]
-        print(json.dumps(compare(entries, peers, options), indent=2))
+        print(json.dumps(compare(entries, loaders, options), indent=2))
 
 
 def compare(
     entries: list[tuple[sources.Source, int]],
-    peers: dict[str, torch.utils.data.DataLoader],
+    loaders: dict[str, torch.utils.data.DataLoader],
     options: argparse.Namespace,
 ) -> dict[str, float]:
-    """Runs all measurements."""
+    """Runs all measurements and returns their results by name."""
     cold = pipeline.Examples(entries, options.size, 0)
     measured: dict[str, list[tuple[float, float]]] = {}
     for number in range(options.rounds):
-        ours = here(cold, options)
-        measured.setdefault("here", []).append(measure(ours, options.batch))
-        ours.close()
-        for name, batches in peers.items():
+        batches = subject(cold, options)
+        measured.setdefault("here", []).append(measure(batches, options.batch))
+        batches.close()
+        for name, batches in loaders.items():
             measured.setdefault(name, []).append(measure(batches, options.batch))
         shown = "; ".join(f"{n}: {v[-1][0]:.0f}/s, {v[-1][1]:.2f} ms" for n, v in measured.items())
         print(f"round {number + 1}: {shown} of processor time an image", flush=True)
-    peers.clear()  # ends their workers
+    loaders.clear()  # ends their workers
     found: dict[str, float] = {}
     for name, values in measured.items():
         rate, busy = (statistics.median(column) for column in zip(*values))
@@ -229,8 +229,8 @@ def compare(
         found[f"{name}: ms of processor time an image"] = round(busy, 3)
     for name in list(measured)[1:]:
         pairs = list(zip(measured["here"], measured[name]))
-        rate = statistics.median(ours[0] / theirs[0] for ours, theirs in pairs)
-        busy = statistics.median(theirs[1] / ours[1] for ours, theirs in pairs)
+        rate = statistics.median(here[0] / there[0] for here, there in pairs)
+        busy = statistics.median(there[1] / here[1] for here, there in pairs)
         found[f"here / {name}: images a second"] = round(rate, 2)
         found[f"here / {name}: images per processor second"] = round(busy, 2)
     cached = pipeline.Examples(entries, options.size, 0, cache_megabytes=4096)

@@ -1,19 +1,20 @@
-"""Time of the segmentation metrics, beside a loop over scipy, MONAI and torchmetrics.
+"""Measures the segmentation metrics, and a loop over scipy, MONAI and torchmetrics.
 
 python benchmarks/metrics.py [--images=256] [--size=360] [--rounds=5] [--out=FILE.json]
 
-A batch of drawn cells, 3 classes, with predictions whose outlines are off by some pixels. Ours take
-NumPy masks, check them and give NumPy results; compiling is not counted. Peers get what they want
-beforehand: MONAI its one-hot masks, PyTorch its tensors, on a GPU where there is one, and as many
-threads as suit them best: one, or one a core; always one where they loop over images in Python,
-since more only slow that down. Before a time is taken the results are compared.
+The input is a batch of drawn cells, 3 classes, with predictions whose outlines are off by some
+pixels. Our metrics take NumPy masks, check them and return NumPy results; compilation is not
+counted. The references get their input beforehand: MONAI one-hot masks, PyTorch tensors, on a GPU
+where there is one. They run with the number of threads that suits them best, one or one a core;
+with one where they loop over images in Python, which more threads only slow down. The results are
+compared before any time is taken.
 
-Ours and each peer take turns, a round each; a ratio is the median over the rounds of the peer's
-time / ours: by the clock, and by the time of all processor cores together, which other programs on
-the machine disturb less (and which says nothing about a GPU). Targets: 10 for boundaries, 5 for
-confusion matrices and what follows from them.
+Ours and each reference are measured alternately. A ratio is the median over the rounds of the
+reference's time / ours: by the clock, and by the time of all processor cores together, which other
+programs disturb less (and which does not include a GPU). Targets: 10 for boundaries, 5 for
+confusion matrices and the scores computed from them.
 
-Prints lines as it goes and one JSON object at the end.
+It prints a line a measurement, and one JSON object at the end.
 """
 
 import argparse
@@ -75,7 +76,7 @@ def scipy_distances(truth: np.ndarray, prediction: np.ndarray, label: int):
 
 
 def scipy_bf(truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
-    """The BF score as one would write it: a loop over images and classes."""
+    """Computes the BF score in the plain way, by a loop over images and classes."""
     tolerance = boundary.tolerance(*truth.shape[1:])
     scores = np.full((len(truth), CLASSES), np.nan)
     for i, label in np.ndindex(scores.shape):
@@ -88,7 +89,7 @@ def scipy_bf(truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
 
 
 def scipy_surface(truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
-    """Hausdorff-95 and average distance `[N, C, 2]`, by the same loop."""
+    """Computes Hausdorff-95 and average distance `[N, C, 2]` by the same loop."""
     scores = np.full((len(truth), CLASSES, 2), np.nan)
     for i, label in np.ndindex(scores.shape[:2]):
         found = scipy_distances(truth[i], prediction[i], label)
@@ -101,7 +102,7 @@ def scipy_surface(truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
 
 
 def seconds(function: Callable[[], Any]) -> tuple[float, float]:
-    """Returns the time on the clock, and of all processor cores together."""
+    """Returns the seconds by the clock, and of all processor cores together."""
     clock, processor = time.perf_counter(), time.process_time()
     function()
     if DEVICE == "cuda":
@@ -110,7 +111,7 @@ def seconds(function: Callable[[], Any]) -> tuple[float, float]:
 
 
 def best_threads(function: Callable[[], Any]) -> int:
-    """Returns how many threads of PyTorch, one or all, suit a function best; warms it up, too."""
+    """Returns the faster number of PyTorch threads for a function, one or all; warms it up, too."""
     choices = sorted({1, os.cpu_count() or 1})
     times = []
     for threads in choices:
@@ -124,29 +125,29 @@ def compare(
     target: float | None,
     rounds: int,
     ours: Callable,
-    peers: dict[str, Callable],
+    references: dict[str, Callable],
     torch_threads: int | None = None,
 ) -> list[dict[str, Any]]:
-    """Measures one row a peer; without `torch_threads`, each peer gets what suits it best."""
-    threads = {peer: torch_threads or best_threads(function) for peer, function in peers.items()}
+    """Measures one row a reference; without `torch_threads`, each gets its best number."""
+    threads = {key: torch_threads or best_threads(call) for key, call in references.items()}
     ours()
-    own: dict[str, list] = {peer: [] for peer in peers}
-    times: dict[str, list] = {peer: [] for peer in peers}
+    own: dict[str, list] = {reference: [] for reference in references}
+    times: dict[str, list] = {reference: [] for reference in references}
     for _ in range(rounds):
-        for peer, function in peers.items():
-            own[peer].append(seconds(ours))
-            torch.set_num_threads(threads[peer])
-            times[peer].append(seconds(function))
+        for reference, function in references.items():
+            own[reference].append(seconds(ours))
+            torch.set_num_threads(threads[reference])
+            times[reference].append(seconds(function))
     rows = []
-    for peer in peers:
-        mine, theirs = np.array(own[peer]), np.array(times[peer])
-        ratio, processor_ratio = np.median(theirs / mine, axis=0)
+    for reference in references:
+        mine, others = np.array(own[reference]), np.array(times[reference])
+        ratio, processor_ratio = np.median(others / mine, axis=0)
         row = {
-            "what": name,
-            "peer": peer,
-            "peer_threads": threads[peer],
+            "metric": name,
+            "reference": reference,
+            "reference_threads": threads[reference],
             "ours_ms": round(1e3 * float(np.median(mine[:, 0])), 1),
-            "peer_ms": round(1e3 * float(np.median(theirs[:, 0])), 1),
+            "reference_ms": round(1e3 * float(np.median(others[:, 0])), 1),
             "ratio": round(float(ratio), 1),
             "processor_ratio": round(float(processor_ratio), 1),
             "target": target,
@@ -154,8 +155,9 @@ def compare(
         rows.append(row)
         goal = f"(target {target:g})" if target else ""
         print(
-            f"{name:22} ours {row['ours_ms']:8.1f} ms   {peer:38} {row['peer_ms']:9.1f} ms   "
-            f"{ratio:6.1f} x, processor {processor_ratio:6.1f} x {goal}",
+            f"{name:22} ours {row['ours_ms']:8.1f} ms   "
+            f"{reference:38} {row['reference_ms']:9.1f} ms   {ratio:6.1f} x, "
+            f"processor {processor_ratio:6.1f} x {goal}",
             flush=True,
         )
     return rows
@@ -167,7 +169,7 @@ def one_hot(mask: np.ndarray) -> torch.Tensor:
 
 
 def check(truth: np.ndarray, prediction: np.ndarray) -> None:
-    """Compares the results on some images before their times are."""
+    """Compares the results on some images, before any time is taken."""
     truth, prediction = truth[:8], prediction[:8]
     np.testing.assert_allclose(
         metrics.bf_score(truth, prediction, CLASSES), scipy_bf(truth, prediction), atol=1e-6
@@ -223,7 +225,7 @@ def main() -> None:
             "BF score",
             10,
             ours=lambda: metrics.bf_score(truth, prediction, CLASSES),
-            peers={
+            references={
                 "scipy, a loop over images": lambda: scipy_bf(truth, prediction),
                 "MONAI surface Dice, 2 classes": lambda: surface_dice(False),
                 "MONAI surface Dice, with background": lambda: surface_dice(True),
@@ -234,7 +236,7 @@ def main() -> None:
             "Hausdorff-95, average",
             None,
             ours=lambda: metrics.surface_distances(truth, prediction, CLASSES),
-            peers={
+            references={
                 "scipy, a loop over images": lambda: scipy_surface(truth, prediction),
                 "MONAI, with background": monai_distances,
             },
@@ -244,7 +246,7 @@ def main() -> None:
             "confusion, all images",
             5,
             ours=lambda: metrics.confusion_matrix(truth, prediction, CLASSES),
-            peers={
+            references={
                 "torchmetrics": counted,
                 "torchmetrics, unchecked": lambda: counted(validate_args=False),
             },
@@ -253,13 +255,13 @@ def main() -> None:
             "confusion, by image",
             5,
             ours=lambda: np.asarray(metrics.confusion_matrices(truth, prediction, CLASSES)),
-            peers={"MONAI (TP, FP, TN, FN)": lambda: monai.get_confusion_matrix(*hot)},
+            references={"MONAI (TP, FP, TN, FN)": lambda: monai.get_confusion_matrix(*hot)},
         ),
         *run(
             "mean IoU",
             5,
             ours=lambda: metrics.mean_iou(metrics.confusion_matrix(truth, prediction, CLASSES)),
-            peers={
+            references={
                 "torchmetrics": lambda: torchmetrics.multiclass_jaccard_index(*tensors, CLASSES),
                 "MONAI (by image)": lambda: monai.compute_iou(*hot),
             },

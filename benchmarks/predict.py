@@ -1,17 +1,17 @@
-"""Time of prediction as a user meets it: the first mask of a new process, and images a second.
+"""Measures prediction as users see it: the first mask of a new process, and images a second.
 
 python benchmarks/predict.py FIELDS [--model=NAME ...] [--images=32] [--rounds=3] [--out=FILE.json]
 
-FIELDS is a folder of images. Measured are
+FIELDS is a folder of images. The benchmark measures
 
-- the cold start: a new process that loads the models and segments one image of one cell, with the
-  time of import, of loading, and of the first prediction (compilation included) apart, and the
-  whole wall clock; as installed, and with JAX's cache of compiled programs switched on and filled;
-- the whole path of `python -m wbc_jax.predict` on some fields, in one process that has compiled
-  what it needs: read; find, segment and type; write; and finding alone, by one thread.
+- the cold start: a new process that loads the models and segments one image of one cell. Import,
+  loading and the first prediction (with compilation) are timed separately, and the whole by the
+  wall clock; as installed, and with JAX's cache of compiled programs switched on and filled;
+- the whole path of `python -m wbc_jax.predict` on some fields, in one process that is compiled
+  already: read; find, segment and type; write; and finding alone, by one thread.
 
-Processor time is measured beside, which other work on the machine hardly changes. The median of the
-rounds is printed, and all of them are in the JSON.
+It also measures processor time, which hardly depends on other work on the machine. It prints the
+median of the rounds; the JSON has all of them.
 """
 
 import argparse
@@ -43,13 +43,15 @@ print(json.dumps(seconds | {"processor": time.process_time()}))
 
 
 def cold_start(image: str, models: list[str], cache: str = "") -> dict[str, float]:
-    """Seconds of a new process: `import`, `load`, `first` prediction, `processor` time, and `whole`
-    wall clock.
+    """Returns the seconds of a new process.
+
+    They are `import`, `load`, `first` (the first prediction), `processor` (processor time), and
+    `whole` (wall clock).
 
     Args:
         image: path of an image of one cell.
-        models: names.
-        cache: folder for compiled programs; empty: none.
+        models: their names.
+        cache: folder for compiled programs; none if empty.
     """
     environment = {k: v for k, v in os.environ.items() if not k.startswith("JAX_")}
     if cache:
@@ -67,10 +69,10 @@ def cold_start(image: str, models: list[str], cache: str = "") -> dict[str, floa
 
 
 def whole_path(paths: list[str], models: list[str], rounds: int) -> list[dict[str, float]]:
-    """Seconds of the steps of `predict` for all paths together, a round each.
+    """Returns the seconds of each step of `predict` for all paths together, one row a round.
 
-    `whole` is the sum without `find_by_one_thread`, `processor` the time of all processors, all
-    included.
+    `whole` is the sum without `find_by_one_thread`; `processor` is the time of all processors for
+    all steps.
     """
     from wbc_jax import cli, predict
     from wbc_jax.data.images import read_image
@@ -88,28 +90,28 @@ def whole_path(paths: list[str], models: list[str], rounds: int) -> list[dict[st
             for image in images:
                 finder.find(image)
             marks.append(time.perf_counter())
-            analysed = [
+            analyzed = [
                 field
                 for i in range(0, len(images), predict.BATCH)
                 for field in fields.analyze(images[i : i + predict.BATCH], loaded)
             ]
             marks.append(time.perf_counter())
             written = cell_results.Results(pathlib.Path(folder))
-            written.add(list(zip(paths, cli.output_names(paths), images)), analysed)
+            written.add(list(zip(paths, cli.output_names(paths), images)), analyzed)
             written.close(loaded)
             marks.append(time.perf_counter())
-        read, find, analyse, write = (b - a for a, b in itertools.pairwise(marks))
-        # Finding is part of the analysis as well, there by several threads: the difference of the
-        # two is not what segmenting and typing take.
+        read, find, analyze, write = (b - a for a, b in itertools.pairwise(marks))
+        # The analysis finds cells as well, with several threads: so the difference of the two is
+        # not the time of segmenting and typing.
         found.append(
             {
                 "read": read,
                 "find_by_one_thread": find,
-                "find_segment_and_type": analyse,
+                "find_segment_and_type": analyze,
                 "write": write,
-                "whole": read + analyse + write,
+                "whole": read + analyze + write,
                 "processor": time.process_time() - busy,
-                "cells": sum(len(field.cells) for field in analysed),
+                "cells": sum(len(field.cells) for field in analyzed),
             }
         )
     return found[1:]
@@ -118,7 +120,7 @@ def whole_path(paths: list[str], models: list[str], rounds: int) -> list[dict[st
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("fields", help="folder of images")
-    parser.add_argument("--model", action="append", default=[], help="as of wbc_jax.predict")
+    parser.add_argument("--model", action="append", default=[], help="as in wbc_jax.predict")
     parser.add_argument("--images", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--out", help="JSON file for all figures")

@@ -1,12 +1,12 @@
-"""Where our training step's time goes on a CPU.
+"""Divides the time of our training step on a CPU among its parts.
 
 python benchmarks/profile_step.py [--only=TEXT] [--steps=5] [--out=FILE.json]
 
-The cases of `train_step.py`, ours alone. `step` is the median time of a step by the clock;
-`kernels` is what of it the kernels' gradients take: the difference to a step in which they are
-zero. Of the operations, JAX's profiler says how long each took, and their kinds' shares of that are
-given; it does not see XLA's own convolutions, which run beside the call that starts them. A kind is
-read off an operation's name, which XLA makes of what is fused into it.
+The cases are those of `train_step.py`, without the references. `step` is the median time of a step
+by the clock. `weights` is the share of the weight gradients: the difference to a step in which they
+are zero. The other columns are shares of the time that JAX's profiler saw, by kind of operation. It
+does not see XLA's own convolutions, which run beside the call that starts them. The kind comes from
+the operation's name, which XLA builds from what is fused into it.
 """
 
 import argparse
@@ -19,9 +19,9 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-import ours
-import sidebyside
 
+import cases
+import subject
 from wbc_jax.cpu import convolution, huge_pages
 from wbc_jax.utils import atomic
 
@@ -32,20 +32,20 @@ KINDS = (
     ("copies", ("copy", "transpose")),
     ("elements", ("",)),
 )
-"""oneDNN: outputs and input gradients; ours: kernels' gradients by `models/kernel_gradient.py`;
-sums: statistics, bias gradients, losses; copies: copies and transpositions, with what is fused into
-them; elements: the rest, element by element."""
+"""oneDNN: outputs and input gradients; ours: weight gradients by `models/kernel_gradient.py`; sums:
+statistics, bias gradients, losses; copies: copies and transpositions, and what is fused into them;
+elements: the element-wise rest."""
 _THREADS = "XLAEigen"
 _NOT_OPERATIONS = ("ThunkExecutor", "end: ", "call", "convolution")
 
 
 def kind_of(name: str) -> str:
-    """Returns the first of `KINDS` that an operation's name speaks of."""
+    """Returns the first of `KINDS` with a word that is in an operation's name."""
     return next(kind for kind, words in KINDS if any(word in name for word in words))
 
 
 def seconds(run: Callable[[], object], count: int) -> float:
-    """Returns the median time of a call, after two that compile and warm up."""
+    """Returns the median time of a call in seconds, after two that compile and warm up."""
     times = []
     for _ in range(count + 2):
         start = time.perf_counter()
@@ -54,20 +54,20 @@ def seconds(run: Callable[[], object], count: int) -> float:
     return statistics.median(times[2:])
 
 
-def without_kernel_gradients(case: sidebyside.Case, count: int) -> float:
-    """Returns the seconds of a step in which the kernels' gradients are zero."""
+def without_weight_gradients(case: cases.Case, count: int) -> float:
+    """Returns the seconds of a step in which the weight gradients are zero."""
     real = convolution._weight_gradient
     convolution._weight_gradient = lambda x, gradient, size, padding: jnp.zeros(
         (*size, x.shape[-1], gradient.shape[-1]), x.dtype
     )
     try:
-        return seconds(ours.make(case, "train").run, count)
+        return seconds(subject.make(case, "train").run, count)
     finally:
         convolution._weight_gradient = real
 
 
 def shares(run: Callable[[], object], count: int) -> dict[str, float]:
-    """Returns each kind's share of what the profiler sees."""
+    """Returns each kind's share of the time that the profiler sees."""
     with tempfile.TemporaryDirectory() as folder:
         with jax.profiler.trace(folder):
             for _ in range(count):
@@ -94,20 +94,20 @@ def main() -> None:
             "convolutions are XLA's own here (wbc_jax/cpu/convolution.py): nothing to compare"
         )
     kinds = [kind for kind, _ in KINDS]
-    print(f"{'':26}{'step':>9}{'kernels':>9}" + "".join(f"{kind:>10}" for kind in kinds))
+    print(f"{'':26}{'step':>9}{'weights':>9}" + "".join(f"{kind:>10}" for kind in kinds))
     result = {}
-    for case in sidebyside.CASES:
+    for case in cases.CASES:
         if options.only not in str(case):
             continue
-        run = ours.make(case, "train").run
+        run = subject.make(case, "train").run
         step = seconds(run, options.steps)
         spent = shares(run, options.steps)
-        kernels = step - without_kernel_gradients(case, options.steps)
-        result[str(case)] = {"seconds": step, "kernel_gradient_seconds": kernels, "shares": spent}
+        weights = step - without_weight_gradients(case, options.steps)
+        result[str(case)] = {"seconds": step, "weight_gradient_seconds": weights, "shares": spent}
         line = "".join(f"{spent[kind]:>10.0%}" for kind in kinds)
-        print(f"{case!s:26}{step * 1e3:>7.0f}ms{kernels / step:>9.0%}{line}", flush=True)
+        print(f"{case!s:26}{step * 1e3:>7.0f}ms{weights / step:>9.0%}{line}", flush=True)
     if options.out:
-        atomic.write_json(options.out, {"hardware": sidebyside.hardware(), "cases": result})
+        atomic.write_json(options.out, {"hardware": cases.hardware(), "cases": result})
 
 
 if __name__ == "__main__":

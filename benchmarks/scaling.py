@@ -1,24 +1,25 @@
-"""What training would cost on 8 to 256 devices, on paper: bytes, FLOPs, and the all-reduce's share.
+"""Estimates training on 8 to 256 devices: bytes, FLOPs, and the all-reduce's share of a step.
 
 python benchmarks/scaling.py [--batch=32] [--measure] [--out=FILE.json]
 
-For each network: learnt numbers and the bytes of their gradients, FLOPs of a step, bytes through
-the device's memory, FLOPs a byte of each, and for each kind of hardware the time of a step and the
-share that exchanging gradients and batch statistics takes of it. `--measure` also times a step on
-the device that is here. `docs/scaling.md` says what follows.
+For each network it prints the number of parameters, the bytes of their gradients, the FLOPs of a
+step, the bytes through the device's memory, and the FLOPs a byte of each. For each kind of hardware
+it prints the time of a step and the share of it that the exchange of gradients and batch statistics
+takes. `--measure` also times a step on this machine's device. `docs/scaling.md` draws the
+conclusions.
 
-The model, whose every constant stands below:
+The model, all of whose constants are below:
 
 - A step is forward and backward, three times the forward FLOPs. It takes as long as its FLOPs or
-  its bytes do, whichever is longer, at `ATTAINED` of the data sheet's peak.
-- Each convolution's output is written and read forward, and read again, its gradient written and
-  read, backward: five times, in bfloat16. What lies between two convolutions is taken to be fused.
+  its bytes, whichever is longer, at `ATTAINED` of the data sheet's peak.
+- Each convolution's output is written and read forward; backward it is read again, and its gradient
+  is written and read: five times, in bfloat16. Everything between two convolutions counts as fused.
   The optimizer reads parameter, gradient and two moments, and writes all but the gradient: seven
   times four bytes a parameter. This is the least that must be moved.
 - Gradients are float32. Their all-reduce is bound by bandwidth (each device sends and receives
   2 (n - 1) / n of the bytes) plus latency, and hides behind nothing.
-- A batch normalisation over the global batch is two small all-reduces that everything waits for,
-  one forward, one backward: latency.
+- Batch normalization over the global batch is two small all-reduces that everything waits for, one
+  forward, one backward: latency.
 """
 
 import argparse
@@ -27,35 +28,40 @@ import math
 import time
 from collections.abc import Sequence
 
-import sidebyside
+from flax import nnx
+
+import cases
+import subject
+from wbc_jax.models import describe
+from wbc_jax.utils import atomic
 
 DEVICES = (8, 16, 32, 64, 128, 256)
 ATTAINED = {"flops": 0.4, "memory": 0.8}
-"""Shares of the data sheet's peaks: assumptions, of convolutions and of memory."""
+"""Assumed shares of the data sheet's peaks: of convolutions, and of memory."""
 GRADIENT_BYTES = PARAMETER_BYTES = 4
 ACTIVATION_BYTES, ACTIVATION_TRIPS, OPTIMIZER_TRIPS = 2, 5, 7
 DECODE_MS = 1.171
-"""Processor time to decode and resize an image of 360 x 360, `results/input_pipeline.json`."""
+"""Processor time to decode and resize an image of 360 x 360 (`results/input_pipeline.json`)."""
 CASES = [
-    sidebyside.Case("unet", 16, 128, 32),
-    sidebyside.Case("unet", 32, 128, 32),
-    sidebyside.Case("unet", 64, 128, 32),
-    sidebyside.Case("segnet", 64, 128, 32),
-    sidebyside.Case("encoder_decoder", 0, 128, 32),
-    sidebyside.Case("classifier", 16, 180, 32),
+    cases.Case("unet", 16, 128, 32),
+    cases.Case("unet", 32, 128, 32),
+    cases.Case("unet", 64, 128, 32),
+    cases.Case("segnet", 64, 128, 32),
+    cases.Case("encoder_decoder", 0, 128, 32),
+    cases.Case("classifier", 16, 180, 32),
 ]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Switched:
-    """GPUs in nodes: all to all within one, a network card each between them.
+    """GPUs in nodes: all linked to all within a node, and one network card each between nodes.
 
     Attributes:
-        name: of the hardware.
+        name: name of the hardware.
         flops: peak of a device, dense bfloat16, 1/s.
         memory: bytes/s of its memory.
-        inside, between: bytes/s that a device sends, within its node and to others.
-        node: devices of a node.
+        inside, between: bytes/s that a device sends within its node, and to other nodes.
+        node: devices in a node.
         inside_latency, between_latency: seconds of an all-reduce of nothing in a node, and of each
             doubling of the nodes, there and back.
     """
@@ -70,7 +76,10 @@ class Switched:
     between_latency: float
 
     def all_reduce(self, size: float, devices: int) -> float:
-        """Seconds to sum `size` bytes over `devices`: in each node, between them, in each node."""
+        """Returns the seconds to sum `size` bytes over `devices`.
+
+        The sum is taken in each node, then between the nodes, and is then distributed in each node.
+        """
         local = min(devices, self.node)
         nodes = math.ceil(devices / self.node)
         seconds = 2 * (local - 1) / local * size / self.inside
@@ -85,13 +94,13 @@ class Torus:
     """TPU chips in a torus, each linked to its neighbours.
 
     Attributes:
-        name: of the hardware.
+        name: name of the hardware.
         flops: peak of a chip, dense bfloat16, 1/s.
         memory: bytes/s of its memory.
-        links: bytes/s that a chip sends, over all its links.
+        links: bytes/s that a chip sends over all its links.
         wrap: length from which an axis is a ring; a shorter one is a line, of half the bandwidth.
-        hop: seconds from a chip to the next.
-        shapes: of the slices, by number of chips.
+        hop: seconds from one chip to the next.
+        shapes: shape of the slice, by number of chips.
     """
 
     name: str
@@ -103,7 +112,7 @@ class Torus:
     shapes: dict[int, tuple[int, ...]]
 
     def all_reduce(self, size: float, devices: int) -> float:
-        """Seconds to sum `size` bytes over `devices`, all axes at work at once."""
+        """Returns the seconds to sum `size` bytes over `devices`, on all axes at once."""
         shape = self.shapes[devices]
         if math.prod(shape) != devices:
             raise ValueError(f"{self.name}: {shape} are not {devices} chips")
@@ -114,7 +123,7 @@ class Torus:
         return seconds + 2 * hops * self.hop
 
 
-# Latencies are assumptions; all else is by the makers' data sheets:
+# Latencies are assumptions; the rest is from the makers' data sheets:
 # H100 SXM5: 989 TFLOP/s, 3.35 TB/s, NVLink 900 GB/s both ways together. DGX H100: eight GPUs, and
 # for each a ConnectX-7 of 400 Gb/s. TPU v5e: 197 TFLOP/s, 819 GB/s, 1600 Gb/s over four links, 2D
 # torus up to 16 x 16. TPU v5p: 459 TFLOP/s, 2765 GB/s, 4800 Gb/s over six links, 3D torus, closed
@@ -135,17 +144,17 @@ Hardware = Switched | Torus
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Work:
-    """What a network asks for, of a device with its batch.
+    """The work of one step of a network on a device.
 
     Attributes:
         case: network, size and images a device.
-        parameters: learnt numbers.
-        flops: of a step, two a multiply-add.
-        activations: numbers that the convolutions of a forward pass write.
-        norms: batch normalisations.
+        parameters: number of learnt values.
+        flops: FLOPs of a step, two a multiply-add.
+        activations: number of values that the convolutions of a forward pass write.
+        norms: number of batch normalizations.
     """
 
-    case: sidebyside.Case
+    case: cases.Case
     parameters: int
     flops: int
     activations: int
@@ -157,44 +166,39 @@ class Work:
 
     @property
     def memory_bytes(self) -> int:
-        """Least traffic of a step through the device's memory."""
+        """The least traffic of a step through the device's memory."""
         moved = ACTIVATION_BYTES * ACTIVATION_TRIPS * self.activations
         return moved + OPTIMIZER_TRIPS * PARAMETER_BYTES * self.parameters
 
     def seconds(self, hardware: Hardware) -> float:
-        """A step on one device, nothing exchanged."""
+        """Returns the seconds of a step on one device, without any exchange."""
         return max(
             self.flops / (ATTAINED["flops"] * hardware.flops),
             self.memory_bytes / (ATTAINED["memory"] * hardware.memory),
         )
 
     def exchange(self, hardware: Hardware, devices: int) -> float:
-        """Seconds of a step's all-reduces."""
+        """Returns the seconds of a step's all-reduces."""
         statistics = 2 * self.norms * hardware.all_reduce(0, devices)
         return statistics + hardware.all_reduce(self.gradient_bytes, devices)
 
     def share(self, hardware: Hardware, devices: int) -> float:
-        """Share of a step that is exchange."""
+        """Returns the share of a step that is exchange."""
         exchange = self.exchange(hardware, devices)
         return exchange / (exchange + self.seconds(hardware))
 
     def batch_for(self, hardware: Hardware, devices: int, share: float = 0.1) -> int:
-        """Least images a device with which the exchange takes at most `share` of a step.
+        """Returns the least images a device with which the exchange is at most `share` of a step.
 
-        The step is taken to grow with the batch, as it does but for the optimizer.
+        The step is assumed to be proportional to the batch, as all of it but the optimizer is.
         """
         an_image = self.seconds(hardware) / self.case.batch
         return math.ceil(self.exchange(hardware, devices) * (1 - share) / share / an_image)
 
 
-def work(case: sidebyside.Case) -> Work:
-    """Counts a network without computing anything."""
-    import ours
-    from flax import nnx
-
-    from wbc_jax.models import describe
-
-    model = nnx.eval_shape(lambda: ours.build(case, "bfloat16")[1])
+def work(case: cases.Case) -> Work:
+    """Counts the work of a network without computing anything."""
+    model = nnx.eval_shape(lambda: subject.build(case, "bfloat16")[1])
     layers = describe.describe(model, (case.batch, case.size, case.size, 3))
     return Work(
         case,
@@ -205,11 +209,9 @@ def work(case: sidebyside.Case) -> Work:
     )
 
 
-def measure(case: sidebyside.Case, rounds: int = 3) -> tuple[float, float]:
-    """Returns the clock's and the processors' seconds of a step on the device here, the least."""
-    import ours
-
-    side = ours.make(case, "train")
+def measure(case: cases.Case, rounds: int = 3) -> tuple[float, float]:
+    """Returns the least seconds of a step on this device: by the clock, and of all processors."""
+    side = subject.make(case, "train")
     side.run()
     found = []
     for _ in range(rounds):
@@ -220,7 +222,7 @@ def measure(case: sidebyside.Case, rounds: int = 3) -> tuple[float, float]:
 
 
 def network_table(works: Sequence[Work]) -> str:
-    """Returns Markdown: what each network asks for."""
+    """Returns the work of each network as Markdown."""
     rows = [
         "| network, images a device | parameters | gradient, MB | GFLOPs a step | GB moved | "
         "FLOPs a byte moved | FLOPs a byte exchanged |",
@@ -236,7 +238,7 @@ def network_table(works: Sequence[Work]) -> str:
 
 
 def share_table(works: Sequence[Work], hardware: Hardware) -> str:
-    """Returns Markdown: a step, the exchange's share of it, and what the host must supply."""
+    """Returns Markdown: a step, the exchange's share of it, and the images the host must supply."""
     counts = " | ".join(map(str, DEVICES))
     rows = [
         f"| {hardware.name} | step, ms | bound by | {counts} | images for ≤ 10 % at {DEVICES[-1]} "
@@ -264,8 +266,8 @@ def main() -> None:
     options = parser.parse_args()
     if options.batch < 1:
         parser.error(f"--batch is {options.batch}; it must be at least 1")
-    cases = [dataclasses.replace(c, batch=options.batch) for c in CASES if options.only in str(c)]
-    works = [work(case) for case in cases]
+    chosen = [dataclasses.replace(c, batch=options.batch) for c in CASES if options.only in str(c)]
+    works = [work(case) for case in chosen]
     print(network_table(works))
     for hardware in HARDWARE:
         print(f"\n{share_table(works, hardware)}")
@@ -285,12 +287,10 @@ def main() -> None:
                 flush=True,
             )
     if options.out:
-        from wbc_jax.utils import atomic
-
         atomic.write_json(
             options.out,
             {
-                "hardware": sidebyside.hardware() if options.measure else None,
+                "hardware": cases.hardware() if options.measure else None,
                 "measured": measured,
                 "networks": [
                     {

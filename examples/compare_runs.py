@@ -1,9 +1,9 @@
-"""What run B gains over run A, by cell type.
+"""Prints and draws the gain of run B over run A, by cell type.
 
     python examples/compare_runs.py runs/a runs/b --score=nc_relative_error --out=gain.png
 
 Both runs must have been evaluated on the same images. `python -m wbc_jax.compare` prints the
-comparison by data set; this script goes on from what it reads, and groups the images as it likes.
+comparison by data set. This script shows how to use what it reads to group the images otherwise.
 """
 
 import argparse
@@ -54,7 +54,7 @@ def main(argv: list[str] | None = None) -> None:
     middle = np.array([one.mean for one in found.values()])
     ends = np.array([one.interval for one in found.values()]).T
     axes.errorbar(middle, list(found), xerr=np.abs(ends - middle), fmt="o", color="black")
-    axes.axvline(0, color="grey", linewidth=1)
+    axes.axvline(0, color="gray", linewidth=1)
     axes.set_xlabel(f"{given.score}, B - A, with 95 % interval")
     atomic.write_bytes(given.out, figures.png(figure))
     print(f"\nWritten: {given.out}")

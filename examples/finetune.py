@@ -1,11 +1,11 @@
-"""Trains a model on a few images of your own, and says what it gained on the others.
+"""Trains a model on a few images of your own, and scores it on the others before and after.
 
     python examples/finetune.py my_cells/ --model=segmenter --images=20 --out=runs/my_cells
 
-The folder holds images/ and masks/ of the same names, one cell in the middle of each (the layout of
-the data set `folder`, tfds_builders/folder/README.md). --images of them are trained on, a fifth of
-these only to choose the best checkpoint; all others are scored before and after. The new model is
-`wbc_jax.load("<out>/after")`.
+The folder holds images/ and masks/ with the same names, and each image has one cell in the middle
+(the layout of the data set `folder`, tfds_builders/folder/README.md). The script trains on --images
+of them, a fifth of which only serve to choose the best checkpoint, and scores all others. The new
+model is `wbc_jax.load("<out>/after")`.
 """
 
 import argparse

@@ -1,10 +1,10 @@
-"""Anyone's masks against true ones: IoU, Dice, BF score and N/C ratio, with intervals.
+"""Scores any masks against true ones: IoU, Dice, BF score and N/C ratio, with intervals.
 
     python examples/score_masks.py predictions/ truths/ --values 0=0 128=1 255=2
 
-Both folders hold 8-bit grey PNGs of the same names, each pair of one size. Pixels are 0 background,
-1 cytoplasm, 2 nucleus and, in the truth, 255 ignore, unless --values says what stands for them.
-Images count each at its own size. Writes a row an image to --out, where it is given.
+Both folders hold 8-bit gray PNGs with the same names; both of a pair have the same size. Pixels are
+0 background, 1 cytoplasm, 2 nucleus and, in the truth, 255 ignore; --values maps other values to
+these. Each image is scored at its own size. --out writes a row for each image.
 """
 
 import argparse
@@ -22,7 +22,7 @@ NAMES = ("background", "cytoplasm", "nucleus")
 
 
 def read(path, values: dict[int, int]) -> np.ndarray:
-    """Returns a mask, uint8 [H, W], in the vocabulary."""
+    """Returns a mask, uint8 [H, W], with the values of the vocabulary."""
     table = np.full(256, 254, np.uint8)
     table[list(values)] = list(values.values())
     mask = read_mask_file(path)

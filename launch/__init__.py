@@ -1,1 +1,1 @@
-"""Starting runs on several processes and machines."""
+"""Starts runs on several processes and machines."""

@@ -6,7 +6,8 @@ python -m launch.gke gpu --name=unet --image=IMAGE --type=nvidia-h100-80gb --hos
     --per-host=8 -- --config=configs/unet.py --workdir=gs://BUCKET/unet | kubectl apply -f -
 
 The cluster needs the JobSet controller and a node pool of that type; `docs/launch.md` has the
-commands. The image is that of `launch/Containerfile`. A process a host, with all of its devices.
+commands. The image is built from `launch/Containerfile`. Each host runs one process with all of its
+devices.
 """
 
 import argparse
@@ -28,28 +29,29 @@ _TOPOLOGY = re.compile(r"[1-9]\d*(x[1-9]\d*){1,2}")
 
 
 class FieldError(ValueError):
-    """A field of the job is missing or holds what is not allowed."""
+    """A field of the job is missing or has a value that is not allowed."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Job:
-    """What a JobSet is made from.
+    """The settings of a JobSet.
 
     Attributes:
         kind: `tpu` or `gpu`.
-        name: of the JobSet.
-        image: of the container.
-        accelerator_type: the node pool's label, such as `tpu-v5-lite-podslice` or
+        name: name of the JobSet.
+        image: container image.
+        accelerator_type: label of the node pool, such as `tpu-v5-lite-podslice` or
             `nvidia-h100-80gb`.
-        per_host: devices of a node.
-        arguments: of `python -m wbc_jax.main`.
-        topology: of a TPU slice, such as `4x4`; it and `per_host` give the hosts.
-        hosts: GPU nodes.
-        namespace, service_account: of the pods; the account may write to the bucket.
-        spot: on preemptible nodes.
-        max_restarts: after failures; interruptions do not count.
-        grace_seconds: between SIGTERM and SIGKILL.
-        port: of the coordinator.
+        per_host: devices in a node.
+        arguments: arguments of `python -m wbc_jax.main`.
+        topology: shape of a TPU slice, such as `4x4`; the number of hosts follows from it and
+            `per_host`.
+        hosts: number of GPU nodes.
+        namespace, service_account: of the pods; the account must be able to write to the bucket.
+        spot: use preemptible nodes.
+        max_restarts: largest number of restarts after failures; interruptions do not count.
+        grace_seconds: time between SIGTERM and SIGKILL.
+        port: port of the coordinator.
     """
 
     kind: str
@@ -69,7 +71,7 @@ class Job:
 
 
 def check(job: Job) -> Job:
-    """Returns the job, with the hosts of a TPU slice counted.
+    """Returns the job, with the number of hosts of a TPU slice filled in.
 
     Raises:
         FieldError: names the field, what was found and what is allowed.
@@ -132,7 +134,7 @@ def render(job: Job) -> str:
 
 
 def parse(argv: Sequence[str]) -> Job:
-    """Returns the job of a command line."""
+    """Parses a command line."""
     own, arguments = list(argv), []
     if "--" in own:
         place = own.index("--")

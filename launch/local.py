@@ -2,11 +2,12 @@
 
 python -m launch.local -n 4 -- --config=configs/unet.py --workdir=runs/local4
 
-What follows `--` is for `wbc_jax.main`. Each line of output begins with the number of its process.
-If a process dies, the others are stopped and, up to `--max_restarts` times, all are started again:
-they go on from the last checkpoint. SIGTERM and SIGINT are handed on, and all save and end.
+The arguments after `--` are those of `wbc_jax.main`. Each line of output begins with the number of
+its process. If a process dies, the others are stopped. Then all start again, up to `--max_restarts`
+times, and continue from the last checkpoint. SIGTERM and SIGINT are passed on; all processes then
+save and exit.
 
-On CPU the processes share the cores; with `--platform=cuda` each has a graphics card of its own.
+On CPU the processes share the cores; with `--platform=cuda` each has its own GPU.
 """
 
 import argparse
@@ -23,14 +24,14 @@ from typing import BinaryIO
 from wbc_jax.parallel.environment import COORDINATOR, NUM_PROCESSES, PROCESS_ID
 
 GRACE_SECONDS = 10
-"""How long the others have to say why they end, once one has died; then they are killed."""
-_LOOK_SECONDS = 0.1
+"""Time for the other processes to report why they end, after one has died; then they are killed."""
+_POLL_SECONDS = 0.1
 
 
 def environment(
     index: int, count: int, port: int, platform: str, base: Mapping[str, str]
 ) -> dict[str, str]:
-    """Returns the variables of process `index` of `count`, which meet at `localhost:port`."""
+    """Returns the environment of process `index` of `count`, coordinated at `localhost:port`."""
     own = {
         COORDINATOR: f"localhost:{port}",
         NUM_PROCESSES: str(count),
@@ -50,18 +51,18 @@ def run(
     grace_seconds: float = GRACE_SECONDS,
     platform: str = "cpu",
 ) -> int:
-    """Runs the processes to their end, and again if one dies.
+    """Runs the processes until they end, and again if one dies.
 
     Args:
-        count: processes.
-        arguments: of `wbc_jax.main`.
-        max_restarts: how often all are started again.
+        count: number of processes.
+        arguments: arguments of `wbc_jax.main`.
+        max_restarts: largest number of restarts.
         grace_seconds: see `GRACE_SECONDS`.
         platform: `cpu` or `cuda`.
 
     Returns:
-        The status to exit with: 0, that of a signal all have saved after (128 + its number), or
-        that of the process that died first.
+        The exit status: 0, or 128 + the number of the signal after which all have saved, or the
+        status of the process that died first.
     """
     with _Signals() as signals:
         for attempt in range(max_restarts + 1):
@@ -71,7 +72,7 @@ def run(
                 return 0
             if signals.received:
                 return 128 + signals.received
-            _say(f"{failed}: all are stopped.")
+            _say(f"{failed}: all processes are stopped.")
             if attempt < max_restarts:
                 _say(
                     f"Starting all {count} again from the last checkpoint "
@@ -81,7 +82,7 @@ def run(
 
 
 def free_port() -> int:
-    """Returns the number of a port on which nothing listens."""
+    """Returns a free port."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         return free.getsockname()[1]
@@ -100,19 +101,19 @@ class _Group:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
-                start_new_session=True,  # a terminal's Ctrl-C comes through us, once
+                start_new_session=True,  # so that Ctrl-C reaches it only through us
             )
             for index in range(count)
         ]
         self._readers = [
-            threading.Thread(target=_hand_on, args=(index, process.stdout), daemon=True)
+            threading.Thread(target=_print_lines, args=(index, process.stdout), daemon=True)
             for index, process in enumerate(self._processes)
         ]
         for reader in self._readers:
             reader.start()
 
     def watch(self, signals: "_Signals", grace_seconds: float) -> str | None:
-        """Returns when all have ended: None if all is well, else what happened first."""
+        """Waits until all have ended; returns None on success, else a text on the first failure."""
         failed, deadline, told = None, float("inf"), 0
         try:
             while any(process.poll() is None for process in self._processes):
@@ -126,7 +127,7 @@ class _Group:
                         _say(f"{failed}; the others have {grace_seconds:g} s to end.")
                 if time.monotonic() > deadline and not signals.received:
                     self._send(signal.SIGKILL)
-                time.sleep(_LOOK_SECONDS)
+                time.sleep(_POLL_SECONDS)
         finally:
             self._send(signal.SIGKILL)
             for process, reader in zip(self._processes, self._readers):
@@ -150,17 +151,17 @@ class _Group:
 
 
 class _Signals:
-    """Notes SIGTERM and SIGINT."""
+    """Records SIGTERM and SIGINT."""
 
     def __init__(self):
         self.received = 0
 
     def __enter__(self) -> "_Signals":
         numbers = (signal.SIGTERM, signal.SIGINT)
-        self._old = {number: signal.signal(number, self._note) for number in numbers}
+        self._old = {number: signal.signal(number, self._record) for number in numbers}
         return self
 
-    def _note(self, number: int, _) -> None:
+    def _record(self, number: int, _) -> None:
         self.received = number
 
     def __exit__(self, *_) -> None:
@@ -168,7 +169,7 @@ class _Signals:
             signal.signal(number, handler)
 
 
-def _hand_on(index: int, stream: BinaryIO) -> None:
+def _print_lines(index: int, stream: BinaryIO) -> None:
     for line in stream:
         sys.stdout.write(f"[{index}] {line.decode(errors='replace').rstrip()}\n")
         sys.stdout.flush()
@@ -186,17 +187,19 @@ def _name(number: int) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command; returns its exit status."""
+    """Runs the command and returns its exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m launch.local",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("-n", "--processes", type=int, required=True, help="how many")
-    parser.add_argument("--max_restarts", type=int, default=0, help="after a process died")
+    parser.add_argument("-n", "--processes", type=int, required=True, help="number of processes")
+    parser.add_argument("--max_restarts", type=int, default=0, help="restarts after a process died")
     parser.add_argument("--grace_seconds", type=float, default=GRACE_SECONDS)
     parser.add_argument("--platform", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("arguments", nargs="*", metavar="-- ARGUMENTS", help="of wbc_jax.main")
+    parser.add_argument(
+        "arguments", nargs="*", metavar="-- ARGUMENTS", help="arguments of wbc_jax.main"
+    )
     given = parser.parse_args(argv)
     for name, least in (("processes", 1), ("max_restarts", 0), ("grace_seconds", 0)):
         if getattr(given, name) < least:

@@ -1,19 +1,19 @@
 #!/usr/bin/env bash
 #
-# Trains on a slice of TPU VMs, and goes on when the slice is preempted.
+# Trains on a slice of TPU VMs, and continues after the slice was preempted.
 #
 #   export TPU_NAME=wbc TPU_ZONE=us-west4-a TPU_TYPE=v5litepod-16 TPU_RUNTIME=v2-alpha-tpuv5-lite
 #   launch/tpu_vm.sh create            request the slice (a queued resource) and wait for it
 #   launch/tpu_vm.sh install           build the wheel here and install it on all workers
 #   launch/tpu_vm.sh run ARGUMENTS...  python -m wbc_jax.main ARGUMENTS on all workers
 #   launch/tpu_vm.sh up ARGUMENTS...   create, install, run
-#   launch/tpu_vm.sh stop              SIGTERM to all: they save and end
+#   launch/tpu_vm.sh stop              SIGTERM to all processes: they save and exit
 #   launch/tpu_vm.sh status            the slice's state
 #   launch/tpu_vm.sh delete            give the slice back
 #
 # The workers share no disk: --workdir must be gs://, and --config.data.data_dir should be. `run`
-# ends with training. If a worker is lost it waits for the slice, requested anew where it was
-# preempted, and runs the same line again, which goes on from the last checkpoint.
+# returns when training ends. If a worker is lost it waits for the slice, requests it again if it
+# was preempted, and runs the same line again, which continues from the last checkpoint.
 #
 # Optional: TPU_PROJECT, TPU_SPOT=1 (preemptible), TPU_SERVICE_ACCOUNT, TPU_MAX_RESTARTS (100),
 # TPU_POLL_SECONDS (30), TPU_WHEEL (a wheel to install instead of building one).
@@ -39,11 +39,11 @@ usage() {
 need() {
   local name
   for name in "$@"; do
-    [[ -n ${!name:-} ]] || fail "$name is not set; see the head of launch/tpu_vm.sh for what it is"
+    [[ -n ${!name:-} ]] || fail "$name is not set; see the head of launch/tpu_vm.sh"
   done
 }
 
-# Arguments that all commands end with.
+# Prints the last arguments of all commands.
 place() {
   printf '%s\n' "--zone=$TPU_ZONE" ${TPU_PROJECT:+"--project=$TPU_PROJECT"}
 }
@@ -63,7 +63,7 @@ pause() {
   sleep "${TPU_POLL_SECONDS:-30}"
 }
 
-# Waits until the slice is there; 1 if it will never be.
+# Waits until the slice is active; returns 1 if it will never be.
 await() {
   local now
   while true; do
@@ -91,7 +91,7 @@ delete() {
   queued delete --force --quiet
 }
 
-# Runs a command line on all workers at once; the status is 0, or that of a worker that failed.
+# Runs a command line on all workers at once; returns 0 or the status of a worker that failed.
 on_all() {
   local where
   mapfile -t where < <(place)
@@ -107,14 +107,14 @@ install() {
     wheel=$(echo "$folder"/wbc_jax-*.whl)
   fi
   gcloud compute tpus tpu-vm scp "$wheel" "$TPU_NAME:" --worker=all "${where[@]}"
-  # The images' own Python may be 3.10.
+  # The Python of the VM image may be 3.10.
   on_all "set -e; sudo apt-get -qq update; sudo apt-get -qq install -y python3.11 python3.11-venv
     python3.11 -m venv ~/$UNIT; ~/$UNIT/bin/pip install --quiet '$(basename "$wheel")[tpu,gcs]'"
 }
 
-# A unit of systemd: a lost connection does not end it, a second start cannot be beside it, and a
-# machine that shuts down stops it with SIGTERM and two minutes to save. Bash outlives SIGTERM to
-# pass the status on; systemd would take a process that died of SIGTERM for a success.
+# Training runs as a systemd unit: it survives a lost connection, cannot run twice, and a machine
+# that shuts down stops it with SIGTERM and two minutes to save. Bash ignores SIGTERM to pass the
+# status on; systemd would count a process that died of SIGTERM as a success.
 start() {
   local arguments
   printf -v arguments ' %q' "$@"
@@ -137,11 +137,11 @@ run() {
     case $status in
       0) return 0 ;;
       "$STOPPED")
-        echo "Stopped; the same line goes on." >&2
+        echo "Stopped; the same line continues the run." >&2
         return "$STOPPED"
         ;;
     esac
-    # What is preempted may still look well, and its neighbours fail before it does.
+    # A preempted worker may still look healthy, and its neighbors may fail before it does.
     pause
     if ((status != INTERRUPTED && status != LOST)) && [[ $(state) == ACTIVE ]]; then
       fail "a worker ended with status $status, and the slice is there: not run again"

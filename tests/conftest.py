@@ -7,33 +7,65 @@ import types
 
 import pytest
 
-# Tests compile the same few networks again and again, here and in the commands they start: a cache
-# on disk compiles each once. Set before JAX is imported.
+# Tests compile the same few networks again and again, here and in the commands that they start. A
+# cache on disk compiles each once. It must be set before JAX is imported.
 _CACHE = tempfile.TemporaryDirectory(prefix="wbc_jax_compiled_")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", _CACHE.name)
-if "PYTEST_XDIST_WORKER" in os.environ:  # JAX could read what another worker has half written
+if "PYTEST_XDIST_WORKER" in os.environ:  # JAX could read a file that another is still writing
     os.environ["JAX_COMPILATION_CACHE_DIR"] += "/" + os.environ["PYTEST_XDIST_WORKER"]
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
+import jax  # noqa: E402
+
+# An array gets new axes or another type only where the code says so.
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+
 _DEFAULT = pathlib.Path(__file__).resolve().parents[1] / ".." / "shared" / "data"
 
 
-# The longest: begun first, so that the workers of pytest-xdist end together.
+# The longest files start first, so that the workers of pytest-xdist end together.
 _LONG = ("test_resume.py", "test_multihost.py", "test_sharding.py")
 
 
 def pytest_configure(config):
-    config.option.loadscopereorder = False  # which would put files of few tests last
+    config.option.loadscopereorder = False  # it would put files with few tests last
 
 
 def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: _LONG.index(n) if (n := item.path.name) in _LONG else len(_LONG))
 
 
+@pytest.fixture(scope="session", autouse=True)
+def optax_promotes():
+    """Lets Optax mix floats with its int32 step, in schedules and in Adam's bias correction.
+
+    It is the one library whose code needs more than strict promotion allows.
+    """
+    import optax
+
+    from wbc_jax.training import optimizers
+
+    build = optimizers.build
+
+    def promoting(*arguments):
+        strict = build(*arguments)
+
+        def update(*arguments):
+            with jax.numpy_dtype_promotion("standard"):
+                return strict.update(*arguments)
+
+        return optax.GradientTransformation(strict.init, update)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(optimizers, "build", promoting)
+        yield
+
+
 @pytest.fixture(scope="session")
 def real_data() -> pathlib.Path:
-    """The folder of real images (WBC_JAX_DATA, or ../shared/data); skips where it is missing."""
+    """The folder of real images (WBC_JAX_DATA, or ../shared/data); skips if it is missing."""
     folder = pathlib.Path(os.environ.get("WBC_JAX_DATA", _DEFAULT)).resolve()
     if not folder.is_dir():
         pytest.skip(f"no real images: {folder} does not exist; set WBC_JAX_DATA to their folder")
@@ -43,7 +75,7 @@ def real_data() -> pathlib.Path:
 @pytest.fixture(scope="session")
 def data_dir(tmp_path_factory) -> pathlib.Path:
     """A folder with the records of `wbc_synthetic/small`."""
-    import tiny_runs
+    from helpers import tiny_runs
     from wbc_jax.data import preparing
 
     folder = tmp_path_factory.mktemp("records")
@@ -53,10 +85,10 @@ def data_dir(tmp_path_factory) -> pathlib.Path:
 
 @pytest.fixture(scope="session")
 def run(tmp_path_factory, data_dir) -> types.SimpleNamespace:
-    """A tiny run, trained and evaluated without interruption: `workdir` and `config`."""
+    """A tiny segmentation run, trained and evaluated: `workdir` and `config`."""
     from etils import epath
 
-    import tiny_runs
+    from helpers import tiny_runs
     from wbc_jax import experiment
 
     workdir = tmp_path_factory.mktemp("run") / "tiny"
@@ -77,10 +109,10 @@ def run_weights(run, tmp_path_factory) -> pathlib.Path:
 
 @pytest.fixture(scope="session")
 def typed_run(tmp_path_factory, data_dir) -> types.SimpleNamespace:
-    """As `run`, of a classifier of cell types."""
+    """A tiny classification run, as `run`."""
     from etils import epath
 
-    import tiny_runs
+    from helpers import tiny_runs
     from wbc_jax import experiment
 
     workdir = tmp_path_factory.mktemp("run") / "types"

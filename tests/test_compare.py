@@ -4,8 +4,7 @@ import functools
 
 import pytest
 
-import scored_runs
-import tiny_runs
+from helpers import scored_runs, tiny_runs
 from wbc_jax import compare
 
 

@@ -8,8 +8,8 @@ import pytest
 import sklearn.metrics
 from etils import epath
 
-import tiny_runs
 import wbc_jax
+from helpers import tiny_runs
 from wbc_jax import config_checks, experiment, provenance
 from wbc_jax.config import Config
 from wbc_jax.data import isolation, pipeline, preparing

@@ -6,8 +6,8 @@ import sys
 import numpy as np
 import pytest
 
-import tiny_runs
 import wbc_jax
+from helpers import tiny_runs
 from wbc_jax.errors import ExportError
 from wbc_jax.inference import exporting
 from wbc_jax.training import steps

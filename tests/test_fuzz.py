@@ -9,8 +9,7 @@ import sys
 import numpy as np
 import pytest
 
-import mutated_files
-import tiny_runs
+from helpers import mutated_files, tiny_runs
 from wbc_jax import provenance
 from wbc_jax.errors import WeightsError
 from wbc_jax.inference import weights

@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-import tiny_runs
+from helpers import tiny_runs
 
 
 @pytest.fixture(scope="module")

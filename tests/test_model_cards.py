@@ -51,7 +51,7 @@ def test_they_say_nothing_of_where_they_were_trained(name):
 
 
 def test_the_segmenter_finds_drawn_cells(data_dir):
-    import tiny_runs
+    from helpers import tiny_runs
 
     source = sources.load(tiny_runs.DATASET, tiny_runs.config(data_dir).data)
     model = wbc_jax.load("segmenter").with_flips(False)

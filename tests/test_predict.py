@@ -8,7 +8,7 @@ import sys
 import pytest
 from PIL import Image
 
-import tiny_runs
+from helpers import tiny_runs
 from wbc_jax import predict
 from wbc_jax.data import pipeline
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from etils import epath
 
-import tiny_runs
+from helpers import tiny_runs
 from wbc_jax import config_checks, experiment, provenance
 from wbc_jax.data import pipeline
 from wbc_jax.errors import CheckpointError, ConfigError

@@ -4,8 +4,7 @@ import pytest
 from absl import flags
 from etils import epath
 
-import tiny_runs
-from helpers import paper_runs
+from helpers import paper_runs, tiny_runs
 from wbc_jax import experiment, reproduce
 from wbc_jax.errors import RequestError
 from wbc_jax.papers import paper_a, paper_b, plans, printed, runs

@@ -1,6 +1,5 @@
-"""benchmarks/scaling.py: its formulas, against values worked out by hand."""
+"""benchmarks/scaling.py: its formulas against values computed by hand."""
 
-import importlib
 import json
 import pathlib
 import subprocess
@@ -8,18 +7,14 @@ import sys
 
 import pytest
 
+import cases
+import scaling
+
 FOLDER = pathlib.Path(__file__).parents[2] / "benchmarks"
 
 
 @pytest.fixture(scope="module")
-def scaling():
-    sys.path.insert(0, str(FOLDER))
-    yield importlib.import_module("scaling")
-    sys.path.remove(str(FOLDER))
-
-
-@pytest.fixture(scope="module")
-def gpus(scaling):
+def gpus():
     return scaling.Switched(
         "gpus", flops=1000, memory=1000, inside=100, between=10, node=4, inside_latency=1,
         between_latency=2,
@@ -27,32 +22,32 @@ def gpus(scaling):
 
 
 @pytest.fixture(scope="module")
-def tpus(scaling):
+def tpus():
     shapes = {8: (2, 4), 16: (4, 4), 3: (2, 2)}
     return scaling.Torus("tpus", 1000, 1000, links=100, wrap=4, hop=1, shapes=shapes)
 
 
 def test_all_reduce_of_gpus(gpus):
     assert gpus.all_reduce(800, 1) == 0
-    # 2 (n - 1) / n of the bytes at 100 bytes/s, and a second.
+    # 2 (n - 1) / n of the bytes at 100 bytes/s, plus one second.
     assert gpus.all_reduce(800, 2) == pytest.approx(8 + 1)
     assert gpus.all_reduce(800, 4) == pytest.approx(12 + 1)
-    # Four nodes: each device has a fourth of the bytes; 2 * 3/4 * 200 / 10, and twice two seconds.
+    # Four nodes: each device has a fourth of the bytes; 2 * 3/4 * 200 / 10, plus twice two seconds.
     assert gpus.all_reduce(800, 16) == pytest.approx(13 + 30 + 4)
     assert gpus.all_reduce(0, 16) == pytest.approx(5)
 
 
 def test_all_reduce_of_tpus(tpus):
-    # The axis of 4 is a ring, that of 2 a line of half the bandwidth: 75 of 100 bytes/s. Farthest
-    # chip: 1 + 2 hops, there and back.
+    # The axis of 4 is a ring, that of 2 a line of half the bandwidth: 75 of 100 bytes/s. The
+    # farthest chip is 1 + 2 hops away, there and back.
     assert tpus.all_reduce(600, 8) == pytest.approx(2 * 7 / 8 * 600 / 75 + 6)
     assert tpus.all_reduce(800, 16) == pytest.approx(15 + 8)
     with pytest.raises(ValueError, match=r"tpus: \(2, 2\) are not 3 chips"):
         tpus.all_reduce(1, 3)
 
 
-def test_a_step_and_the_exchanges_share(scaling, gpus):
-    case = scaling.sidebyside.Case("unet", 1, 8, 10)
+def test_a_step_and_the_exchanges_share(gpus):
+    case = cases.Case("unet", 1, 8, 10)
     work = scaling.Work(case, parameters=100, flops=4000, activations=50, norms=3)
     assert work.gradient_bytes == 400
     assert work.memory_bytes == 2 * 5 * 50 + 7 * 4 * 100
@@ -60,16 +55,16 @@ def test_a_step_and_the_exchanges_share(scaling, gpus):
     assert work.seconds(gpus) == pytest.approx(10)
     light = scaling.Work(case, parameters=100, flops=400, activations=50, norms=3)
     assert light.seconds(gpus) == pytest.approx(4.125)
-    # Six times the latency of statistics, once 400 bytes: 6 * 1 + 6 + 1.
+    # Six latencies for the statistics, and 400 bytes: 6 * 1 + 6 + 1.
     assert work.exchange(gpus, 4) == pytest.approx(13)
     assert work.share(gpus, 4) == pytest.approx(13 / 23)
-    # A second an image: 13 s are a tenth of a step beside 117.
+    # One second an image: 13 s are a tenth of the step with 117 s of work.
     assert work.batch_for(gpus, 4) == 117
     assert work.batch_for(gpus, 4, share=0.5) == 13
 
 
-def test_what_a_unet_asks_for(scaling):
-    case = scaling.sidebyside.Case("unet", 2, 16, 3)
+def test_the_work_of_a_unet():
+    case = cases.Case("unet", 2, 16, 3)
     work = scaling.work(case)
     widths, sides = [2, 4, 8, 16, 32], [16, 8, 4, 2, 1]
     written = parameters = flops = 0
@@ -98,7 +93,7 @@ def test_what_a_unet_asks_for(scaling):
     assert work.parameters == parameters + norms
 
 
-def test_hardware_is_as_its_data_sheets_say(scaling):
+def test_hardware_is_as_its_data_sheets_say():
     h100, v5e, v5p = scaling.HARDWARE
     assert (h100.flops, h100.memory, h100.inside * 2, h100.between * 8) == (
         989e12, 3.35e12, 900e9, 400e9,

@@ -18,13 +18,12 @@ from etils import epath
 from PIL import Image
 from tensorflow_datasets.core import dataset_info, file_adapters
 
-import tiny_runs
+from helpers import tiny_runs
 from wbc_jax.config import Data
-from wbc_jax.data import duplicates, preparing, sources
+from wbc_jax.data import building, duplicates, preparing, sources
 from wbc_jax.data.images import read_image_file
 from wbc_jax.errors import DataError
 from wbc_jax.labels import CELL_TYPES
-from wbc_jax.tfds_builders.pbc import pbc_dataset_builder
 from wbc_jax.utils import atomic
 
 NAME = "pbc/five"
@@ -120,7 +119,7 @@ INFO = dataset_info.DatasetInfo.write_to_directory
 
 # Where a child dies: (object, attribute, what stands there instead).
 POINTS = {
-    "at an image": (pbc_dataset_builder, "read_image_file", at(IMAGES // 2, read_image_file)),
+    "at an image": (building, "read_image_file", at(IMAGES // 2, read_image_file)),
     "at a shard": (
         file_adapters.ArrayRecordFileAdapter,
         "write_examples",

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-import scored_runs
-from scored_runs import MASKS, TYPES, masks, row, types, write
+from helpers import scored_runs
+from helpers.scored_runs import MASKS, TYPES, masks, row, types, write
 from wbc_jax import metrics
 from wbc_jax.evaluate import paired
 from wbc_jax.report import comparison

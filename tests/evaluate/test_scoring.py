@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
-import tiny_runs
+from helpers import tiny_runs
 from wbc_jax.data import pipeline
 from wbc_jax.evaluate import baselines, masks, scoring
 

@@ -1,4 +1,4 @@
-"""The scripts of examples/ do what they say, on tiny runs and drawn cells."""
+"""The scripts of examples/ work, on tiny runs and synthetic cells."""
 
 import csv
 import importlib.util
@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 
-import tiny_runs
+from helpers import tiny_runs
 from wbc_jax import provenance
 from wbc_jax.data.images import encode_png, read_mask_file
 from wbc_jax.inference import model as inference
@@ -26,7 +26,7 @@ def example(name):
 
 @pytest.fixture(scope="module")
 def cells(tmp_path_factory):
-    """A folder of 14 drawn cells that no run has seen, laid out as the data set `folder`."""
+    """A folder of 14 synthetic cells that no run has seen, laid out as the data set `folder`."""
     folder = tmp_path_factory.mktemp("cells")
     for number in range(14):
         cell = render.render_cell(91, number, 48)
@@ -35,8 +35,8 @@ def cells(tmp_path_factory):
     return folder
 
 
-def test_analyse_model(run, tmp_path, capsys):
-    example("analyse_model")([str(run.workdir), f"--out={tmp_path / 'out'}"])
+def test_analyze_model(run, tmp_path, capsys):
+    example("analyze_model")([str(run.workdir), f"--out={tmp_path / 'out'}"])
     printed = capsys.readouterr().out
     assert "True N/C ratio" in printed and "Kruskal-Wallis: H = " in printed
     with (tmp_path / "out" / "cells.csv").open() as file:
@@ -71,7 +71,7 @@ def test_score_masks(cells, tmp_path, capsys):
         mask = read_mask_file(path)
         atomic.write_bytes(tmp_path / "truths" / path.name, encode_png(mask * 100))
         left = mask[:, :24]
-        left[left == 1] = 0  # half of the cytoplasm is missed
+        left[left == 1] = 0  # half of the cytoplasm is missing
         atomic.write_bytes(tmp_path / "predictions" / path.name, encode_png(mask * 100))
     arguments = [str(tmp_path / "predictions"), str(tmp_path / "truths")]
     values = ["--values", "0=0", "100=1", "200=2"]
@@ -90,7 +90,7 @@ def test_finetune(run, cells, tmp_path, capsys):
     example("finetune")([str(cells), *arguments, "--steps=4"])
     printed = capsys.readouterr().out.partition("Before (A) and after (B):")[2]
     assert "6 images" in printed and "mean IoU" in printed and "N/C error" in printed
-    # What comes out can be scored, and still knows what both trainings saw.
+    # The result can be scored, and still knows which images both trainings saw.
     after = tmp_path / "out" / "after"
     seen = provenance.seen_by(after, inference.load(after))
     assert len(seen) == 8 + 40

@@ -1,64 +1,14 @@
 """Fields taken apart: hand-made masks, and flat-coloured fields that a threshold can segment."""
 
-import types
-
 import cv2
 import numpy as np
 import pytest
 
-from test_finder import CYTOPLASM, LIGHT, NUCLEUS, plain_field
-from wbc_jax import labels as labels_lib
-from wbc_jax import metrics
+from helpers.drawn_fields import LIGHT, MODELS, Sizes, Thresholds, plain_field
 from wbc_jax.fields import analyze as fields
 from wbc_jax.fields import finder
-from wbc_jax.inference import abstention
 from wbc_jax.inference import model as inference
-from wbc_jax.labels import REVIEW
-
-
-class Thresholds:
-    """A segmenter of the flat colours of `plain_field`."""
-
-    config = types.SimpleNamespace(task="segmentation")
-
-    def __init__(self, flips=True):
-        self.flips = flips
-
-    def with_flips(self, flips):
-        return Thresholds(flips)
-
-    def with_middle_cell(self, middle_cell):
-        assert not middle_cell  # the finder says which cell is meant
-        return self
-
-    def predict(self, images):
-        found = []
-        for image in images:
-            far = [np.abs(image.astype(int) - c).sum(-1) for c in (LIGHT, CYTOPLASM, NUCLEUS)]
-            red = np.abs(image.astype(int) - (226, 172, 168)).sum(-1)
-            mask = np.argmin([*far, red], 0).astype(np.uint8)
-            mask[mask == 3] = 0
-            nc = metrics.nc_ratio(mask[None])
-            found.append(inference.Prediction(mask, nc_ratio=float(nc.nc_ratio[0])))
-        return found
-
-
-class Sizes:
-    """A classifier that calls large images monocytes, without doubt, and doubts small ones."""
-
-    config = types.SimpleNamespace(task="classification")
-
-    def predict(self, images, masks=None):
-        self.masks = masks
-
-        def logits(image):
-            sure = [0.0, 0, 0, 12, 0] if len(image) > 100 else [0.0, 0, 1, 0, 0]
-            return np.array(sure, np.float32)
-
-        return [inference._typed(logits(image)) for image in images]
-
-
-MODELS = fields.Models(Thresholds(), Sizes(), abstention.Rule(1.0, 0.9, -5.0, 0.05, 100))
+from wbc_jax.labels import CYTOPLASM, NUCLEUS, REVIEW
 
 
 def disc(shape, y, x, radius):
@@ -72,10 +22,10 @@ def test_two_cells_that_touch_share_no_pixel_and_lose_none():
     mask = np.zeros(shape, np.uint8)
     nuclei = [disc(shape, 60, 50, 14), disc(shape, 60, 110, 14)]
     bodies = [disc(shape, 60, 50, 31), disc(shape, 60, 110, 31)]  # they overlap at x = 80
-    mask[bodies[0] | bodies[1]] = labels_lib.CYTOPLASM
-    mask[nuclei[0] | nuclei[1]] = labels_lib.NUCLEUS
+    mask[bodies[0] | bodies[1]] = CYTOPLASM
+    mask[nuclei[0] | nuclei[1]] = NUCLEUS
     speck = np.s_[2:8, 2:8]
-    mask[speck] = labels_lib.CYTOPLASM
+    mask[speck] = CYTOPLASM
     boxes = [(29, 19, 92, 82), (29, 79, 92, 142)]
     cells = [
         finder.Detection(*box, 600, 1.0, False, nucleus[box[0] : box[2], box[1] : box[3]])
@@ -95,7 +45,7 @@ def test_two_cells_that_touch_share_no_pixel_and_lose_none():
 
 
 def test_touching_nuclei_are_parted_by_the_nearest_seed():
-    mask = np.full((20, 40), labels_lib.NUCLEUS, np.uint8)
+    mask = np.full((20, 40), NUCLEUS, np.uint8)
     seeds = np.zeros((20, 40), np.int32)
     seeds[8:12, 4:8], seeds[8:12, 32:36] = 5, 9
     parts = fields.part(mask, seeds)
@@ -106,8 +56,8 @@ def test_touching_nuclei_are_parted_by_the_nearest_seed():
 
 def test_a_lobe_that_was_not_found_goes_with_its_cytoplasm():
     mask = np.zeros((30, 30), np.uint8)
-    mask[5:25, 5:25] = labels_lib.CYTOPLASM
-    mask[8:12, 8:12] = mask[18:22, 18:22] = labels_lib.NUCLEUS
+    mask[5:25, 5:25] = CYTOPLASM
+    mask[8:12, 8:12] = mask[18:22, 18:22] = NUCLEUS
     seeds = np.zeros((30, 30), np.int32)
     seeds[8:12, 8:12] = 1
     np.testing.assert_array_equal(fields.part(mask, seeds), (mask > 0).astype(np.int32))
@@ -197,7 +147,7 @@ def test_stained_otherwise_is_flagged():
         def predict(self, images):
             masks = [np.ones(image.shape[:2], np.uint8) for image in images]
             for mask in masks:
-                mask[: len(mask) // 3, : len(mask) // 3] = labels_lib.NUCLEUS
+                mask[: len(mask) // 3, : len(mask) // 3] = NUCLEUS
             return [inference.Prediction(mask) for mask in masks]
 
     image = plain_field([(150, 120, 26, 40)])

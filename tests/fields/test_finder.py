@@ -8,34 +8,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from helpers import drawn_fields
+from helpers.drawn_fields import CYTOPLASM, LIGHT, NUCLEUS, RED_PX, plain_field
 from wbc_jax import detect
 from wbc_jax.evaluate import detection
-from wbc_jax.fields import finder
+from wbc_jax.fields import finder, staining
 from wbc_jax.tfds_builders.wbc_synthetic import render
-
-LIGHT, RED, NUCLEUS, CYTOPLASM = (236, 228, 220), (226, 172, 168), (104, 66, 168), (206, 196, 226)
-RED_PX = 40
-
-
-def plain_field(cells, height=360, width=480, platelets=()):
-    """A field of flat colours, red cells in rows where no cell is.
-
-    Args:
-        cells: (y, x, radius of the nucleus, radius of the cell) in pixels.
-        platelets: (y, x, radius).
-    """
-    image = np.full((height, width, 3), LIGHT, np.uint8)
-    for y in range(30, height, 56):
-        for x in range(30, width, 56):
-            if all(np.hypot(y - cy, x - cx) > r + 24 for cy, cx, _, r in cells):
-                cv2.circle(image, (x, y), RED_PX // 2, RED, -1, cv2.LINE_AA)
-    for y, x, _, radius in cells:
-        cv2.circle(image, (x, y), radius, CYTOPLASM, -1, cv2.LINE_AA)
-    for y, x, radius, _ in cells:
-        cv2.circle(image, (x, y), radius, NUCLEUS, -1, cv2.LINE_AA)
-    for y, x, radius in platelets:
-        cv2.circle(image, (x, y), radius, NUCLEUS, -1, cv2.LINE_AA)
-    return cv2.GaussianBlur(image, (0, 0), 0.8)
 
 
 def boxes_of(cells, height=360, width=480):
@@ -111,10 +89,10 @@ def test_pale_nuclei_among_deep_red_cells(monkeypatch):
         "CYTOPLASM": (0.15, 0.18, 0.04),
     }
     colours = {name: light / 10 ** np.array(density) for name, density in densities.items()}
-    violet = {name: finder._violet(np.array(density)) for name, density in densities.items()}
+    violet = {name: staining.violet(np.array(density)) for name, density in densities.items()}
     assert violet["NUCLEUS"] < 0.1 + 2.2 * violet["RED"]
     for name, colour in (colours | {"LIGHT": light}).items():
-        monkeypatch.setattr(f"{__name__}.{name}", tuple(colour.round().tolist()))
+        monkeypatch.setattr(drawn_fields, name, tuple(colour.round().tolist()))
     cells = [(180, 240, 26, 40)]
     image = plain_field(cells)
     pile = [cv2.circle(np.zeros(image.shape), (x, 282), 20, (1, 1, 1), -1) for x in (86, 110)]

@@ -8,9 +8,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
-from test_analyze import MODELS
 
-from test_finder import plain_field
+from helpers.drawn_fields import MODELS, plain_field
 from wbc_jax import cli, predict
 from wbc_jax.data.images import MAX_PIXELS
 from wbc_jax.fields import analyze as fields

@@ -1,1 +1,1 @@
-"""Helpers that several test files use."""
+"""Parts that several test files share: tiny runs, drawn fields, oracles and stand-ins."""

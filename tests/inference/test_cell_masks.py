@@ -8,11 +8,13 @@ import shutil
 import numpy as np
 import pytest
 
-import tiny_runs
 import wbc_jax
+from helpers import tiny_runs
+from wbc_jax import experiment
 from wbc_jax.data import isolation, pipeline, sources
 from wbc_jax.data.resize import resize_image
 from wbc_jax.errors import ConfigError, DataError, WeightsError
+from wbc_jax.evaluate import scoring
 from wbc_jax.inference import cell_masks, weights
 from wbc_jax.inference import model as inference
 
@@ -95,6 +97,30 @@ def test_splits_without_the_masks_are_refused(data):
     plain = dataclasses.replace(data, isolate="")
     assert cell_masks.prepare(plain) == {}
     assert len(pipeline.load_splits(plain, 32, "classification", {})["all"]) == 60
+
+
+def test_masks_are_made_when_records_are_prepared(typed_run, data, tmp_path):
+    """Training, scoring and data sets aside see cut images without asking for masks."""
+    own = dataclasses.replace(data, data_dir=str(tmp_path), datasets=(tiny_runs.DATASET,))
+    config = dataclasses.replace(typed_run.config, data=own)
+    experiment.prepare(config)
+    before = kept(own).stat()
+    examples = experiment.load_splits(config)
+    source, place = examples["train"].entries[0]
+    whole = sources.load(tiny_runs.DATASET, own)
+    expected = isolation.isolate(whole.image(place), source.cell_masks[place])
+    np.testing.assert_array_equal(source.image(place), expected)
+    shown = []
+
+    def predict(images):
+        shown.extend(images)
+        return np.full((len(images), 5), 0.2, np.float32)
+
+    aside = dataclasses.replace(config, data=dataclasses.replace(own, datasets=("raabin_gt",)))
+    found, skipped = scoring._external(aside, predict, [])
+    assert found[tiny_runs.DATASET]["images"] == 60 and not skipped
+    np.testing.assert_array_equal(shown[:60], [examples["all"][i]["image"] for i in range(60)])
+    assert kept(own).stat() == before
 
 
 def test_weights_that_do_not_fit_are_named(data):

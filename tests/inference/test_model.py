@@ -9,8 +9,8 @@ import jax
 import numpy as np
 import pytest
 
-import tiny_runs
 import wbc_jax
+from helpers import tiny_runs
 from wbc_jax import models
 from wbc_jax.config import Config, Model, to_json
 from wbc_jax.data import pipeline

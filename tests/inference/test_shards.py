@@ -1,4 +1,4 @@
-"""Parquet parts: complete, the same whoever writes them, and there after a kill."""
+"""wbc_jax.inference.shards: complete, independent of the number of processes, safe when killed."""
 
 import csv
 import io
@@ -15,8 +15,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-import tiny_runs
 import wbc_jax
+from helpers import tiny_runs
 from wbc_jax import predict
 from wbc_jax.data import pipeline
 from wbc_jax.errors import ShardsError
@@ -105,10 +105,10 @@ def test_rows_are_what_the_model_says(model, folder, listing, whole):
 
 def test_two_processes_write_what_one_does(model, listing, whole, tmp_path):
     one = _predict(model, listing, tmp_path, (1, 2))
-    assert (one.images, one.parts, one.bad) == (3, 1, 1)
+    assert (one.images, one.shards, one.bad) == (3, 1, 1)
     assert _files(tmp_path).keys() == {"part-000001.parquet"}
     other = _predict(model, listing, tmp_path, (0, 2))
-    assert (other.images, other.parts, other.bad, other.bad_files) == (5, 2, 0, None)
+    assert (other.images, other.shards, other.bad, other.bad_files) == (5, 2, 0, None)
     assert _files(tmp_path) == _files(whole)
     assert (tmp_path / "manifest.json").read_bytes() == (whole / "manifest.json").read_bytes()
     assert (tmp_path / "bad_files-1-of-2.csv").read_bytes() == (
@@ -129,7 +129,7 @@ def test_parts_that_exist_are_not_computed_again(model, listing, whole, tmp_path
     logits = model.logits
     monkeypatch.setattr(model, "logits", lambda x: computed.append(len(x)) or logits(x))
     again = _predict(model, listing, tmp_path)
-    assert (again.skipped, again.parts, again.bad) == (2, 3, 1)
+    assert (again.skipped, again.shards, again.bad) == (2, 3, 1)
     assert computed == [2, 2]  # three files, one of them bad: two passes
     assert _files(tmp_path) == _files(whole)
 

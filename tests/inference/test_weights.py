@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-import tiny_runs
 import wbc_jax
+from helpers import tiny_runs
 from wbc_jax import provenance
 from wbc_jax.data import pipeline, splits
 from wbc_jax.errors import CheckpointError, WeightsError

@@ -1,18 +1,18 @@
-"""launch/Containerfile: what it copies exists, and what it runs is right for each accelerator."""
+"""launch/Containerfile: it copies existing files and runs the right commands."""
 
 import re
 import subprocess
 
 import pytest
 
-import fakes
+from helpers import fakes
 
 FILE = fakes.ROOT / "launch" / "Containerfile"
 
 
 @pytest.fixture(scope="module")
 def instructions():
-    """(instruction, its text) in order, lines joined."""
+    """Returns (instruction, text) in order, with continued lines joined."""
     text = re.sub(r"^#.*\n", "", FILE.read_text(), flags=re.MULTILINE).replace("\\\n", "")
     return [tuple(line.split(maxsplit=1)) for line in text.splitlines() if line.strip()]
 
@@ -35,7 +35,7 @@ def test_it_copies_all_that_the_package_is_built_from(instructions):
     copied = [name for text in _all(instructions, "COPY") for name in text.split()[:-1]]
     for name in copied:
         assert (fakes.ROOT / name).exists(), name
-    # setup.py reads these and maps these folders into the package.
+    # setup.py reads these files and maps these folders into the package.
     assert {"README.md", "LICENSE", "wbc_jax", "configs", "tfds_builders", "setup.py"} < set(copied)
 
 

@@ -10,7 +10,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-import fakes
+from helpers import fakes
 
 sys.path.insert(0, str(fakes.ROOT))
 
@@ -22,8 +22,8 @@ TPU = gke.Job(
 )
 GPU = gke.Job("gpu", "unet", "registry/wbc_jax:cuda13", "nvidia-h100-80gb", 8, ARGUMENTS, hosts=4)
 
-# The fields of a JobSet (jobset.x-k8s.io/v1alpha2) that are used here; its job's template is
-# checked as a Job.
+# The fields of a JobSet (jobset.x-k8s.io/v1alpha2) that are used here. Its job template is checked
+# as a Job.
 JOBSET = {
     "type": "object",
     "additionalProperties": False,
@@ -148,7 +148,7 @@ def test_a_field_that_kubernetes_does_not_know_is_seen():
 
 
 def test_interruptions_do_not_count_as_failures():
-    """Pods that exit with 143 or are disrupted fail their Job for a reason that does not count."""
+    """Pods that exit with 143 or are disrupted do not count as failures."""
     made = yaml.safe_load(gke.render(dataclasses.replace(GPU, max_restarts=7, grace_seconds=90)))
     job = _check(made)
     assert made["spec"]["failurePolicy"]["maxRestarts"] == 7
@@ -164,7 +164,7 @@ def test_interruptions_do_not_count_as_failures():
         "operator": "In",
         "values": [143],
     }
-    # Of several failing pods the Job may see but one; none may be started again by itself.
+    # A Job may see only one of several failing pods; none may be restarted on its own.
     assert job["backoffLimit"] == 0 and pod["restartPolicy"] == "Never"
     assert pod["terminationGracePeriodSeconds"] == 90
 
@@ -176,7 +176,7 @@ def test_a_tpu_slice():
         "cloud.google.com/gke-tpu-topology": "4x4",
     }
     assert container["resources"]["limits"] == {"google.com/tpu": 4}
-    assert "env" not in container  # GKE's webhook sets what JAX looks for
+    assert "env" not in container  # GKE's webhook sets JAX's variables
     assert gke.check(dataclasses.replace(TPU, topology="2x2x4")).hosts == 4
     assert gke.check(dataclasses.replace(TPU, topology="2x4", per_host=8)).hosts == 1
 
@@ -188,7 +188,7 @@ def test_gpu_nodes_find_each_other():
     assert pod["nodeSelector"] == {"cloud.google.com/gke-accelerator": "nvidia-h100-80gb"}
     assert container["resources"]["limits"] == {"nvidia.com/gpu": 8}
     plain = {e["name"]: e["value"] for e in container["env"] if "value" in e}
-    # JobSet names pods JOBSET-JOB-REPLICA-INDEX, and their subdomain as itself.
+    # A JobSet names its pods JOBSET-JOB-REPLICA-INDEX, and their subdomain JOBSET.
     (replicated,) = made["spec"]["replicatedJobs"]
     first = f"{made['metadata']['name']}-{replicated['name']}-0-0.{made['metadata']['name']}"
     assert made["spec"]["network"]["enableDNSHostnames"] is True

@@ -1,4 +1,4 @@
-"""launch/slurm.sbatch among stand-ins for SLURM's commands."""
+"""launch/slurm.sbatch with fakes of SLURM's commands."""
 
 import argparse
 import shlex
@@ -8,7 +8,7 @@ import sys
 import pyarrow.parquet as pq
 import pytest
 
-import fakes
+from helpers import fakes
 from wbc_jax import predict
 from wbc_jax.data import pipeline
 from wbc_jax.data.images import encode_png
@@ -44,7 +44,7 @@ def test_stopped_by_sigterm_it_queues_itself_again(slurm):
     assert done.returncode == 143
     assert slurm.calls[1:] == [["scontrol", "requeue", "77"]]
     assert "queued again (restart 1 of at most 100)" in done.stdout
-    # SLURM was quicker: no reason to end otherwise.
+    # SLURM has queued it already: the script must end in the same way.
     done = _run(
         slurm, "--config=c.py", SLURM_RESTART_COUNT="4",
         answers={"srun": [[143, ""]], "scontrol": [[1, ""]]},
@@ -84,7 +84,7 @@ def test_setup_is_sourced(slurm, tmp_path):
 
 
 def test_its_directives_are_options_of_sbatch():
-    """By name and kind of value, as in the manual of sbatch."""
+    """Each option has a known name and a valid value, by the manual of sbatch."""
     lines = [x for x in SCRIPT.read_text().splitlines() if x.startswith("#SBATCH")]
     # SLURM reads them up to the first command.
     assert SCRIPT.read_text().index("set -euo") > SCRIPT.read_text().rindex("#SBATCH")
@@ -96,14 +96,14 @@ def test_its_directives_are_options_of_sbatch():
         parser.add_argument(f"--{name}", type=int)
     parser.add_argument("--requeue", action="store_true")
     found = parser.parse_args([word for x in lines for word in shlex.split(x)[1:]])
-    # Of the step's processes, not of the script alone (`B:`), and none is bound to fewer GPUs than
-    # there are, as JAX takes the SLURM_LOCALIDth of those that it sees.
+    # The signal goes to the step's processes, not to the script alone (`B:`). Each process sees all
+    # GPUs: JAX takes GPU number SLURM_LOCALID of those that it sees.
     assert found.requeue and found.signal == "TERM@120" and found.open_mode == "append"
     assert found.gpus_per_node == found.ntasks_per_node
 
 
 def test_slurms_variables_lead_jax_to_its_peers(monkeypatch):
-    """What JAX, which reads them by itself, makes of the third of four processes on two nodes."""
+    """JAX itself reads the variables of the third of four processes on two nodes."""
     clusters = pytest.importorskip("jax._src.clusters")
     for name, value in {
         "SLURM_JOB_ID": "77", "SLURM_STEP_NODELIST": "node[003-004]", "SLURM_NTASKS": "4",
@@ -116,7 +116,7 @@ def test_slurms_variables_lead_jax_to_its_peers(monkeypatch):
     assert found == (f"node003:{61440 + 77}", 4, 2, [0])
 
 
-# srun as it is, but one process after the other on this machine.
+# Runs the processes like srun, but one after the other on this machine.
 _SRUN = """#!/usr/bin/env bash
 while [[ $1 == --* ]]; do shift; done
 worst=0
@@ -128,7 +128,7 @@ exit $worst
 
 
 def test_two_tasks_share_a_prediction(slurm, run, tmp_path):
-    import tiny_runs
+    from helpers import tiny_runs
 
     test = pipeline.load_splits(run.config.data, tiny_runs.SIZE)["test"]
     paths = [str(tmp_path / f"{n}.png") for n in range(3)]

@@ -1,4 +1,4 @@
-"""Runs, records and predictions in an object store: real clients, and a server that stands in."""
+"""Runs, records and predictions in an object store: real clients, and an emulated server."""
 
 import json
 import os
@@ -12,7 +12,7 @@ import urllib.request
 import pytest
 from etils import epath
 
-import tiny_runs
+from helpers import tiny_runs
 from wbc_jax import experiment
 from wbc_jax.data import pipeline
 from wbc_jax.data.images import encode_png
@@ -22,26 +22,24 @@ from wbc_jax.utils import atomic
 
 pytest.importorskip("gcsfs")
 pytest.importorskip("gcp_storage_emulator")
-HERE = pathlib.Path(__file__).parent
+BUCKET = pathlib.Path(__file__).parents[1] / "helpers" / "bucket.py"
 VARYING = ("images_per_second", "seconds", "train_seconds")
 
 
 @pytest.fixture(scope="module")
 def bucket(tmp_path_factory):
-    """The variables with which `gs://cells` is there."""
+    """Starts the emulator; returns the environment variables that make `gs://cells` available."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     log = tmp_path_factory.mktemp("bucket") / "log"
     with log.open("w") as out:
-        server = subprocess.Popen(
-            [sys.executable, HERE / "bucket.py", str(port)], stdout=out, stderr=out
-        )
+        server = subprocess.Popen([sys.executable, BUCKET, str(port)], stdout=out, stderr=out)
     where = f"http://127.0.0.1:{port}"
     added = {
         "STORAGE_EMULATOR_HOST": where,
         "TENSORSTORE_GCS_HTTP_URL": where,
-        "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false",  # asks Google what kind of bucket it is
+        "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false",  # gcsfs would ask Google for the type
     }
     deadline = time.monotonic() + 60
     while True:
@@ -81,7 +79,7 @@ def folder(tmp_path_factory, data_dir):
 
 @pytest.fixture(scope="module")
 def done(bucket, folder):
-    """A run of which everything lies in the bucket."""
+    """A run that is entirely in the bucket."""
     done = _main(folder, folder / "cache")
     assert done.returncode == 0, done.stderr
     return done
@@ -111,7 +109,7 @@ def test_a_run_in_a_bucket_is_that_on_disk(done, folder, local):
     (events,) = (there / "tensorboard").iterdir()
     (same,) = (local / "tensorboard").iterdir()
     assert len(events.read_bytes()) > 0.9 * len(same.read_bytes()) > 0
-    assert not list(folder.glob("gs:*"))  # no folder of that name here
+    assert not list(folder.glob("gs:*"))  # no local folder of that name
 
 
 def test_records_are_copied_once_and_whole(done, folder, data_dir):
@@ -126,7 +124,7 @@ def test_records_are_copied_once_and_whole(done, folder, data_dir):
 
 
 def test_going_on_from_a_bucket_elsewhere(done, folder, local):
-    """Another machine: nothing in its cache; the newest checkpoint is gone."""
+    """Another machine with an empty cache continues; the newest checkpoint is gone."""
     workdir = epath.Path("gs://cells/run")
     (workdir / "checkpoints" / "last" / "4").rmtree()
     again = _main(folder, folder / "other_cache")

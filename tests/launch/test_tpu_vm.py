@@ -1,4 +1,4 @@
-"""launch/tpu_vm.sh with a stand-in for gcloud: the exact calls, and what each answer leads to."""
+"""launch/tpu_vm.sh with a fake gcloud: the exact calls, and the reaction to each answer."""
 
 import json
 import re
@@ -8,7 +8,7 @@ import subprocess
 
 import pytest
 
-import fakes
+from helpers import fakes
 
 SCRIPT = str(fakes.ROOT / "launch" / "tpu_vm.sh")
 SLICE = {
@@ -39,7 +39,7 @@ def gcloud(tmp_path):
 
 
 def _kinds(gcloud):
-    """The calls, each as its verb; `ssh` as what it does."""
+    """Returns the calls, each as its verb, or as its purpose for `ssh`."""
     found = []
     for call in gcloud.calls:
         verb = call[4]
@@ -115,14 +115,14 @@ def test_run_that_ends(gcloud):
     _check_shell(call[7].removeprefix("--command="))
 
 
-# sudo and systemd-run as far as they matter here.
+# Minimal sudo and systemd-run.
 _SUDO = '#!/bin/bash\necho "$@" >> "$HOME/sudo"\n[[ $1 == systemctl ]] || "$@"\n'
 _SYSTEMD_RUN = '#!/bin/bash\nwhile [[ $1 == --* ]]; do shift; done\nexec "$@"\n'
 
 
 @pytest.mark.parametrize("status, marked, ends", [(0, 0, 0), (143, 0, 143), (1, 0, 1), (1, 1, 130)])
 def test_what_a_worker_does(gcloud, tmp_path, status, marked, ends):
-    """The command for the workers, run here: arguments arrive whole, the status is passed on."""
+    """The command for the workers, run here: arguments arrive intact, the status is passed on."""
     odd = "--config.data.datasets=a b'c\"$HOME"
     gcloud.run(SCRIPT, *RUN, odd, **SLICE)
     command = gcloud.calls[0][7].removeprefix("--command=")
@@ -146,14 +146,14 @@ def test_what_a_worker_does(gcloud, tmp_path, status, marked, ends):
         odd,
     ]
     stop, start = (home / "sudo").read_text().splitlines()
-    assert stop == "systemctl stop wbc_jax"  # one that a lost connection left behind
+    assert stop == "systemctl stop wbc_jax"  # in case a lost connection left one behind
     words = shlex.split(start.partition(" bash -c")[0])
     assert {"--wait", "--unit=wbc_jax", "--property=TimeoutStopSec=120"} < set(words)
     assert {f"--setenv=HOME={home}", "--setenv=WBC_JAX_DISTRIBUTED=auto"} < set(words)
 
 
 def test_interrupted_on_a_slice_that_stays(gcloud):
-    """Maintenance, or a lost connection: the same line again."""
+    """After maintenance or a lost connection the same line runs again."""
     done = gcloud.run(
         SCRIPT, *RUN, **SLICE,
         answers={SSH: [[143, ""], [255, ""], [0, ""]], DESCRIBED: [[0, "ACTIVE"]]},
@@ -166,12 +166,12 @@ def test_interrupted_on_a_slice_that_stays(gcloud):
 
 
 def test_preempted(gcloud):
-    """The slice is suspended: it is deleted, requested anew, installed, and training goes on."""
+    """A suspended slice is deleted and requested again, and training continues."""
     states = ("SUSPENDING", "SUSPENDED", "SUSPENDED", "WAITING_FOR_RESOURCES", "ACTIVE")
     done = gcloud.run(
         SCRIPT, *RUN, **SLICE,
         answers={
-            SSH: [[1, ""], [0, ""], [0, ""]],  # a neighbour of the lost worker; install; run
+            SSH: [[1, ""], [0, ""], [0, ""]],  # a neighbor of the lost worker; install; run
             DESCRIBED: [[0, s] for s in states],
         },
     )  # fmt: skip
@@ -252,7 +252,7 @@ def test_wrong_use(gcloud, arguments, unset, said):
 @pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("gcloud"), reason="no gcloud here")
 def test_gcloud_itself_knows_these_calls():
-    """Its own parser, offline; the last call is wrong."""
+    """gcloud's own parser accepts the calls, offline; the last call is wrong."""
     ssh = [*VM, "ssh", "wbc", "--worker=all", "--command=ls", ZONE]
     create = [*CREATE, "--spot", "--service-account=a@p", "--project=p"]
     wrong = [*SCP[:-2], "--wrker=all", ZONE]

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
-from drawn_masks import cell, distances, each, one_hot, pairs, square
+from helpers.drawn_masks import cell, distances, each, one_hot, pairs, square
 from wbc_jax import metrics
 from wbc_jax.metrics import boundary
 
@@ -175,8 +175,8 @@ def test_under_jit_and_sharded_over_devices():
     code = f"""
 import jax, numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
-import sys; sys.path.insert(0, {str(pathlib.Path(__file__).parent)!r})
-from drawn_masks import pairs
+import sys; sys.path.insert(0, {str(pathlib.Path(__file__).parents[1])!r})
+from helpers.drawn_masks import pairs
 from wbc_jax import metrics
 from wbc_jax.metrics import boundary, distances
 assert jax.device_count() == 4

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from drawn_masks import distances, each, one_hot, pairs, square
+from helpers.drawn_masks import distances, each, one_hot, pairs, square
 from wbc_jax import metrics
 
 

@@ -36,7 +36,9 @@ def test_up_conv_is_xlas_transposed_convolution():
 
     def oracle(x, kernel, bias):
         # XLA's is a convolution of the spread input, which sees the kernel turned round.
-        return jax.lax.conv_transpose(x, kernel[::-1, ::-1], (2, 2), "VALID") + bias
+        return (
+            jax.lax.conv_transpose(x, kernel[::-1, ::-1], (2, 2), "VALID") + bias[None, None, None]
+        )
 
     arguments = x, layer.kernel[...], layer.bias[...]
     np.testing.assert_allclose(layer(x), oracle(*arguments), rtol=1e-5, atol=1e-5)
@@ -82,7 +84,7 @@ def test_max_pool_equals_scikit_image(shape):
 def test_max_pool_gradient_goes_to_the_largest():
     x = jnp.arange(16.0).reshape(1, 4, 4, 1)
     gradient = jax.grad(
-        lambda x: (layers.max_pool(x)[0, ..., 0] * jnp.array([[1, 2], [3, 4]])).sum()
+        lambda x: (layers.max_pool(x)[0, ..., 0] * jnp.array([[1.0, 2], [3, 4]])).sum()
     )
     expected = np.zeros((4, 4))
     expected[1::2, 1::2] = [[1, 2], [3, 4]]

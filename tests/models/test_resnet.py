@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-import parity
-from parity import tnn, torch
+from helpers import parity
+from helpers.parity import tnn, torch
 from wbc_jax.models import resnet
 
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-import parity
-from parity import tnn, torch
+from helpers import parity
+from helpers.parity import tnn, torch
 from wbc_jax.models import describe, layers, segnet
 
 SIZES = [(6, 8), (7, 8), (6, 9), (5, 7), (2, 3), (3, 2)]

@@ -2,8 +2,8 @@
 
 import pytest
 
-import parity
-from parity import tnn, torch
+from helpers import parity
+from helpers.parity import tnn, torch
 from wbc_jax.models import unet
 
 

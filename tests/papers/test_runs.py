@@ -5,8 +5,7 @@ import types
 import pytest
 from etils import epath
 
-import tiny_runs
-from helpers import paper_runs
+from helpers import paper_runs, tiny_runs
 from wbc_jax.errors import DataError, RunError
 from wbc_jax.papers import runs
 

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from etils import epath
 
-import tiny_runs
+from helpers import tiny_runs
 from launch import local
 from wbc_jax import config_checks, experiment
 from wbc_jax.config import Distributed

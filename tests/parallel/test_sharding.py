@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from jax.sharding import AbstractMesh
 
-import sharded_steps
+from helpers import sharded_steps
 from wbc_jax.config import Mesh
 from wbc_jax.errors import ConfigError
 from wbc_jax.parallel import sharding
@@ -44,7 +44,7 @@ def _outcomes(devices: int, variants: dict[str, dict]) -> dict[str, dict]:
         "PYTHONPATH": os.pathsep.join([str(tests), str(tests.parent)]),
     }
     done = subprocess.run(
-        [sys.executable, sharded_steps.__file__, json.dumps(list(variants.values()))],
+        [sys.executable, "-m", "helpers.sharded_steps", json.dumps(list(variants.values()))],
         env=env,
         capture_output=True,
         text=True,

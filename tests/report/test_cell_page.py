@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-import browser
+from helpers import browser
 from wbc_jax.fields import results
 from wbc_jax.labels import REVIEW
 from wbc_jax.report import cell_page as page

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import tiny_runs
 import wbc_jax
+from helpers import tiny_runs
 from wbc_jax import cli
 from wbc_jax.data import pipeline
 from wbc_jax.fields import analyze as fields

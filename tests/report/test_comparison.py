@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from etils import epath
 
-import scored_runs
-from scored_runs import masks, row, write
+from helpers import scored_runs
+from helpers.scored_runs import masks, row, write
 from wbc_jax.evaluate import paired
 from wbc_jax.report import comparison, figures
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-import browser
-from test_run_page import arguments, typed_arguments
+from helpers import browser
+from helpers.report_pages import arguments, typed_arguments
 from wbc_jax.report import run_page as report
 
 pytestmark = pytest.mark.skipif(browser.PATH is None, reason="no Chromium is installed")

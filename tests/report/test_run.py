@@ -6,8 +6,8 @@ import json
 import numpy as np
 import pytest
 
-import tiny_runs
 import wbc_jax
+from helpers import tiny_runs
 from wbc_jax.data import pipeline
 from wbc_jax.report import run as run_report
 

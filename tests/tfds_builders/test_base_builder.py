@@ -10,10 +10,9 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
-import building
-from building import digests, read
-from wbc_jax.data import building as building_lib
-from wbc_jax.data import reading, records
+from helpers import builders
+from helpers.builders import digests, read
+from wbc_jax.data import building, reading, records
 from wbc_jax.data.images import decode_mask
 from wbc_jax.errors import DataError
 
@@ -65,7 +64,7 @@ COUNTS = {"unlabelled_images": 1, "excluded_records": 1, "left_out_files": 0}
 
 
 def test_the_example_builds_its_records(module, layout, tmp_path):
-    built = building.build(module, layout.parent, tmp_path / "out")
+    built = builders.build(module, layout.parent, tmp_path / "out")
     found = read(built)
     keys = ("label", "group", "label_source", "source")
     assert {id: tuple(row[key] for key in keys) for id, row in found.items()} == {
@@ -87,11 +86,11 @@ def test_the_example_names_bad_files(module, layout, tmp_path):
     draw(layout, "b", np.where(GRAY == 250, 99, GRAY).astype(np.uint8))
     (layout / "masks" / "c.png").unlink()
     with pytest.raises(DataError, match="2 bad files") as caught:
-        building.build(module, layout.parent, tmp_path / "out")
+        builders.build(module, layout.parent, tmp_path / "out")
     assert re.search(r"images/b\.png: .*mask values 200 \(1 pixel\) are unknown", str(caught.value))
     assert f"has no mask: {layout / 'masks' / 'c.png'}" in str(caught.value)
     with reading.on_bad_file("skip") as collector:
-        built = building.build(module, layout.parent, tmp_path / "out")
+        built = builders.build(module, layout.parent, tmp_path / "out")
     assert list(read(built)) == ["a"]
     assert len(collector.files) == built.info.metadata["left_out_files"] == 2
     assert built.info.metadata["unlabelled_images"] == 0  # that of a bad file does not count
@@ -102,12 +101,12 @@ def test_the_example_says_what_is_missing(module, layout, tmp_path):
     with pytest.raises(
         DataError, match=r"labels\.csv: 1 lines are wrong: allowed is a name, one of"
     ):
-        building.build(module, layout.parent, tmp_path / "out")
+        builders.build(module, layout.parent, tmp_path / "out")
     (layout / "labels.csv").unlink()
     with pytest.raises(DataError, match=r"my_smears: lacks 'labels.csv': it must hold 'images'"):
-        building.build(module, layout.parent, tmp_path / "out")
+        builders.build(module, layout.parent, tmp_path / "out")
     with pytest.raises(DataError) as caught:
-        building.build(module, tmp_path / "nowhere", tmp_path / "out")
+        builders.build(module, tmp_path / "nowhere", tmp_path / "out")
     assert str(caught.value).startswith(
         f"my_smears is not in {tmp_path / 'nowhere'}: download https://example.org/my_smears and "
         f"unpack it so that the folder {tmp_path / 'nowhere' / 'my_smears'} holds"
@@ -115,12 +114,12 @@ def test_the_example_says_what_is_missing(module, layout, tmp_path):
 
 
 def test_the_example_is_rebuilt_byte_for_byte(module, layout, tmp_path):
-    first = digests(building.build(module, layout.parent, tmp_path / "one"))
+    first = digests(builders.build(module, layout.parent, tmp_path / "one"))
     with reading.on_threads(3, ""):
-        assert first == digests(building.build(module, layout.parent, tmp_path / "two"))
+        assert first == digests(builders.build(module, layout.parent, tmp_path / "two"))
 
 
-class Several(building_lib.Builder, skip_registration=True):
+class Several(building.Builder, skip_registration=True):
     """Several records per image, two splits, and counts of each item."""
 
     counted = ("seen", "excluded_records", "left_out_files")
@@ -131,7 +130,7 @@ class Several(building_lib.Builder, skip_registration=True):
 
     def find(self, folder, notes):
         paths = sorted(folder.glob("*.txt"))
-        return [building_lib.Item(path=path) for path in paths]
+        return [building.Item(path=path) for path in paths]
 
     def read(self, item, notes):
         notes.counts["seen"] += 1
@@ -147,7 +146,7 @@ class Several(building_lib.Builder, skip_registration=True):
 
 def test_items_of_several_records_and_splits(tmp_path, monkeypatch):
     excluded = {"1b": "blurred", "4d": "cut"}
-    monkeypatch.setattr(building_lib, "read_exclusions", lambda folder: excluded)
+    monkeypatch.setattr(building, "read_exclusions", lambda folder: excluded)
     manual = tmp_path / "manual"
     texts = {"one/1": "abc", "one/2": "a!", "one/3": "", "two/4": "d?e", "two/5": "fg"}
     for name, text in texts.items():
@@ -171,12 +170,12 @@ def test_items_of_several_records_and_splits(tmp_path, monkeypatch):
 
 def test_items_that_share_an_id_are_all_left_out():
     def item(id, path):
-        return building_lib.Item(id=id, path=path)
+        return building.Item(id=id, path=path)
 
     items = [item("a", "/x/a"), item("b", "/x/b"), item("b", "/y/b"), item("c", "/x/c")]
     items.append(item("c", "/y/c"))
-    notes = building_lib.Notes(excluded={"c": "blurred"})
-    kept = building_lib.without_repeats(items, "class", notes)
+    notes = building.Notes(excluded={"c": "blurred"})
+    kept = building.without_repeats(items, "class", notes)
     assert [i.path for i in kept] == ["/x/a", "/x/c", "/y/c"]  # c is excluded anyway
     assert notes.bad.files == [
         ("/x/b", "has the name of /y/b: allowed is one class a cell"),
@@ -186,4 +185,4 @@ def test_items_that_share_an_id_are_all_left_out():
 
 def test_the_base_is_no_data_set():
     with pytest.raises(TypeError, match="abstract"):
-        building_lib.Builder()
+        building.Builder()

@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import building
-from building import digests, read
-from wbc_jax.data import building as building_lib
-from wbc_jax.data import reading
+from helpers import builders
+from helpers.builders import digests, read
+from wbc_jax.data import building, reading
 from wbc_jax.data.images import decode_image, decode_mask
 from wbc_jax.errors import DataError
 from wbc_jax.tfds_builders.bcd import bcd_dataset_builder as module
@@ -50,7 +49,7 @@ def write(root, lines):
 
 
 def build(manual_dir, data_dir, config="crops"):
-    return building.build(module, manual_dir, data_dir, config)
+    return builders.build(module, manual_dir, data_dir, config)
 
 
 def test_crops(layout, tmp_path):
@@ -210,7 +209,7 @@ def test_truncated_image(layout, tmp_path, config, left):
 
 def test_exclusions(layout, tmp_path, monkeypatch):
     listed = {"image-1_1": "cut", "image-3": "blurred", "other": "elsewhere"}
-    monkeypatch.setattr(building_lib, "read_exclusions", lambda folder: listed)
+    monkeypatch.setattr(building, "read_exclusions", lambda folder: listed)
     for config, left in (("crops", ["image-1_0", "image-2_0"]), ("frames", ["image-1", "image-2"])):
         built = build(layout.parent, tmp_path / "out", config)
         assert sorted(read(built)) == left
@@ -233,7 +232,7 @@ def test_fields_are_listed_once():
 
 
 def test_records_that_are_excluded():
-    excluded = building_lib.read_exclusions(module.Builder.pkg_dir_path)
+    excluded = builders.read_exclusions(module.Builder.pkg_dir_path)
     assert sorted(excluded) == ["image-100_0", "image-104_0", "image-114_0"]
 
 

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import building
-from building import digests, read
+from helpers import builders
+from helpers.builders import digests, read
 from wbc_jax.data import reading
 from wbc_jax.data.images import decode_image, decode_mask
 from wbc_jax.errors import DataError
@@ -36,7 +36,7 @@ def save(file, pixels=PIXELS, **options):
 
 def build(manual_dir, data_dir, own=True):
     config = module.folder_config(manual_dir) if own else None
-    return building.build(module, manual_dir, data_dir, config)
+    return builders.build(module, manual_dir, data_dir, config)
 
 
 def raises(root, tmp_path, reason):

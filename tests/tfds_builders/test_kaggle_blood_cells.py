@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import building
-from building import digests, read
-from wbc_jax.data import building as building_lib
-from wbc_jax.data import reading
+from helpers import builders
+from helpers.builders import digests, read
+from wbc_jax.data import building, reading
 from wbc_jax.data.images import decode_image
 from wbc_jax.errors import DataError
 from wbc_jax.labels import CELL_TYPES
@@ -97,7 +96,7 @@ def copies(tmp_path):
 
 
 def build(manual_dir, data_dir, config="original"):
-    return building.build(module, manual_dir, data_dir, config)
+    return builders.build(module, manual_dir, data_dir, config)
 
 
 def test_original_is_the_default():
@@ -182,7 +181,7 @@ def test_copies(copies, tmp_path):
 
 def test_excluded_records(layout, copies, tmp_path, monkeypatch):
     excluded = {"BloodImage_00004_2": "no cell", "train_eosinophil_0_207": "blurred", "x": "y"}
-    monkeypatch.setattr(building_lib, "read_exclusions", lambda folder: excluded)
+    monkeypatch.setattr(building, "read_exclusions", lambda folder: excluded)
     built = build(layout.parent.parent, tmp_path / "out")
     assert read(built).keys() == CROPS.keys() - excluded.keys()
     assert dict(built.info.metadata.items()) == COUNTS | {"excluded_records": 1}
@@ -389,7 +388,7 @@ def test_real_frames(real_data, real_folder, tmp_path):
         boxes[file.stem] = [item for item in found if item.findtext("name") == "WBC"]
     images = {file.stem for file in (top / "JPEGImages").glob("*.jpg")}
     single = {s for s in images if len(boxes.get(s, ())) == 1}
-    excluded = building_lib.read_exclusions(module.Builder.pkg_dir_path)
+    excluded = builders.read_exclusions(module.Builder.pkg_dir_path)
 
     built = build(real_data, tmp_path)
     found = read(built)

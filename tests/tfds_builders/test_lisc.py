@@ -4,10 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import building
-from building import digests, read
-from wbc_jax.data import building as building_lib
-from wbc_jax.data import reading
+from helpers import builders
+from helpers.builders import digests, read
+from wbc_jax.data import building, reading
 from wbc_jax.data.images import decode_image, decode_mask
 from wbc_jax.errors import DataError
 from wbc_jax.labels import CELL_TYPES
@@ -82,7 +81,7 @@ def mask_path(layout, folder, name):
 
 
 def build(manual_dir, data_dir, config="crops"):
-    return building.build(module, manual_dir, data_dir, config)
+    return builders.build(module, manual_dir, data_dir, config)
 
 
 COUNTS = {
@@ -283,7 +282,7 @@ def test_no_class_folder(tmp_path):
 
 def test_exclusions(layout, tmp_path, monkeypatch):
     listed = {"lymp_3_1": "cut", "neut_31": "blurred", "other": "elsewhere"}
-    monkeypatch.setattr(building_lib, "read_exclusions", lambda folder: listed)
+    monkeypatch.setattr(building, "read_exclusions", lambda folder: listed)
     built = build(layout.parent, tmp_path / "out")
     assert set(read(built)) == IDS - {"lymp_3_1", "neut_31_0"}
     assert built.info.metadata["excluded_records"] == 2
@@ -292,7 +291,7 @@ def test_exclusions(layout, tmp_path, monkeypatch):
 
 
 def test_no_record_is_excluded_so_far():
-    assert building_lib.read_exclusions(module.Builder.pkg_dir_path) == {}
+    assert builders.read_exclusions(module.Builder.pkg_dir_path) == {}
 
 
 @pytest.mark.parametrize("name", module.FOLDERS)

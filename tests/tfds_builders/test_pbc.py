@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import building
-from building import digests, read
-from wbc_jax.data import building as building_lib
-from wbc_jax.data import reading
+from helpers import builders
+from helpers.builders import digests, read
+from wbc_jax.data import building, reading
 from wbc_jax.data.images import decode_mask
 from wbc_jax.errors import DataError
 from wbc_jax.labels import CELL_TYPES
@@ -67,7 +66,7 @@ def layout(tmp_path):
 
 
 def build(manual_dir, data_dir, config="five"):
-    return building.build(module, manual_dir, data_dir, config)
+    return builders.build(module, manual_dir, data_dir, config)
 
 
 def test_five_is_the_default():
@@ -124,7 +123,7 @@ def test_excluded_records(layout, tmp_path, monkeypatch):
     (layout / "monocyte/MO_100695.jpg").write_bytes(b"")  # is not even opened
     draw(layout / "monocyte/MO_2.jpg", 50)
     excluded = {"pbc_MO_100695": "the file is empty", "elsewhere": "damaged"}
-    monkeypatch.setattr(building_lib, "read_exclusions", lambda folder: excluded)
+    monkeypatch.setattr(building, "read_exclusions", lambda folder: excluded)
     built = build(layout.parent.parent, tmp_path / "out")
     assert sorted(read(built)) == sorted((FIVE.keys() - {"pbc_MO_100695"}) | {"pbc_MO_2"})
     assert built.info.metadata["excluded_records"] == 1
@@ -232,7 +231,7 @@ def real_folder(real_data):
 def test_real_files(real_data, real_folder, tmp_path):
     found = read(build(real_data, tmp_path))
     files = {f"pbc_{f.stem}": f for name in CELL_TYPES for f in real_folder.glob(f"{name}/*.jpg")}
-    excluded = building_lib.read_exclusions(module.Builder.pkg_dir_path)
+    excluded = builders.read_exclusions(module.Builder.pkg_dir_path)
     assert found.keys() == files.keys() - excluded.keys()
     for id, row in found.items():
         assert row["image"] == files[id].read_bytes()

@@ -4,10 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import building
-from building import digests, read
-from wbc_jax.data import building as building_lib
-from wbc_jax.data import reading
+from helpers import builders
+from helpers.builders import digests, read
+from wbc_jax.data import building, reading
 from wbc_jax.data.images import decode_mask
 from wbc_jax.errors import DataError
 from wbc_jax.labels import CELL_TYPES
@@ -49,7 +48,7 @@ def layout(tmp_path):
 
 
 def build(manual_dir, data_dir):
-    return building.build(module, manual_dir, data_dir)
+    return builders.build(module, manual_dir, data_dir)
 
 
 def test_records(layout, tmp_path):
@@ -94,7 +93,7 @@ def test_frame(name, frame):
 def test_excluded_records(layout, tmp_path, monkeypatch):
     (layout / "images/95-8-17-3_225_1.jpg").write_bytes(b"")  # is not even opened
     excluded = {"95-8-17-3_225_1": "the file is empty", "elsewhere": "damaged"}
-    monkeypatch.setattr(building_lib, "read_exclusions", lambda folder: excluded)
+    monkeypatch.setattr(building, "read_exclusions", lambda folder: excluded)
     built = build(layout.parent, tmp_path / "out")
     assert sorted(read(built)) == ["20190526_165423_0", "95-8-17-3_225_2", "95-8-27-1_34_1"]
     assert built.info.metadata["excluded_records"] == 1

@@ -4,10 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import building
-from building import digests, read
-from wbc_jax.data import building as building_lib
-from wbc_jax.data import reading
+from helpers import builders
+from helpers.builders import digests, read
+from wbc_jax.data import building, reading
 from wbc_jax.errors import DataError
 from wbc_jax.tfds_builders.raabin_wbc import raabin_wbc_dataset_builder as module
 
@@ -56,7 +55,7 @@ def layout(tmp_path):
 
 
 def build(manual_dir, data_dir, config="crops"):
-    return building.build(module, manual_dir, data_dir, config)
+    return builders.build(module, manual_dir, data_dir, config)
 
 
 def check(built):
@@ -124,7 +123,7 @@ def test_excluded_records(layout, tmp_path, monkeypatch):
         "train_cell": "damaged",
         "test_a_cell": "elsewhere",
     }
-    monkeypatch.setattr(building_lib, "read_exclusions", lambda folder: excluded)
+    monkeypatch.setattr(building, "read_exclusions", lambda folder: excluded)
     built = build(layout.parent, tmp_path / "out")
     assert "train_cell" not in read(built, "train")
     assert list(read(built, "test_b")) == ["test_b_95-9-1-1_1_1"]

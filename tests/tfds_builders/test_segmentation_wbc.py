@@ -7,10 +7,9 @@ import pytest
 import tensorflow_datasets as tfds
 from PIL import Image
 
-import building
-from building import digests, read
-from wbc_jax.data import building as building_lib
-from wbc_jax.data import reading
+from helpers import builders
+from helpers.builders import digests, read
+from wbc_jax.data import building, reading
 from wbc_jax.data.images import decode_image, decode_mask
 from wbc_jax.errors import DataError
 from wbc_jax.labels import CELL_TYPES
@@ -57,7 +56,7 @@ def layout(tmp_path):
 
 
 def build(manual_dir, data_dir, config):
-    return building.build(module, manual_dir, data_dir, config)
+    return builders.build(module, manual_dir, data_dir, config)
 
 
 def test_records_of_dataset_1(layout, tmp_path):
@@ -117,7 +116,7 @@ def test_strays_go_to_the_nearest(tmp_path, grey, code, moved):
 def test_excluded_records(layout, tmp_path, monkeypatch):
     (layout / "Dataset 1/002.bmp").write_bytes(b"")  # is not even opened
     excluded = {"jtsc_002": "the file is empty", "cellavision_001": "damaged"}
-    monkeypatch.setattr(building_lib, "read_exclusions", lambda folder: excluded)
+    monkeypatch.setattr(building, "read_exclusions", lambda folder: excluded)
     built = build(layout.parent, tmp_path / "out", "jtsc")
     assert sorted(read(built)) == ["jtsc_001", "jtsc_005", "jtsc_010", "jtsc_011"]
     assert built.info.metadata["excluded_records"] == 1

@@ -10,7 +10,7 @@ import optax
 import pytest
 from etils import epath
 
-import tiny_runs
+from helpers import tiny_runs
 from wbc_jax.errors import CheckpointError
 from wbc_jax.training import checkpoint, steps
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from etils import epath
 
-import tiny_runs
 import wbc_jax
+from helpers import tiny_runs
 from wbc_jax import evaluate, models, provenance
 from wbc_jax.data import pipeline
 from wbc_jax.errors import NonFiniteLossError

@@ -16,7 +16,7 @@ import types
 import pytest
 from etils import epath
 
-import tiny_runs
+from helpers import tiny_runs
 from wbc_jax import config_checks, experiment
 from wbc_jax.config import to_json
 from wbc_jax.errors import ConfigError

@@ -100,7 +100,7 @@ def convolve(x: jax.Array, kernel: jax.Array, bias: jax.Array, padding: Padding)
     spanned = all(0 <= n < size for around, size in zip(padding, kernel.shape) for n in around)
     if spanned and usable() and x.dtype == kernel.dtype == bias.dtype == jnp.float32:
         return _fast(x, kernel, bias, padding)
-    return _xla(x, kernel, padding) + bias
+    return _xla(x, kernel, padding) + bias[None, None, None]
 
 
 def _xla(x: jax.Array, kernel: jax.Array, padding: Padding) -> jax.Array:
@@ -232,7 +232,7 @@ def _has_onednn() -> bool:
     try:
         with jax.ensure_compile_time_eval():
             ours = jax.jit(lambda *a: _onednn(*a, padding))(*arguments)
-            theirs = jax.jit(lambda x, k, b: _xla(x, k, padding) + b)(*arguments)
+            theirs = jax.jit(lambda x, k, b: _xla(x, k, padding) + b[None, None, None])(*arguments)
     except jax.errors.JaxRuntimeError:  # a build without oneDNN
         return False
     return bool(np.allclose(ours, theirs, rtol=1e-4, atol=1e-4))

@@ -1,4 +1,4 @@
-"""Where to cut a cell out of its frame."""
+"""Boxes around cells, and the squares to cut out of their frames."""
 
 import math
 
@@ -7,13 +7,14 @@ import numpy as np
 from wbc_jax.errors import DataError
 
 MARGIN = 0.25
-"""Part of a cell's longer side that builders add at each end: the cell spans two thirds."""
+"""Share of a cell's longer side that builders add at each end: the cell spans two thirds."""
 
 
 def bounding_box(region: np.ndarray) -> tuple[int, int, int, int] | None:
-    """Returns the smallest box around the true pixels of bool `[H, W]`, None where there are none.
+    """Returns the smallest box around the true pixels of bool `[H, W]`; None if there are none.
 
-    `(y0, x0, y1, x1)` in whole pixels; `y1` and `x1` are the first row and column beyond it.
+    Returns:
+        `(y0, x0, y1, x1)` in whole pixels; `y1` and `x1` are the first row and column beyond it.
     """
     rows, columns = np.flatnonzero(region.any(1)), np.flatnonzero(region.any(0))
     if not len(rows):
@@ -22,11 +23,11 @@ def bounding_box(region: np.ndarray) -> tuple[int, int, int, int] | None:
 
 
 def cut(frame: np.ndarray, box: tuple[int, int, int, int], margin: float = MARGIN) -> np.ndarray:
-    """Cuts the square around a cell (`square_crop_box`) out of its frame or its frame's mask.
+    """Cuts the square around a cell (`square_crop_box`) out of its frame or the frame's mask.
 
     Args:
         frame: `[H, W]` or `[H, W, C]`.
-        box, margin: as of `square_crop_box`.
+        box, margin: as for `square_crop_box`.
 
     Returns:
         A view of the frame.
@@ -41,27 +42,27 @@ def cut(frame: np.ndarray, box: tuple[int, int, int, int], margin: float = MARGI
 def square_crop_box(
     box: tuple[int, int, int, int], height: int, width: int, margin: float
 ) -> tuple[int, int, int, int]:
-    """The square to cut out around a cell's box.
+    """Returns the square to cut out around a cell's box.
 
-    The square's side is the box's longer side plus the margin at both ends, and its middle is the
-    box's (half a pixel up and left where the two cannot meet). At the frame's edge it is shifted
-    into the frame, so that it stays square and nothing is padded; the cell is then off its middle.
-    A square larger than the frame gives up its margin down to the frame's shorter side. Only where
-    the box itself is longer than that is the result no square: it then spans the whole frame along
-    the shorter side and the box along the longer one. The result always holds the whole box.
+    Its side is the box's longer side plus the margin at both ends, and its middle is the box's
+    (half a pixel up and left if the two cannot coincide). At the frame's edge the square is shifted
+    into the frame, so that it stays square without padding; the cell is then off its middle. A
+    square larger than the frame loses margin, down to the frame's shorter side. If the box itself
+    is longer than that side, the result is not a square: it spans the whole frame along the shorter
+    side and the box along the longer one. The result always holds the whole box.
 
     Args:
         box: the cell, `(y0, x0, y1, x1)` in whole pixels; `y1` and `x1` are the first row and
             column beyond it, as in a slice.
         height, width: the frame's size in pixels.
-        margin: part of the box's longer side to add at each end, rounded up to whole pixels; 0.1
+        margin: share of the box's longer side to add at each end, rounded up to whole pixels; 0.1
             gives a square 1.2 times as long as the box.
 
     Returns:
         `(y0, x0, y1, x1)` inside the frame: `frame[y0:y1, x0:x1]` is the crop.
 
     Raises:
-        DataError: an empty box or one that reaches out of the frame, or a margin below zero.
+        DataError: the box is empty or reaches out of the frame, or the margin is negative.
     """
     y0, x0, y1, x1, height, width = (int(edge) for edge in (*box, height, width))
     if not (0 <= y0 < y1 <= height and 0 <= x0 < x1 <= width):
@@ -72,7 +73,7 @@ def square_crop_box(
     if not 0 <= margin < math.inf:
         raise DataError(f"the margin is {margin}: allowed is a number from 0 upwards")
     longer = max(y1 - y0, x1 - x0)
-    # Rounded first, as 0.1 * 30 is a little more than 3.
+    # Round first, as 0.1 * 30 is slightly above 3.
     side = longer + 2 * math.ceil(round(margin * longer, 6))
     side = min(side, max(longer, min(height, width)))
     top, bottom = _place(y0, y1, side, height)
@@ -81,7 +82,8 @@ def square_crop_box(
 
 
 def _place(start: int, end: int, side: int, length: int) -> tuple[int, int]:
-    """The ends of a stretch of `side` around the middle of `[start, end)`, within `[0, length)`."""
+    """Returns the ends of an interval of `side` around the middle of `[start, end)`, shifted into
+    `[0, length)`."""
     side = min(side, length)
     first = min(max((start + end - side) // 2, 0), length - side)
     return first, first + side

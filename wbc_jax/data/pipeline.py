@@ -178,7 +178,7 @@ def _open(name: str, data: Data, masks: CellMasks | None) -> Source:
     if masks is None or name not in masks:
         raise DataError(
             f"{name}: config.data.isolate is {data.isolate!r}, but the masks that cut its images "
-            "to their cell are missing. Hand over what inference.cell_masks.prepare returns."
+            "to their cell are missing. Pass the result of inference.cell_masks.prepare."
         )
     return dataclasses.replace(source, cell_masks=masks[name])
 

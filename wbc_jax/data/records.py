@@ -1,12 +1,12 @@
-"""The record of a data set: its features, its serialization, one example.
+"""Defines the record of a data set: its features, its serialization, and its checks.
 
 Every builder under `tfds_builders/` writes these records. A record holds the *encoded* image and
-mask, so that building needs no TensorFlow, JPEG photographs are kept byte for byte, and a reader
-decodes only what it uses.
+mask, so building needs no TensorFlow, JPEG photographs are kept byte for byte, and a reader decodes
+only what it uses.
 
-TFDS has no absent image: a record without a mask holds 255 (ignore) in every pixel of `mask`, and
-`has_mask` is False. Code that forgets to check `has_mask` then trains on nothing rather than on
-something wrong.
+TFDS cannot store a missing image. So a record without a mask holds 255 (ignore) in every pixel of
+`mask`, and `has_mask` is False. Code that forgets to check `has_mask` then trains on nothing rather
+than on wrong labels.
 """
 
 import contextlib
@@ -28,16 +28,16 @@ from wbc_jax.labels import CELL_TYPES, IGNORE, UNKNOWN_LABEL
 
 
 def features() -> tfds.features.FeaturesDict:
-    """The features of a record.
+    """Returns the features of a record.
 
     Returns:
         `image` (uint8 `[H, W, 3]` RGB, stored as PNG or JPEG), `mask` (uint8 `[H, W, 1]`, PNG;
-        0 background, 1 cytoplasm, 2 nucleus, 255 ignore; all 255 where `has_mask` is False),
+        0 background, 1 cytoplasm, 2 nucleus, 255 ignore; all 255 if `has_mask` is False),
         `has_mask`, `label` (index into `labels.CELL_TYPES`, -1 unknown; a plain number, as
-        TFDS's ClassLabel refuses -1), `id` (unique and stable in the data set), `group` (records
-        of one group must never be split apart; equals `id` where nothing is known), `source`,
-        `subtype`, `label_source` (texts, empty if unknown), `um_per_px` (micrometres a pixel, NaN
-        if unknown), `height` and `width` (pixels).
+        TFDS's ClassLabel rejects -1), `id` (unique and stable in the data set), `group` (no split
+        divides the records of one group; equals `id` if nothing is known), `source`, `subtype`,
+        `label_source` (texts, empty if unknown), `um_per_px` (micrometers per pixel, NaN if
+        unknown), `height` and `width` (pixels).
     """
     f = tfds.features
     return f.FeaturesDict(
@@ -59,13 +59,13 @@ def features() -> tfds.features.FeaturesDict:
 
 
 def parse(serialized: bytes) -> dict[str, Any]:
-    """Takes a record as it lies in its file apart; TFDS's own parser needs seven times as long.
+    """Parses a serialized `tf.train.Example`, seven times as fast as TFDS's own parser.
 
     Args:
         serialized: a `tf.train.Example` of `features()`.
 
     Returns:
-        The record by feature: `image` and `mask` encoded, texts as bytes, numbers as int or float.
+        {feature: value}; `image` and `mask` are encoded, texts are bytes, numbers int or float.
     """
     found = tf_example_pb2.Example.FromString(serialized).features.feature
     return {key: getattr(value, value.WhichOneof("kind")).value[0] for key, value in found.items()}
@@ -73,10 +73,10 @@ def parse(serialized: bytes) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def fixed_order() -> Iterator[None]:
-    """Lets TFDS write the same bytes in every process.
+    """Context in which TFDS writes the same bytes in every process.
 
-    A record is a map, and protobuf writes a map in an order that changes from process to process
-    unless it is asked not to, which TFDS (4.9.10) does not.
+    A record is a map, and protobuf writes maps in an order that differs between processes unless
+    it is told not to. TFDS (4.9.10) does not tell it.
     """
 
     def serialize(self, example: Any) -> bytes:
@@ -102,25 +102,25 @@ def example(
     label_source: str = "",
     um_per_px: float = math.nan,
 ) -> dict[str, object]:
-    """One record, checked, ready to be yielded by a builder.
+    """Checks and returns one record, as builders yield it.
 
     Args:
-        image: what `read_image_file` returned, or pixels, uint8 `[H, W, 3]` RGB.
+        image: bytes from `read_image_file`, or pixels, uint8 `[H, W, 3]` RGB.
         id: unique and stable in the data set.
-        source: which collection the image comes from.
+        source: name of the collection that the image comes from.
         mask: uint8 `[H, W]` of 0, 1, 2, 255; None if there is none.
         label: index into `labels.CELL_TYPES`, or -1.
-        group: records of one group are never split apart; `id` if None.
+        group: no split divides the records of one group; None: `id`.
         subtype: the authors' finer class, if any.
-        label_source: where the label comes from, if known.
-        um_per_px: micrometres a pixel; NaN if unknown.
+        label_source: origin of the label, if known.
+        um_per_px: micrometers per pixel; NaN if unknown.
 
     Returns:
         A dictionary with the keys of `features()`.
 
     Raises:
-        DataError: an image or mask that is not as above, a mask of another size than the image,
-            an unknown label, an empty `id`, `group` or `source`, or a pixel size not above zero.
+        DataError: an image or mask is not as above, the mask has another size than the image, the
+            label is unknown, `id`, `group` or `source` is empty, or the pixel size is not positive.
     """
     for name, text in (("id", id), ("source", source), ("group", id if group is None else group)):
         if not isinstance(text, str) or not text:
@@ -181,6 +181,6 @@ def _header_size(data: bytes, id: str) -> tuple[int, int]:
             return image.size
     except Exception as error:
         raise DataError(
-            f"record {id!r}: the image's {len(data)} bytes are neither PNG nor JPEG: hand over "
-            "what images.read_image_file returns"
+            f"record {id!r}: the image's {len(data)} bytes are neither PNG nor JPEG: pass the "
+            "bytes that images.read_image_file returns"
         ) from error

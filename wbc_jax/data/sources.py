@@ -190,9 +190,9 @@ def check_distinct(names: Sequence[str], data: Data) -> None:
         seen[folder] = name
     for name in names:
         base, _, variant = name.partition("/")
-        apart = getattr(builder_module(base), "NEVER_TOGETHER", {}).get(variant)
-        other = f"{base}/{apart}"
-        if apart and (other in names or (base in names and variant != apart)):
+        excluded = getattr(builder_module(base), "NEVER_TOGETHER", {}).get(variant)
+        other = f"{base}/{excluded}"
+        if excluded and (other in names or (base in names and variant != excluded)):
             raise ConfigError(
                 f"{name!r} and {other!r} show the same cells, and nothing says which are the same:"
                 " one of them would give the other's test images away. Name one of them."

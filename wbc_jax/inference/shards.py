@@ -1,11 +1,12 @@
-"""Predictions of any number of image files, written as Parquet parts by one process or many.
+"""Predicts any number of image files to Parquet shards, in one process or many.
 
-The list of files is cut into parts of `part_size` paths, and part k belongs to process k mod n.
-What is in a part depends on nothing else: not on the number of processes, nor on how often they
-were killed. A part is written whole or not at all, and one that is there is not computed again.
-`manifest.json` names the model, the list and the settings that all parts are of.
+A shard is a file `parts/part-NNNNNN.parquet` with the results of `part_size` paths of the list;
+process i of n writes the shards k with k mod n = i. The content of a shard does not depend on the
+number of processes, or on how often they were killed. A shard is written whole or not at all, and
+an existing shard is not computed again. `manifest.json` names the model, the list and the settings
+of all shards.
 
-No more than a part's results and a few batches of images are in memory, however long the list.
+Memory holds the results of one shard and a few batches of images, however long the list is.
 """
 
 import collections
@@ -34,7 +35,7 @@ from wbc_jax.utils import atomic
 from wbc_jax.utils.progress import Progress
 
 MANIFEST = "manifest.json"
-PARTS = "parts"
+FOLDER = "parts"
 SCHEMA = pa.schema(
     [
         ("index", pa.int64()),
@@ -53,24 +54,24 @@ SCHEMA = pa.schema(
         ("mask_png", pa.binary()),
     ]
 )
-"""One row a path, in the list's order: `index` counts from 0, `error` is null where all went well,
-and what the model has no output for is null. The ratios are +inf and NaN as in `Prediction`."""
+"""One row per path, in the order of the list. `index` counts from 0; `error` is null without an
+error; outputs that the model does not have are null. Ratios are +inf and NaN as in `Prediction`."""
 
-# Batches whose images are read while one before them is computed; whose masks are cut meanwhile.
+# Number of batches that are read, and computed, ahead of the one whose masks are encoded.
 _READ_AHEAD, _COMPUTE_AHEAD = 2, 1
 _T, _S = TypeVar("_T"), TypeVar("_S")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Settings:
-    """How the parts are made; `threads` and `retry_bad` change nothing in them.
+    """Settings of the shards; `threads` and `retry_bad` do not change their content.
 
     Attributes:
-        part_size: paths a part.
-        batch_size: images a pass through the network, over all devices of the process.
+        part_size: paths per shard.
+        batch_size: images per pass through the network, over all devices of the process.
         masks: store each mask, as PNG.
-        threads: that read images and encode masks.
-        retry_bad: compute parts with bad files again.
+        threads: number of threads that read images and encode masks.
+        retry_bad: compute shards with bad files again.
     """
 
     part_size: int = 1024
@@ -88,14 +89,14 @@ class Settings:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Listing:
-    """A text file with a path a line; blank lines do not count.
+    """A text file with one path per line; blank lines do not count.
 
     Attributes:
         path: of the file.
-        count: paths in it.
-        sha256: of the paths, each ended by a newline.
-        starts: byte at which each part's first path begins.
-        part_size: paths a part.
+        count: number of paths.
+        sha256: of the paths, each followed by a newline.
+        starts: byte offset of each shard's first path.
+        part_size: paths per shard.
     """
 
     path: epath.Path
@@ -104,41 +105,41 @@ class Listing:
     starts: tuple[int, ...]
     part_size: int
 
-    def paths(self, part: int) -> list[str]:
-        """Returns the paths of a part."""
+    def paths(self, shard: int) -> list[str]:
+        """Returns the paths of a shard."""
         with self.path.open("rb") as file:
-            file.seek(self.starts[part])
+            file.seek(self.starts[shard])
             lines = (line for line in map(_stripped, file) if line)
             return [os.fsdecode(line) for line in itertools.islice(lines, self.part_size)]
 
-    def size(self, part: int) -> int:
-        """Returns how many paths a part has."""
-        return min(self.part_size, self.count - part * self.part_size)
+    def size(self, shard: int) -> int:
+        """Returns the number of paths of a shard."""
+        return min(self.part_size, self.count - shard * self.part_size)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Summary:
-    """What `predict` did and found.
+    """The outcome of `predict`.
 
     Attributes:
-        images: paths of this process.
-        parts: of this process; `skipped` of them were there.
-        bad: files of this process that could not be predicted, those found earlier included.
-        bad_files: table of these; None without any.
+        images: number of paths of this process.
+        shards: number of shards of this process; `skipped` of them existed.
+        bad: number of files of this process that could not be predicted, now or earlier.
+        bad_files: table of these; None if there are none.
     """
 
     images: int
-    parts: int
+    shards: int
     skipped: int
     bad: int
     bad_files: epath.Path | None
 
 
 def read_listing(path: epath.PathLike, part_size: int) -> Listing:
-    """Reads a list of paths once, keeping only where each part begins.
+    """Reads a list of paths once, and keeps only the offset of each shard.
 
     Raises:
-        ShardsError: the file cannot be read or names nothing.
+        ShardsError: the file cannot be read or is empty.
     """
     path = epath.Path(path).expanduser()
     count, offset, starts, digest = 0, 0, [], hashlib.sha256()
@@ -155,7 +156,7 @@ def read_listing(path: epath.PathLike, part_size: int) -> Listing:
     except OSError as error:
         raise ShardsError(f"the list {path} cannot be read ({error}).") from error
     if not count:
-        raise ShardsError(f"the list {path} names no file; it must hold a path a line.")
+        raise ShardsError(f"the list {path} names no file; it must hold one path per line.")
     return Listing(path, count, digest.hexdigest(), tuple(starts), part_size)
 
 
@@ -163,7 +164,7 @@ def write_listing(paths: Iterable[str], path: epath.PathLike) -> None:
     """Writes paths as a list for `read_listing`.
 
     Raises:
-        ShardsError: a path holds a line break.
+        ShardsError: a path contains a line break.
     """
     with epath.Path(path).open("wb") as file:
         for name in paths:
@@ -173,7 +174,7 @@ def write_listing(paths: Iterable[str], path: epath.PathLike) -> None:
 
 
 def _stripped(line: bytes) -> bytes:
-    line = line.rstrip(b"\r\n")  # a file's name may begin or end with a blank
+    line = line.rstrip(b"\r\n")  # a file name may begin or end with a blank
     return line if line.strip() else b""
 
 
@@ -206,25 +207,25 @@ def predict(
     model: inference.Model,
     listing: Listing,
     out: epath.PathLike,
-    shard: tuple[int, int] = (0, 1),
+    process: tuple[int, int] = (0, 1),
     settings: Settings | None = None,
 ) -> Summary:
-    """Writes the parts of one process that are not there yet to `<out>/parts`.
+    """Writes the missing shards of one process to `<out>/parts`.
 
-    Bad files have their reason in the column `error`, and stand in `<out>/bad_files.csv` (of one
-    of several processes: `bad_files-I-of-N.csv`).
+    The column `error` has the reason of each bad file, and `<out>/bad_files.csv` lists them
+    (`bad_files-I-of-N.csv` if there are several processes).
 
     Args:
         model: from `wbc_jax.load`; spread over the process's devices.
         listing: from `read_listing`, with `settings.part_size`.
-        out: folder, made if missing; `gs://` works.
-        shard: this is process i of n.
+        out: folder, created if missing; `gs://` works.
+        process: (i, n), this is process i of n.
         settings: by default `Settings()`.
 
     Raises:
-        ShardsError: `out` holds results of another model, list or settings, or a damaged part, or
-            the batch does not divide among the devices.
-        OSError: `out` cannot be written. Finished parts stay.
+        ShardsError: `out` holds results of another model, list or settings, or a damaged shard, or
+            the batch size is not a multiple of the number of devices.
+        OSError: `out` cannot be written. Finished shards stay.
     """
     settings = settings or Settings()
     out = epath.Path(out).expanduser()
@@ -235,20 +236,20 @@ def predict(
             "devices of a process."
         )
     claim(out, manifest(model, listing, settings))
-    index, count = shard
+    index, count = process
     mine = range(index, len(listing.starts), count)
-    missing = [part for part in mine if not _is_done(_path(out, part), settings.retry_bad)]
+    missing = [shard for shard in mine if not _is_done(_path(out, shard), settings.retry_bad)]
     total = sum(map(listing.size, mine))
     done = total - sum(map(listing.size, missing))
     if missing:
-        _predict_parts(model, listing, out, missing, settings, total, done)
+        _predict_shards(model, listing, out, missing, settings, total, done)
     listed = out / ("bad_files.csv" if count == 1 else f"bad_files-{index}-of-{count}.csv")
     bad = _list_bad(out, mine, listed)
     return Summary(total, len(mine), len(mine) - len(missing), bad, listed if bad else None)
 
 
 def manifest(model: inference.Model, listing: Listing, settings: Settings) -> dict[str, Any]:
-    """Returns what decides on the content of the parts, by name."""
+    """Returns everything that determines the content of the shards, by name."""
     digest = hashlib.sha256()
     for path, leaf in jax.tree.leaves_with_path(model.weights):
         array = np.asarray(leaf)
@@ -271,20 +272,20 @@ def manifest(model: inference.Model, listing: Listing, settings: Settings) -> di
 
 
 def claim(out: epath.Path, wanted: dict[str, Any]) -> None:
-    """Writes `manifest.json`, or checks that the one there is the same.
+    """Writes `manifest.json`, or checks that the existing one is the same.
 
     Raises:
-        ShardsError: it is not; lists what differs.
+        ShardsError: it is not; lists the differences.
     """
     path = out / MANIFEST
     if not path.exists():
-        if any((out / PARTS).glob("*.parquet")):
+        if any((out / FOLDER).glob("*.parquet")):
             raise ShardsError(
-                f"{out / PARTS} holds parts, but {path} is missing; name another --out."
+                f"{out / FOLDER} holds parts, but {path} is missing; name another --out."
             )
         atomic.write_json(path, wanted)
     try:
-        there = json.loads(path.read_text())  # another process may have been quicker
+        there = json.loads(path.read_text())  # another process may have written it first
         differing = [k for k in {**there, **wanted} if there.get(k) != wanted.get(k)]
     except (ValueError, TypeError) as error:
         raise ShardsError(f"{path} is damaged ({error}); name another --out.") from error
@@ -296,8 +297,8 @@ def claim(out: epath.Path, wanted: dict[str, Any]) -> None:
         )
 
 
-def _path(out: epath.Path, part: int) -> epath.Path:
-    return out / PARTS / f"part-{part:06}.parquet"
+def _path(out: epath.Path, shard: int) -> epath.Path:
+    return out / FOLDER / f"part-{shard:06}.parquet"
 
 
 def _is_done(path: epath.Path, retry_bad: bool) -> bool:
@@ -316,13 +317,13 @@ def _bad_rows(path: epath.Path) -> list[dict[str, str]]:
 
 
 def _list_bad(out: epath.Path, mine: Iterable[int], listed: epath.Path) -> int:
-    """Writes the bad files of the parts `mine`, and returns how many there are."""
+    """Writes the bad files of the shards `mine`, and returns their number."""
     bad = 0
     with atomic.atomic_write(listed) as temporary, temporary.open("w") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(("file", "reason"))
-        for part in mine:
-            rows = _bad_rows(_path(out, part))
+        for shard in mine:
+            rows = _bad_rows(_path(out, shard))
             writer.writerows((row["file"], row["error"]) for row in rows)
             bad += len(rows)
     if not bad:
@@ -330,11 +331,11 @@ def _list_bad(out: epath.Path, mine: Iterable[int], listed: epath.Path) -> int:
     return bad
 
 
-def _predict_parts(
+def _predict_shards(
     model: inference.Model,
     listing: Listing,
     out: epath.Path,
-    parts: Sequence[int],
+    shards: Sequence[int],
     settings: Settings,
     total: int,
     done: int,
@@ -343,12 +344,12 @@ def _predict_parts(
     rows: list[dict[str, Any]] = []
     with futures.ThreadPoolExecutor(settings.threads) as pool:
         try:
-            for part, batch in _batches(model, listing, parts, settings, pool):
+            for shard, batch in _batches(model, listing, shards, settings, pool):
                 rows += batch
                 done += len(batch)
-                if len(rows) == listing.size(part):
-                    atomic.remove_stale_temporaries(_path(out, part))
-                    _write(_path(out, part), rows)
+                if len(rows) == listing.size(shard):
+                    atomic.remove_stale_temporaries(_path(out, shard))
+                    _write(_path(out, shard), rows)
                     rows = []
                 progress.update(done, len(batch))
         except BaseException:
@@ -367,61 +368,64 @@ def _write(path: epath.Path, rows: list[dict[str, Any]]) -> None:
 def _batches(
     model: inference.Model,
     listing: Listing,
-    parts: Sequence[int],
+    shards: Sequence[int],
     settings: Settings,
     pool: futures.Executor,
 ) -> Iterator[tuple[int, list[dict[str, Any]]]]:
-    """Yields (part, rows) batch by batch: images of the next ones are read, and masks of the last
-    one encoded, while the device computes."""
+    """Yields (shard, rows) batch by batch.
+
+    While the device computes a batch, threads read the images of the next ones and encode the masks
+    of the previous one.
+    """
 
     def chunks() -> Iterator[tuple[int, int, list[str]]]:
-        for part in parts:
-            paths = listing.paths(part)
-            if len(paths) != listing.size(part):
+        for shard in shards:
+            paths = listing.paths(shard)
+            if len(paths) != listing.size(shard):
                 raise ShardsError(f"the list {listing.path} has changed meanwhile; run this again.")
             for start in range(0, len(paths), settings.batch_size):
-                first = part * settings.part_size + start
-                yield part, first, paths[start : start + settings.batch_size]
+                first = shard * settings.part_size + start
+                yield shard, first, paths[start : start + settings.batch_size]
 
     def read(chunk):
-        part, first, paths = chunk
-        return part, first, [pool.submit(_read, model, path) for path in paths]
+        shard, first, paths = chunk
+        return shard, first, [pool.submit(_read, model, path) for path in paths]
 
     def compute(chunk):
-        part, first, reading = chunk
+        shard, first, reading = chunk
         found = [future.result() for future in reading]
         good = [i for i, (_, image, _) in enumerate(found) if image is not None]
         logits = None
         if good:
-            # Always of one shape: compiled once, and a row does not depend on its part's length.
+            # One shape: compiled once, and a row does not depend on the length of its shard.
             side = model.config.data.image_size
             images = np.zeros((settings.batch_size, side, side, 3), np.uint8)
             for place, i in enumerate(good):
                 images[place] = found[i][1]
             logits = model.logits(images)
-        return part, first, [row for row, _, _ in found], [(i, found[i][2]) for i in good], logits
+        return shard, first, [row for row, _, _ in found], [(i, found[i][2]) for i in good], logits
 
     def finish(chunk):
-        part, first, rows, good, logits = chunk
+        shard, first, rows, good, logits = chunk
         values = None if logits is None else np.asarray(logits)
         finishing = [
             pool.submit(_finish, model, rows[i], values[place], size, settings.masks)
             for place, (i, size) in enumerate(good)
         ]
-        return part, first, rows, finishing
+        return shard, first, rows, finishing
 
     reading = _ahead(read, chunks(), _READ_AHEAD)
     computing = _ahead(compute, reading, _COMPUTE_AHEAD)
-    for part, first, rows, finishing in _ahead(finish, computing, 1):
+    for shard, first, rows, finishing in _ahead(finish, computing, 1):
         for future in finishing:
             future.result()
         for i, row in enumerate(rows):
             row["index"] = first + i
-        yield part, rows
+        yield shard, rows
 
 
 def _ahead(start: Callable[[_T], _S], items: Iterable[_T], depth: int) -> Iterator[_S]:
-    """Yields `start(item)` of each, with the next `depth` started already."""
+    """Yields `start(item)` of each item, after the next `depth` have been started."""
     started: collections.deque[_S] = collections.deque()
     for item in items:
         started.append(start(item))
@@ -433,7 +437,7 @@ def _ahead(start: Callable[[_T], _S], items: Iterable[_T], depth: int) -> Iterat
 def _read(
     model: inference.Model, path: str
 ) -> tuple[dict[str, Any], np.ndarray | None, tuple[int, int]]:
-    """Returns the row's beginning, the image at the network's size (None: bad), its own size."""
+    """Returns the first columns, the image at the network's size (None: bad), and its own size."""
     row: dict[str, Any] = {"file": atomic.utf8(path)}
     try:
         image = read_image(path)
@@ -461,11 +465,11 @@ def _finish(
             row["mask_png"] = encode_png(found.mask)
 
 
-def describe(summary: Summary, out: epath.PathLike, shard: tuple[int, int]) -> str:
-    """Returns what `predict` did, as a line."""
-    process = f"process {shard[0]} of {shard[1]}: " if shard[1] > 1 else ""
+def describe(summary: Summary, out: epath.PathLike, process: tuple[int, int]) -> str:
+    """Returns the outcome of `predict` as a line of text."""
+    who = f"process {process[0]} of {process[1]}: " if process[1] > 1 else ""
     there = f", {summary.skipped} of them there before" if summary.skipped else ""
     return (
-        f"{process}{summary.images - summary.bad} images predicted, in {summary.parts} parts"
-        f"{there}: {epath.Path(out) / PARTS}"
+        f"{who}{summary.images - summary.bad} images predicted, in {summary.shards} parts"
+        f"{there}: {epath.Path(out) / FOLDER}"
     )

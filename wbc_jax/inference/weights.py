@@ -165,7 +165,7 @@ def read(path: epath.PathLike) -> Stored:
     stored = about.pop("sha256", None)  # None: a file from before there was a sum
     known = set(about) == {"format", "config", "step", "seen"}
     if not known or stored not in (None, _sum(arrays, about)):
-        raise WeightsError(f"{path} is damaged (not what its SHA-256 says). Get it again.")
+        raise WeightsError(f"{path} is damaged (its SHA-256 does not match). Get it again.")
     config = config_checks.from_json(about["config"], f"the config in {path}")
     try:
         seen = _keys(json.loads(about["seen"]), arrays)

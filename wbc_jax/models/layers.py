@@ -98,7 +98,9 @@ class BatchNorm(nnx.Module):
             self.mean[...] = keep * self.mean[...] + (1 - keep) * jax.lax.stop_gradient(mean)
             self.var[...] = keep * self.var[...] + (1 - keep) * jax.lax.stop_gradient(var)
         gain = self.scale[...] * jax.lax.rsqrt(var + self.epsilon)
-        return (x * gain + (self.bias[...] - mean * gain)).astype(x.dtype)
+        offset = self.bias[...] - mean * gain
+        y = x.astype(jnp.float32) * gain[None, None, None] + offset[None, None, None]
+        return y.astype(x.dtype)
 
 
 def norm(kind: str, features: int, *, rngs: nnx.Rngs) -> nnx.Module | None:
@@ -142,7 +144,7 @@ class UpConv(nnx.Module):
         flat = kernel.transpose(2, 0, 1, 3).reshape(channels, 4 * out)
         y = (x.reshape(-1, channels) @ flat).reshape(batch, height, width, 2, 2, out)
         y = y.transpose(0, 1, 3, 2, 4, 5).reshape(batch, 2 * height, 2 * width, out)
-        return y + bias
+        return y + bias[None, None, None]
 
 
 def max_pool(x: jax.Array) -> jax.Array:
@@ -258,7 +260,7 @@ def _windows(x: jax.Array) -> jax.Array:
 def _chosen(indices: jax.Array) -> jax.Array:
     """The mask of the windows' pixels that `indices` name, laid out as `_windows`."""
     # Not of jnp, which would count within the network: ONNX cannot in uint8.
-    positions = np.arange(4, dtype=np.uint8).reshape(2, 1, 2, 1)
+    positions = np.arange(4, dtype=np.uint8).reshape(1, 1, 2, 1, 2, 1)
     return indices[:, :, None, :, None] == positions
 
 

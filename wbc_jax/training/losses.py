@@ -237,14 +237,15 @@ def _mean(
     """Returns the mean over the valid positions, each weighted by its class: `[B, ...]` → `[B]`."""
     axes = tuple(range(1, loss.ndim))
     if class_weights is not None:
-        loss = loss * (target * class_weights).sum(-1)
-    return jnp.where(valid, loss, 0).sum(axes) / jnp.maximum(valid.sum(axes), 1)
+        loss = loss * (target * jnp.broadcast_to(class_weights, target.shape)).sum(-1)
+    positions = jnp.maximum(valid.sum(axes), 1).astype(loss.dtype)
+    return jnp.where(valid, loss, 0).sum(axes) / positions
 
 
 def _overlaps(logits: jax.Array, masks: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Returns Σ p t, Σ p and Σ t, each `[B, C]`, over the pixels of known truth."""
     target, valid = _one_hot(masks, logits.shape[-1])
-    probabilities = jax.nn.softmax(logits) * valid[..., None]
-    target = target * valid[..., None]
+    known = valid[..., None].astype(target.dtype)
+    probabilities, target = jax.nn.softmax(logits) * known, target * known
     axes = tuple(range(1, masks.ndim))
     return (probabilities * target).sum(axes), probabilities.sum(axes), target.sum(axes)

@@ -183,7 +183,8 @@ def make_train_step(
         average = state.average
         if decay:
             # Decays faster at first, as TensorFlow's ExponentialMovingAverage does.
-            keep = jnp.minimum(decay, (1.0 + state.step) / (10.0 + state.step))
+            done = state.step.astype(jnp.float32)
+            keep = jnp.minimum(decay, (1.0 + done) / (10.0 + done))
             average = jax.tree.map(
                 lambda old, new: keep * old + (1 - keep) * new,
                 average,

@@ -1,8 +1,8 @@
-"""Image files broken in every way that chance finds; run by tests/test_fuzz.py.
+"""Writes randomly damaged image files and reads them; run by tests/test_fuzz.py.
 
-`python tests/mutated_files.py FOLDER COUNT` reads COUNT of them with `wbc_jax.read_image`, one
-after the other from FOLDER, and prints as JSON what happened. Those that were neither read nor
-refused as they should stay in FOLDER. File i is the same in every run.
+`python tests/helpers/mutated_files.py FOLDER COUNT` writes COUNT of them to FOLDER, one after the
+other, reads each with `wbc_jax.read_image` and prints the outcomes as JSON. Files that were neither
+read nor refused as they should be stay in FOLDER. File i is the same in every run.
 """
 
 import io
@@ -21,14 +21,14 @@ HUGE = (0, 1, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0xFFFFFFFF, 20_000, 60_000)
 
 
 def seeds() -> list[tuple[str, bytes]]:
-    """(ending, file) of sound images of all the kinds that users have."""
+    """Returns (extension, file) of sound images, in all formats that users have."""
     rng = np.random.default_rng(0)
     smooth = np.add.outer(np.arange(24), np.arange(20))[..., None] * (2, 3, 5)
-    colour = (smooth + rng.integers(0, 20, (24, 20, 3))).astype(np.uint8)
+    color = (smooth + rng.integers(0, 20, (24, 20, 3))).astype(np.uint8)
     exif = Image.Exif()
     exif[0x0112], exif[0x010F] = 6, "maker"
-    made = Image.fromarray(colour)
-    wide = Image.fromarray(colour[..., 0].astype(np.uint16) * 200)
+    made = Image.fromarray(color)
+    wide = Image.fromarray(color[..., 0].astype(np.uint16) * 200)
     found = []
     for ending, image, options in (
         (".png", made, {}),
@@ -57,7 +57,7 @@ def seeds() -> list[tuple[str, bytes]]:
 
 
 def mutated(data: bytes, rng: np.random.Generator, others: list[bytes]) -> bytes:
-    """Returns a file with one kind of damage, at places that `rng` chooses."""
+    """Returns the file with one kind of damage, at random places."""
     damaged = bytearray(data)
     kind = rng.integers(0, 7)
     if kind == 0:  # bytes changed anywhere
@@ -67,16 +67,16 @@ def mutated(data: bytes, rng: np.random.Generator, others: list[bytes]) -> bytes
         damaged[rng.integers(0, min(64, len(data)))] ^= 1 << rng.integers(0, 8)
     elif kind == 2:  # truncated
         del damaged[rng.integers(0, len(data)) :]
-    elif kind == 3:  # another kind's header
+    elif kind == 3:  # the header of another format
         other, length = others[rng.integers(0, len(others))], rng.integers(2, 64)
         damaged[:length] = other[:length]
-    elif kind == 4:  # a number in it is another, in either order of bytes
+    elif kind == 4:  # one number replaced, in either byte order
         width = int(rng.choice((2, 4)))
         number = int(rng.choice(HUGE)) & (256**width - 1)
         start = rng.integers(0, min(256, len(data) - width))
         order = "big" if rng.integers(0, 2) else "little"
         damaged[start : start + width] = number.to_bytes(width, order)
-    elif kind == 5:  # a piece left out, or twice
+    elif kind == 5:  # a piece left out or repeated
         start, length = rng.integers(0, len(data)), rng.integers(1, 200)
         piece = damaged[start : start + length]
         damaged[start : start + length] = b"" if rng.integers(0, 2) else piece * 2
@@ -87,7 +87,7 @@ def mutated(data: bytes, rng: np.random.Generator, others: list[bytes]) -> bytes
 
 
 def write(folder: pathlib.Path, count: int, first: int = 0) -> list[pathlib.Path]:
-    """Writes files `first` to `first + count - 1`; one in eight with another kind's ending."""
+    """Writes files `first` to `first + count - 1`; one in eight with a wrong extension."""
     sound, paths = seeds(), []
     for number in range(first, first + count):
         rng = np.random.default_rng(number)
@@ -107,7 +107,7 @@ def main(folder: str, count: str) -> None:
     start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     found = {"read": 0, "refused": 0, "wrong": [], "seconds": 0.0}
     with warnings.catch_warnings():
-        warnings.simplefilter("error")  # a warning that leaks ends as something wrong
+        warnings.simplefilter("error")  # a warning that leaks counts as wrong
         for number in range(int(count)):
             (path,) = write(pathlib.Path(folder), 1, number)
             began = time.monotonic()

@@ -1,15 +1,6 @@
-"""benchmarks/floor.py: operations and bytes against sums made by hand."""
+"""benchmarks/roofline.py: operations and bytes against sums made by hand."""
 
-import pathlib
-import sys
-
-import pytest
-
-pytest.importorskip("torch")  # benchmarks/sidebyside.py's peers
-sys.path.insert(0, str(pathlib.Path(__file__).parents[2] / "benchmarks"))
-
-import floor
-
+import roofline
 from wbc_jax.models.describe import Layer
 
 LAYERS = [
@@ -22,16 +13,16 @@ VALUES, WEIGHTS = 256 + 96, 224 + 16 + 27
 
 
 def test_prediction_does_each_layer_once():
-    assert floor.work(LAYERS, "predict") == (13824 + 1536, 4 * (2 * VALUES + WEIGHTS))
+    assert roofline.work(LAYERS, "predict") == (13824 + 1536, 4 * (2 * VALUES + WEIGHTS))
 
 
 def test_training_leaves_out_the_gradient_of_the_images():
-    flops, moved = floor.work(LAYERS, "train")
+    flops, moved = roofline.work(LAYERS, "train")
     assert flops == 2 * 13824 + 3 * 1536
     assert moved == 4 * (6 * VALUES + 11 * WEIGHTS)
 
 
 def test_rates_are_those_of_a_machine():
-    rates = floor.measured_rates(side=256, mebibytes=8, rounds=2)
+    rates = roofline.measured_rates(side=256, mebibytes=8, rounds=2)
     assert 1e8 < rates.flops < 1e14
     assert 1e8 < rates.bytes < 1e13

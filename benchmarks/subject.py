@@ -1,13 +1,13 @@
-"""Our side of the benchmarks: the steps that training and prediction run."""
+"""The subject of the benchmarks: the steps that this package trains and predicts with."""
 
 import math
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import sidebyside
 from flax import nnx
 
+import cases
 from wbc_jax import cpu, models
 from wbc_jax.config import Augment, Config, Loss, Model
 from wbc_jax.models import describe
@@ -15,7 +15,7 @@ from wbc_jax.parallel import sharding
 from wbc_jax.training import steps
 
 
-def _config(case: sidebyside.Case, dtype: str) -> Config:
+def _config(case: cases.Case, dtype: str) -> Config:
     config = Config()
     config.task = case.task
     features = case.features or 16  # the encoder-decoder's widths are fixed
@@ -27,16 +27,16 @@ def _config(case: sidebyside.Case, dtype: str) -> Config:
     return config
 
 
-def build(case: sidebyside.Case, dtype: str = "") -> tuple[Config, nnx.Module]:
+def build(case: cases.Case, dtype: str = "") -> tuple[Config, nnx.Module]:
     """Returns the config and the network; by default bfloat16 on a GPU, float32 on CPU."""
     default = "bfloat16" if jax.default_backend() == "gpu" else "float32"
     config = _config(case, dtype or default)
-    classes = sidebyside.CLASSES[case.task]
+    classes = cases.CLASSES[case.task]
     return config, models.build(config.model, classes=classes, image_size=case.size)
 
 
-def batch(case: sidebyside.Case, seed: int = 0) -> dict[str, np.ndarray]:
-    """Random uint8 images and truth."""
+def batch(case: cases.Case, seed: int = 0) -> dict[str, np.ndarray]:
+    """Returns random uint8 images and their truth."""
     rng = np.random.default_rng(seed)
     size, count = case.size, case.batch
     made = {
@@ -53,15 +53,15 @@ def batch(case: sidebyside.Case, seed: int = 0) -> dict[str, np.ndarray]:
 
 def _peak() -> int:
     stats = jax.devices()[0].memory_stats() or {}
-    return stats.get("peak_bytes_in_use") or sidebyside.process_peak()
+    return stats.get("peak_bytes_in_use") or cases.process_peak()
 
 
-def _flops(model: nnx.Module, case: sidebyside.Case) -> int:
+def _flops(model: nnx.Module, case: cases.Case) -> int:
     layers = describe.describe(model, (case.batch, case.size, case.size, 3))
     return sum(layer.flops for layer in layers)
 
 
-def make(case: sidebyside.Case, mode: str) -> sidebyside.Side:
+def make(case: cases.Case, mode: str) -> cases.Side:
     """Returns the side: one step of training without augmentation, or the logits of a batch."""
     config, model = build(case)
     flops = _flops(model, case)
@@ -70,7 +70,7 @@ def make(case: sidebyside.Case, mode: str) -> sidebyside.Side:
     if mode == "predict":
         predict = jax.jit(steps.make_logits(network), compiler_options=cpu.compiler_options())
         images = jnp.asarray(arrays["image"])
-        return sidebyside.Side(lambda: predict(weights, images).block_until_ready(), _peak, flops)
+        return cases.Side(lambda: predict(weights, images).block_until_ready(), _peak, flops)
     mesh = sharding.make_mesh(case.batch)
     step = steps.make_train_step(config, network, mesh)
     state = steps.init_state(config, weights, mesh)
@@ -82,5 +82,5 @@ def make(case: sidebyside.Case, mode: str) -> sidebyside.Side:
         if not math.isfinite(float(metrics["loss"])):
             raise FloatingPointError(f"{case}: the loss is not finite")
 
-    # The backward pass is a gradient of the input and one of the weights: as many again, each.
-    return sidebyside.Side(run, _peak, 3 * flops)
+    # The backward pass has the gradients of input and weights, each as much work as the forward.
+    return cases.Side(run, _peak, 3 * flops)

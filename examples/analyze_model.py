@@ -1,10 +1,11 @@
-"""N/C ratio by cell type on a test split, true and predicted, tests between the types, figures.
+"""Analyzes the N/C ratio by cell type on a test split, true and predicted.
 
-    python examples/analyse_model.py runs/unet --out=analysis
+    python examples/analyze_model.py runs/unet --out=analysis
 
 The model is a run's folder, a .safetensors file or the name of shipped weights. The data sets are
-those it was trained with, unless --datasets names others; either way their test split is read, and
-refused if the model has seen any of it. Writes cells.csv, by_type.png, scatter.png.
+those it was trained with, unless --datasets names others. The script uses their test split, and
+refuses it if the model has seen any of it. It prints medians and tests between the types, and
+writes cells.csv, by_type.png and scatter.png.
 """
 
 import argparse
@@ -23,7 +24,7 @@ from wbc_jax.utils import atomic
 
 
 def measure(model: wbc_jax.Model, test: pipeline.Examples) -> list[dict]:
-    """Returns one row an image of the split, predicted at the image's own size."""
+    """Returns one row for each image of the split, predicted at the image's own size."""
     rows = []
     for source, i in test.entries:
         truth, found = metrics.nc_ratio(source.mask(i)[None]), model.predict(source.image(i))
@@ -34,7 +35,7 @@ def measure(model: wbc_jax.Model, test: pipeline.Examples) -> list[dict]:
 
 
 def by_type(rows: list[dict], column: str) -> dict[str, np.ndarray]:
-    """Returns the finite ratios of each cell type that has two or more of them."""
+    """Returns the finite ratios by cell type, for types with two or more of them."""
     groups = {}
     for name in CELL_TYPES:
         values = np.array([row[column] for row in rows if row["type"] == name], np.float64)
@@ -45,7 +46,7 @@ def by_type(rows: list[dict], column: str) -> dict[str, np.ndarray]:
 
 
 def report(title: str, groups: dict[str, np.ndarray]) -> None:
-    """Prints medians with intervals, and which types differ (Kruskal–Wallis; pairs by Holm)."""
+    """Prints medians, intervals and tests between the types (Kruskal–Wallis; pairs by Holm)."""
     print(f"\n{title}: median [95 % interval]")
     for name, values in groups.items():
         low, high = metrics.bootstrap_interval(np.median, values)
@@ -61,13 +62,13 @@ def report(title: str, groups: dict[str, np.ndarray]) -> None:
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model", nargs="?", default="segmenter")
-    parser.add_argument("--datasets", nargs="+", help="instead of those of the training")
+    parser.add_argument("--datasets", nargs="+", help="data sets other than those of the training")
     parser.add_argument("--manual_dir", help="folder with the data sets as published")
     parser.add_argument("--out", type=pathlib.Path, default="analysis")
     given = parser.parse_args(argv)
     model = wbc_jax.load(given.model)
     chosen = {}
-    if given.datasets:  # a plain split of them, whatever the training's was
+    if given.datasets:  # a plain split, whatever the protocol of the training was
         chosen = {"protocol": "fractions", "left_out": "", "train_source": "", "independent": ()}
         chosen |= {"datasets": tuple(given.datasets), "mixture": "natural", "weights": ()}
     if given.manual_dir:

@@ -1,4 +1,4 @@
-"""Stand-ins for `gcloud`, `srun` and the like: they record their calls and answer as told."""
+"""Fake `gcloud`, `srun` and other commands: they record their calls and answer as told."""
 
 import json
 import os
@@ -11,13 +11,13 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
 def tool(name: str) -> str:
-    """Returns the path of a program that pip has installed beside this Python, or elsewhere."""
+    """Returns the path of a program, preferably the one that pip installed beside this Python."""
     beside = pathlib.Path(sys.executable).parent / name
     return str(beside) if beside.exists() else shutil.which(name) or name
 
 
-# Each call is a line of JSON in $FAKE_LOG. The answers are in $FAKE_ANSWERS: for the first words of
-# a command a list of [status, output], of which each call takes the next and the last one stays.
+# Each call is a line of JSON in $FAKE_LOG. $FAKE_ANSWERS maps the first words of a command to a
+# list of [status, output]: each call takes the next one, and the last one is repeated.
 _FAKE = """#!{python}
 import fcntl, json, os, sys
 
@@ -41,11 +41,11 @@ sys.exit(status)
 
 
 class Fakes:
-    """Commands on a PATH of their own.
+    """A PATH of fake commands.
 
     Args:
-        folder: where they are put.
-        names: of the commands.
+        folder: folder to put them in.
+        names: names of the commands.
     """
 
     def __init__(self, folder: pathlib.Path, *names: str):
@@ -55,14 +55,14 @@ class Fakes:
             self.add(name, _FAKE.format(python=sys.executable))
 
     def add(self, name: str, text: str) -> None:
-        """Puts a script of this text on the PATH."""
+        """Puts a script with this text on the PATH."""
         (self._bin / name).write_text(text)
         (self._bin / name).chmod(0o755)
 
     def run(
         self, *command: str, answers: dict | None = None, **environment: str
     ) -> subprocess.CompletedProcess:
-        """Runs a command among the fakes."""
+        """Runs a command with the fakes on its PATH."""
         log, answered = self._folder / "log", self._folder / "answers"
         log.unlink(missing_ok=True)
         answered.write_text(json.dumps(answers or {}))
@@ -88,6 +88,6 @@ class Fakes:
 
     @property
     def calls(self) -> list[list[str]]:
-        """The calls of the last `run`, name and arguments."""
+        """The calls made during the last `run`, each with name and arguments."""
         log = self._folder / "log"
         return [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []

@@ -1,4 +1,4 @@
-"""Comparison of a network with an independent build of the same layers in PyTorch."""
+"""Compares a network with an independent build of the same layers in PyTorch."""
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ tnn = torch.nn
 
 torch.set_num_threads(1)
 
-# PyTorch's name of each array, and how its axes are permuted to ours.
+# PyTorch's name of each array, and the permutation of its axes to our layout.
 _ARRAYS = {
     tnn.Conv2d: {"kernel": ("weight", (2, 3, 1, 0)), "bias": ("bias", (0,))},
     tnn.ConvTranspose2d: {"kernel": ("weight", (2, 3, 0, 1)), "bias": ("bias", (0,))},
@@ -22,7 +22,7 @@ _ARRAYS = {
 
 
 def norm(kind, channels):
-    """PyTorch's layer for `wbc_jax.models.layers.norm`."""
+    """Returns PyTorch's layer for `wbc_jax.models.layers.norm`."""
     if kind == "batch":
         return tnn.BatchNorm2d(channels, momentum=0.1, eps=1e-5)
     if kind == "group":
@@ -36,7 +36,7 @@ def from_torch(tensor, axes):
 
 
 def randomize(theirs, seed=0):
-    """Gives PyTorch's arrays random values, so that no bias or scale is left at 0 or 1."""
+    """Gives PyTorch's arrays random values, so that no bias or scale stays at 0 or 1."""
     generator = torch.Generator().manual_seed(seed)
     for module in theirs.modules():
         if isinstance(module, (tnn.BatchNorm2d, tnn.GroupNorm)):
@@ -48,12 +48,12 @@ def randomize(theirs, seed=0):
 
 
 def abstract(kind, *args, **options):
-    """Returns a network without values: drawing them takes longer than what is compared here."""
+    """Returns a network without values: drawing them takes longer than the comparison."""
     return nnx.eval_shape(lambda: kind(*args, **options, rngs=nnx.Rngs(0)))
 
 
 def copy(pairs):
-    """Sets the arrays of ours to those of theirs; `pairs` are (ours, theirs)."""
+    """Copies the arrays of theirs to ours; `pairs` are (ours, theirs)."""
     for ours, theirs in pairs:
         if isinstance(theirs, tnn.BatchNorm2d):
             ours.mean.set_value(jnp.asarray(from_torch(theirs.running_mean, (0,))))
@@ -69,15 +69,14 @@ def check(model, pairs, theirs, shape, seed=0, tolerance=2e-5):
     """Asserts equal outputs, gradients and running statistics, in training and in prediction.
 
     Args:
-        model: ours, from `abstract`; `[B, H, W, C]` in, logits out.
-        pairs: (a layer of ours, a layer of theirs), all those that have parameters.
-        theirs: the whole network of theirs, in double precision, NCHW in, the same layout out as
-            ours has.
+        model: ours, from `abstract`; maps `[B, H, W, C]` to logits.
+        pairs: (a layer of ours, a layer of theirs), all that have parameters.
+        theirs: their whole network, in double precision; NCHW in, our layout out.
         shape: `[B, H, W, C]` of the random images.
         seed: of images and of the loss.
-        tolerance: relative to the largest entry of what is compared; five times that for gradients,
-            of which the smallest (a bias before a norm: zero but for rounding) count as 1/20 of
-            the largest.
+        tolerance: relative to the largest entry of each array; five times that for gradients. The
+            smallest gradients (a bias before a norm: zero but for rounding) are compared relative
+            to 1/20 of the largest.
     """
     copy(pairs)
     learnt = {id(v) for _, v in nnx.iter_graph(model) if isinstance(v, nnx.Param)}
@@ -97,7 +96,7 @@ def check(model, pairs, theirs, shape, seed=0, tolerance=2e-5):
     (expected * torch.tensor(weights)).sum().backward()
     model.set_attributes(use_running_average=False, raise_if_not_found=False)
 
-    # Gradients are taken as in training: from a description and a tree of arrays.
+    # Gradients are taken as in training, from a graph definition and a tree of arrays.
     graph, *states = nnx.split(model, nnx.Param, ...)
     params, rest = map(nnx.to_pure_dict, states)
 
@@ -124,7 +123,7 @@ def check(model, pairs, theirs, shape, seed=0, tolerance=2e-5):
             scale = max(np.abs(gradient).max(), 0.05 * largest)
             close(getattr(here, name)[...], gradient, 5 * tolerance, scale)
 
-    # Ours keeps the biased variance, PyTorch the unbiased one, n / (n - 1) times as large.
+    # Ours keeps the biased variance, PyTorch the unbiased one, which is n / (n - 1) times larger.
     nnx.update(model, stats)
     counts = {}
     hooks = [

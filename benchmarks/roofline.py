@@ -1,14 +1,15 @@
-"""How fast a step could be on this machine, beside how fast it is.
+"""Prints the roofline of each case on this machine: the least time that a step could take.
 
-python benchmarks/floor.py [--results=benchmarks/results/train_step.json]
+python benchmarks/roofline.py [--results=benchmarks/results/train_step.json]
 
-For each case of `train_step.py`: the operations of its convolutions and matrix products, the bytes
-that must pass between memory and processor even if everything else were fused, and the time that
-these take at the rates that the same machine reaches in a large matrix product and in a copy. With
-the results of `train_step.py` or `inference.py` it also prints how far above that both sides are.
+For each case of `train_step.py` it counts the operations of the convolutions and matrix products,
+and the bytes that must pass between memory and processor even if everything else were fused. It
+divides them by the rates that this machine reaches in a large matrix product and in a copy. With
+the results of `train_step.py` or `inference.py` it also prints how far above the roofline both
+sides are.
 
-The floor of one side alone is the larger of the two times: an ideal step does them at once. Caches
-lower the bytes of small batches, Winograd's algorithm the operations, so a step can be below it.
+The bound is the larger of the two times: an ideal step computes and moves data at once. Caches
+lower the bytes of small batches, and Winograd's algorithm the operations, so a step can be faster.
 """
 
 import argparse
@@ -21,35 +22,41 @@ import time
 import jax
 import jax.numpy as jnp
 import numpy as np
-import ours
-import sidebyside
 
+import cases
+import subject
 from wbc_jax.models import describe
 
 FLOAT_BYTES = 4
 ACTIVATION_PASSES = {"train": 6, "predict": 2}
-"""Times that the output of a layer with weights crosses memory. Prediction writes it and reads it.
-Training does that, reads it again for the kernel's gradient, writes its gradient and reads that
-twice: for the kernel's and for the input's gradient."""
+"""Number of times that the output of a layer with weights crosses memory. Prediction writes and
+reads it. Training does so too, reads it again for the weight gradient, writes its gradient, and
+reads that twice: for the weight gradient and for the input gradient."""
 WEIGHT_PASSES = {"train": 11, "predict": 1}
-"""Training reads a weight forward and backward, writes its gradient, reads that for the clipping
-and the update, and reads and writes the weight and AdamW's two moments."""
+"""Number of times that a weight crosses memory. Training reads it forward and backward, writes its
+gradient, reads that for the clipping and for the update, and reads and writes the weight and both
+moments of AdamW."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Rates:
-    """What a machine reaches: FLOP/s of a matrix product, bytes/s read and written by a copy."""
+    """Rates that a machine reaches.
+
+    Attributes:
+        flops: floating-point operations a second of a matrix product.
+        bytes: bytes a second, read and written, of a copy.
+    """
 
     flops: float
     bytes: float
 
 
 def measured_rates(side: int = 3072, mebibytes: int = 512, rounds: int = 5) -> Rates:
-    """Returns the best of several rounds, float32, with all processors."""
+    """Returns the best rates of several rounds, in float32, with all processors."""
     x = jnp.asarray(np.random.default_rng(0).standard_normal((side, side)), jnp.float32)
     product = jax.jit(jnp.dot)
     source = jnp.ones(mebibytes * 2**18, jnp.float32)
-    copy = jax.jit(lambda values: values + 1)  # a copy alone would be left out
+    copy = jax.jit(lambda values: values + 1)  # XLA would leave out a mere copy
 
     def best(call) -> float:
         call().block_until_ready()
@@ -68,12 +75,13 @@ def work(layers: list[describe.Layer], mode: str) -> tuple[int, int]:
     """Returns the operations and the bytes of one run.
 
     Args:
-        layers: of the forward pass of one batch (`describe.describe`).
+        layers: the forward pass of one batch (`describe.describe`).
         mode: `train` or `predict`.
 
     Returns:
-        Floating-point operations (two a multiply-add; backward as many again for the input's and
-        the kernel's gradient, but none for the images') and bytes.
+        Floating-point operations, two a multiply-add, and bytes. The input gradient and the weight
+        gradient of a layer need as many operations each as its forward pass; the images need no
+        gradient.
     """
     weighted = [layer for layer in layers if layer.flops]
     flops = sum(layer.flops for layer in weighted)
@@ -85,9 +93,9 @@ def work(layers: list[describe.Layer], mode: str) -> tuple[int, int]:
     return flops, FLOAT_BYTES * moved
 
 
-def floor(case: sidebyside.Case, mode: str, rates: Rates) -> dict[str, float]:
-    """Returns `gflops`, `mib`, and `operations` and `memory`, the seconds that each takes alone."""
-    _, model = ours.build(case, "float32")
+def roofline(case: cases.Case, mode: str, rates: Rates) -> dict[str, float]:
+    """Returns `gflops`, `mib`, and the seconds that each takes alone: `operations`, `memory`."""
+    _, model = subject.build(case, "float32")
     flops, moved = work(describe.describe(model, (case.batch, case.size, case.size, 3)), mode)
     return {
         "gflops": flops / 1e9,
@@ -113,17 +121,17 @@ def main() -> None:
         f"Matrix product {rates.flops / 1e9:.0f} GFLOP/s, memory {rates.bytes / 1e9:.1f} GB/s "
         "(read + written), float32"
     )
-    above = f"{'ours':>9}{'x floor':>9}{'PyTorch':>9}{'x floor':>9}" if rows else ""
+    above = f"{'ours':>9}{'x bound':>9}{'PyTorch':>9}{'x bound':>9}" if rows else ""
     print(f"{mode:34}{'GFLOP':>9}{'MiB':>9}{'operations':>12}{'memory':>9}{above}")
-    for case in sidebyside.CASES:
-        least = floor(case, mode, rates)
+    for case in cases.CASES:
+        least = roofline(case, mode, rates)
         line = (
             f"{case!s:34}{least['gflops']:9.2f}{least['mib']:9.1f}"
             f"{1e3 * least['operations']:10.1f}ms{1e3 * least['memory']:7.1f}ms"
         )
         if str(case) in rows:
             row, bound = rows[str(case)], max(least["operations"], least["memory"])
-            for name in ("ours", row["peer"]):
+            for name in ("ours", row["reference"]):
                 seconds = row["seconds"][name]
                 line += f"{1e3 * seconds:7.1f}ms{seconds / bound:9.2f}"
         print(line, flush=True)

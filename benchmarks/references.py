@@ -1,4 +1,4 @@
-"""PyTorch's side of the benchmarks: the same networks, steps and losses, channels-last."""
+"""The references of the benchmarks: the same networks and steps in PyTorch, channels-last."""
 
 import contextlib
 import os
@@ -6,15 +6,16 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-import sidebyside
 import torch
 from torch import nn
+
+import cases
 
 SLOPE = 0.01
 
 
 class Block(nn.Sequential):
-    """Convolution, batch normalisation and ReLU."""
+    """Convolution, batch normalization and ReLU."""
 
     def __init__(self, before: int, after: int, size: int = 3, slope: float = 0.0):
         super().__init__(
@@ -25,7 +26,7 @@ class Block(nn.Sequential):
 
 
 class UNet(nn.Module):
-    """`wbc_jax.models.unet.UNet` with batch normalisation, for sizes divisible by 2^depth."""
+    """`wbc_jax.models.unet.UNet` with batch normalization, for sizes divisible by 2^depth."""
 
     def __init__(self, classes: int, features: int, depth: int = 4):
         super().__init__()
@@ -114,13 +115,13 @@ class Classifier(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         for block in self.blocks:
             x = nn.functional.avg_pool2d(block(x), 2)
-        # Ours flattens with the channels last.
+        # Our network flattens with the channels last.
         return self.head(x.permute(0, 2, 3, 1).flatten(1))
 
 
-def build(case: sidebyside.Case) -> nn.Module:
+def build(case: cases.Case) -> nn.Module:
     """Returns the network of a case."""
-    classes = sidebyside.CLASSES[case.task]
+    classes = cases.CLASSES[case.task]
     if case.network == "unet":
         return UNet(classes, case.features)
     if case.network == "segnet":
@@ -130,28 +131,29 @@ def build(case: sidebyside.Case) -> nn.Module:
     return Classifier(classes, case.size, case.features)
 
 
-def pairs(ours: Any, theirs: nn.Module) -> Iterator[tuple[Any, nn.Module]]:
-    """Yields the layers with parameters of our network and of a peer, side by side."""
-    learnt = [m for m in theirs.modules() if any(True for _ in m.parameters(recurse=False))]
-    mine: list[Any] = []
-    if isinstance(theirs, UNet):
-        for block in ours.encoder:
-            mine += [block.conv1, block.norm1, block.conv2, block.norm2]
-        mine += list(ours.up)
-        for block in ours.decoder:
-            mine += [block.conv1, block.norm1, block.conv2, block.norm2]
+def pairs(subject: Any, reference: nn.Module) -> Iterator[tuple[Any, nn.Module]]:
+    """Yields each layer with parameters of our network, and its partner in the reference."""
+    partners = [m for m in reference.modules() if any(True for _ in m.parameters(recurse=False))]
+    layers: list[Any] = []
+    if isinstance(reference, UNet):
+        for block in subject.encoder:
+            layers += [block.conv1, block.norm1, block.conv2, block.norm2]
+        layers += list(subject.up)
+        for block in subject.decoder:
+            layers += [block.conv1, block.norm1, block.conv2, block.norm2]
     else:
-        if isinstance(theirs, SegNet):
-            blocks = [b for stages in (ours.encoder, ours.decoder) for s in stages for b in s]
+        if isinstance(reference, SegNet):
+            stages = [*subject.encoder, *subject.decoder]
+            blocks = [block for stage in stages for block in stage]
         else:
-            blocks = list(ours.blocks)
+            blocks = list(subject.blocks)
         for block in blocks:
-            mine += [block.conv, block.norm]
-        mine += list(getattr(ours, "up", []))
-    yield from zip([*mine, ours.head], learnt, strict=True)
+            layers += [block.conv, block.norm]
+        layers += list(getattr(subject, "up", []))
+    yield from zip([*layers, subject.head], partners, strict=True)
 
 
-# How the axes of a weight are permuted to ours.
+# The permutation of a weight's axes to our layout.
 _AXES = {nn.Conv2d: (2, 3, 1, 0), nn.ConvTranspose2d: (2, 3, 0, 1), nn.Linear: (1, 0)}
 
 
@@ -167,7 +169,7 @@ def arrays(layer: nn.Module, gradients: bool = False) -> dict[str, np.ndarray]:
 
 
 def loss(logits: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
-    """Cross-entropy, for masks with the soft Dice loss, as ours."""
+    """Returns the cross-entropy, for masks plus the soft Dice loss, as our default is."""
     entropy = nn.functional.cross_entropy(logits.float(), truth)
     if logits.ndim == 2:
         return entropy
@@ -179,7 +181,7 @@ def loss(logits: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
 
 
 def tensors(batch: dict[str, np.ndarray], device: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """Returns normalised images, channels last, and truth."""
+    """Returns normalized images, channels last, and their truth."""
     images = torch.from_numpy(batch["image"]).permute(0, 3, 1, 2).float() / 255
     images = ((images - 0.5) * 4).contiguous(memory_format=torch.channels_last)
     truth = torch.from_numpy(batch["mask"] if "mask" in batch else batch["label"]).long()
@@ -187,16 +189,14 @@ def tensors(batch: dict[str, np.ndarray], device: str) -> tuple[torch.Tensor, to
 
 
 def kinds() -> list[str]:
-    """Ways to run a peer here: as it is, and on a GPU compiled, too."""
+    """Returns the references that can run here; on a GPU, PyTorch is also compiled."""
     return ["PyTorch", "PyTorch compiled"] if torch.cuda.is_available() else ["PyTorch"]
 
 
-def make(
-    case: sidebyside.Case, mode: str, kind: str, batch: dict[str, np.ndarray]
-) -> sidebyside.Side:
+def make(case: cases.Case, mode: str, kind: str, batch: dict[str, np.ndarray]) -> cases.Side:
     """Returns the side: one step of training, or the logits of a batch.
 
-    On a GPU in bfloat16 autocast, on CPU in float32 with as many threads as there are processors.
+    It runs in bfloat16 autocast on a GPU, on CPU in float32 with a thread a processor.
     """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.set_num_threads(len(os.sched_getaffinity(0)))
@@ -211,7 +211,7 @@ def make(
         return contextlib.nullcontext()
 
     def peak() -> int:
-        return torch.cuda.max_memory_allocated() if device == "cuda" else sidebyside.process_peak()
+        return torch.cuda.max_memory_allocated() if device == "cuda" else cases.process_peak()
 
     def wait() -> None:
         if device == "cuda":
@@ -225,7 +225,7 @@ def make(
                 forward(images)
             wait()
 
-        return sidebyside.Side(predict, peak)
+        return cases.Side(predict, peak)
 
     optimizer = torch.optim.AdamW(model.parameters(), 3e-3, weight_decay=1e-2, fused=True)
 
@@ -238,4 +238,4 @@ def make(
         optimizer.step()
         value.item()
 
-    return sidebyside.Side(step, peak)
+    return cases.Side(step, peak)

@@ -1,7 +1,7 @@
-"""A stand-in for Cloud Storage on this machine: `python bucket.py PORT` serves `gs://cells`.
+"""Emulates Cloud Storage on this machine: `python bucket.py PORT` serves `gs://cells`.
 
-gcsfs, google-cloud-storage and TensorStore talk to it as they do to the real one, over HTTP. The
-emulator lacks two things of the real one that they use.
+gcsfs, google-cloud-storage and TensorStore talk to it over HTTP, as to the real one. They need two
+features that the emulator lacks; this script adds them.
 """
 
 import http
@@ -18,7 +18,7 @@ _MOVE = (
 
 
 def download(request, response, storage, *args, **kwargs):
-    """As the emulator's, with the header that TensorStore knows an object's version by."""
+    """Downloads an object; adds the header from which TensorStore knows its version."""
     _download(request, response, storage, *args, **kwargs)
     if response.status < 300:
         place = request.params["bucket_name"], request.params["object_id"]
@@ -26,7 +26,7 @@ def download(request, response, storage, *args, **kwargs):
 
 
 def move(request, response, storage, *args, **kwargs):
-    """Gives an object another name."""
+    """Renames an object."""
     place = request.params["bucket_name"], request.params["object_id"]
     target = request.params["bucket_name"], request.params["dest_object_id"]
     try:
@@ -39,7 +39,7 @@ def move(request, response, storage, *args, **kwargs):
 
 
 if __name__ == "__main__":
-    objects.download = download  # before the server's table of routes is made
+    objects.download = download  # before the server builds its table of routes
     from gcp_storage_emulator import server
 
     server.HANDLERS = ((_MOVE, {"POST": move}), *server.HANDLERS)

@@ -1,7 +1,7 @@
-"""Headless Chromium, driven over its debugging pipe: keys, colours, sizes, requests, pictures.
+"""Drives a headless Chromium over its debugging pipe: keys, colors, sizes, requests, pictures.
 
 The pipe (`--remote-debugging-pipe`) speaks the DevTools protocol as JSON messages that end in a
-zero byte, so that no web-socket client and no open port is needed.
+zero byte. So it needs no web-socket client and no open port.
 """
 
 import base64
@@ -31,7 +31,7 @@ _KEYS = {
     "ArrowRight": 39, "ArrowDown": 40,
 }  # fmt: skip
 
-# Chromium reads from file descriptor 3 and writes to 4; ours may be either of the two themselves.
+# Chromium reads from file descriptor 3 and writes to 4. Our own ends may have these numbers.
 _START = """
 import fcntl, os, sys
 ends = [fcntl.fcntl(int(end), fcntl.F_DUPFD, 10) for end in sys.argv[1:3]]
@@ -45,8 +45,8 @@ class Browser:
     """One page of a headless Chromium.
 
     Attributes:
-        requests: addresses that the page has asked for, without those that its policy refused.
-        refused: those.
+        requests: addresses that the page asked for, without those that its policy refused.
+        refused: addresses that its policy refused.
         complaints: console messages, exceptions and violations of the page's policy.
     """
 
@@ -80,7 +80,7 @@ class Browser:
                 return answer["result"]
 
     def open(self, path: pathlib.Path, width: int, dark: bool = False, height: int = 900) -> None:
-        """Shows a file in a window of this size and waits until all of it is there."""
+        """Shows a file in a window of this size and waits until it is loaded."""
         self.call(
             "Emulation.setDeviceMetricsOverride",
             width=width, height=height, deviceScaleFactor=1, mobile=False,
@@ -93,14 +93,14 @@ class Browser:
             self._next()
 
     def value(self, expression: str) -> Any:
-        """Returns what a JavaScript expression is worth."""
+        """Returns the value of a JavaScript expression."""
         found = self.call("Runtime.evaluate", expression=expression, returnByValue=True)
         if "exceptionDetails" in found:
             raise RuntimeError(found["exceptionDetails"]["exception"]["description"])
         return found["result"].get("value")
 
     def press(self, key: str, times: int = 1) -> None:
-        """Presses a key, as a hand on the keyboard would."""
+        """Presses a key."""
         text = {"Enter": "\r", " ": " "}.get(key, "")
         for _ in range(times):
             for kind in ("keyDown", "keyUp"):
@@ -110,7 +110,7 @@ class Browser:
                 )  # fmt: skip
 
     def picture(self, whole: bool = True) -> np.ndarray:
-        """Returns the page, or the part in the window, as it looks; uint8 `[H, W, 3]`."""
+        """Returns a screenshot of the page, or of the visible part; uint8 `[H, W, 3]`."""
         shot = self.call("Page.captureScreenshot", captureBeyondViewport=whole, **self._clip(whole))
         data = io.BytesIO(base64.b64decode(shot["data"]))
         return np.asarray(Image.open(data).convert("RGB"))
@@ -125,7 +125,7 @@ class Browser:
         until = time.monotonic() + TIMEOUT_SECONDS
         while b"\0" not in self._buffer:
             if not select.select([self._read], [], [], max(0, until - time.monotonic()))[0]:
-                raise TimeoutError(f"Chromium said nothing for {TIMEOUT_SECONDS} s")
+                raise TimeoutError(f"no answer from Chromium for {TIMEOUT_SECONDS} s")
             data = os.read(self._read, 1 << 20)
             if not data:
                 raise RuntimeError("Chromium has ended")

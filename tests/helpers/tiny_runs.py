@@ -1,4 +1,4 @@
-"""Tiny runs on the drawn data set, small enough to be trained inside a test."""
+"""Tiny runs on the synthetic data set, small enough to train inside a test."""
 
 import multiprocessing
 import os
@@ -21,13 +21,12 @@ from wbc_jax.training import checkpoint, metric_writer, steps
 
 DATASET = "wbc_synthetic/small"
 SIZE = 32
-# What the shared run is scored on beside its test split: it is trained on the first, and the
-# second is not there.
+# The shared run is also scored on these: it is trained on the first, and the second is missing.
 EXTERNAL = (DATASET, "raabin_gt")
 
 
 def config(data_dir: Any, **fields: Any) -> Config:
-    """The config of a tiny run; `train__steps=3` sets `train.steps`."""
+    """Returns the config of a tiny run; `train__steps=3` sets `train.steps`."""
     made = Config(
         data=Data(
             datasets=(DATASET,),
@@ -50,7 +49,7 @@ def config(data_dir: Any, **fields: Any) -> Config:
 
 
 def least(data_dir: Any, **fields: Any) -> Config:
-    """As `config`, with the network that compiles soonest and few steps."""
+    """Returns `config` with the network that compiles fastest, and few steps."""
     quick = {
         "augment__flip": False,
         "model__features": 2,
@@ -67,7 +66,7 @@ def least(data_dir: Any, **fields: Any) -> Config:
 
 
 def types(data_dir: Any, **fields: Any) -> Config:
-    """As `config`, of the cells' types."""
+    """Returns `config` for the classification of cell types."""
     settings = {
         "model__name": "classifier",
         "model__blocks": 3,
@@ -84,7 +83,7 @@ def types(data_dir: Any, **fields: Any) -> Config:
 
 
 def state(workdir: Any, which: str, of: Config) -> tuple[steps.TrainState, dict]:
-    """The `best` or `last` checkpoint of a run: its arrays and its position."""
+    """Returns the `best` or `last` checkpoint of a run: its arrays and its position."""
     model = models.build(of.model, of.train.seed, image_size=of.data.image_size)
     _, weights = steps.split_network(model)
     with checkpoint.Checkpoints(workdir) as checkpoints:
@@ -100,7 +99,7 @@ def assert_equal(first: Any, second: Any) -> None:
 
 
 PATIENCE_SECONDS = 900
-"""For processes on a machine that does much else."""
+"""Limit for processes, generous because the machine may be busy with other work."""
 
 
 def config_file(
@@ -108,28 +107,33 @@ def config_file(
 ) -> pathlib.Path:
     """Writes a config as a file for `--config`.
 
-    With `pause=(step, go)` the process that reads it waits once it has logged that step, until
-    there is a file `go`. Tiny runs last moments: what is done to one in the middle would else come
-    too late on some machines.
+    With `pause=(step, go)` the process that reads it waits after it has logged that step, until a
+    file `go` exists. Tiny runs last only moments: without the pause, a test that disturbs one in
+    the middle would come too late on some machines.
     """
     text = to_json(of)
     lines = ["from wbc_jax import config_checks", "", "", "def get_config():"]
     lines += [f"    return config_checks.from_json({text!r})", ""]
     if pause is not None:
-        here, step, go = os.fspath(pathlib.Path(__file__).parent), pause[0], os.fspath(pause[1])
-        lines += ["", "import sys", f"sys.path.insert(0, {here!r})", "import tiny_runs"]
+        tests, step, go = (
+            os.fspath(pathlib.Path(__file__).parents[1]),
+            pause[0],
+            os.fspath(pause[1]),
+        )
+        lines += ["", "import sys", f"sys.path.insert(0, {os.fspath(tests)!r})"]
+        lines += ["from helpers import tiny_runs"]
         lines += [f"tiny_runs.pause({step}, {go!r})", ""]
     path.write_text("\n".join(lines))
     return path
 
 
 def pause(step: int, go: str) -> None:
-    """Makes training in this process wait after the log's line of a step (`config_file`)."""
+    """Makes training in this process wait after it has logged a step (`config_file`)."""
     after_line(lambda at: at == step and wait_until(lambda: os.path.exists(go)))
 
 
 def after_line(do: Callable[[int], Any]) -> None:
-    """Makes training in this process do something with the step of each line of its log."""
+    """Makes training in this process call `do(step)` after each line of its log."""
     write = metric_writer.MetricWriter.write
 
     def written(self, kind, step, values):
@@ -142,7 +146,7 @@ def after_line(do: Callable[[int], Any]) -> None:
 def wait_until(
     reached: Callable[[], bool], processes: Iterable[subprocess.Popen] = (), seconds: float = 0.005
 ) -> None:
-    """Returns once something is so, looked at every few `seconds`; no process may end before."""
+    """Waits until `reached()`, asked every few `seconds`; no process may end before."""
     deadline = time.monotonic() + PATIENCE_SECONDS
     while not reached():
         assert time.monotonic() < deadline
@@ -151,25 +155,25 @@ def wait_until(
 
 
 def environment() -> dict[str, str]:
-    """Of a command: without the real images that this one may name."""
+    """Returns the environment of a command, without the real images that this process may know."""
     return {k: v for k, v in os.environ.items() if k != "WBC_JAX_DATA"}
 
 
 FORKS = multiprocessing.get_context("forkserver")
-"""Starts processes as forks of one that has imported everything already and done nothing."""
+"""Starts processes as forks of one that has only imported everything."""
 FORKS.set_forkserver_preload(["wbc_jax.experiment", "wbc_jax.inference.shards"])
 
 
 def command(
     module: str, *arguments: Any, cwd: Any, **variables: str
 ) -> subprocess.CompletedProcess:
-    """Runs `python -m module arguments` to its end, but for the imports, which take seconds.
+    """Runs `python -m module arguments`, without the seconds that its imports take.
 
     Args:
         module: its name.
-        *arguments: the command's.
-        cwd: where it runs.
-        **variables: of its environment, beside those of this process.
+        *arguments: arguments of the command.
+        cwd: its working directory.
+        **variables: environment variables, in addition to those of this process.
     """
     arguments = [module, *map(str, arguments)]
     with tempfile.TemporaryDirectory() as folder:
@@ -194,7 +198,7 @@ def _command(
         os.dup2(os.open(path, os.O_WRONLY), number)
     os.chdir(cwd)
     os.environ.clear()
-    # Else the command would start again, by itself, to have large pages.
+    # Otherwise the command would restart itself to get huge pages.
     os.environ.update(variables | {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=0"})
     sys.argv = arguments
     runpy.run_module(arguments[0], run_name="__main__", alter_sys=True)

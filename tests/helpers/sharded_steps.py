@@ -1,7 +1,7 @@
-"""Training steps on however many devices this process has; run by tests/test_sharding.py.
+"""Trains a few steps on all devices of this process; run by tests/test_sharding.py.
 
-`python tests/sharded_steps.py '[{"model__norm": "batch"}, …]'` prints, for each dictionary of
-fields of a config, the losses, confusion matrices and final state of a few steps, as JSON.
+`python -m helpers.sharded_steps '[{"model__norm": "batch"}, …]'`, run in tests/, prints JSON: for
+each dictionary of config fields the losses, confusion matrices and final state.
 """
 
 import json
@@ -10,7 +10,7 @@ import sys
 import jax
 import numpy as np
 
-import tiny_runs
+from helpers import tiny_runs
 from wbc_jax import evaluate, models
 from wbc_jax.parallel import sharding
 from wbc_jax.training import steps
@@ -19,7 +19,7 @@ STEPS = 4
 
 
 def batches(size: int, seed: int = 0):
-    """Batches of blocks of brightness that tells the class, and noise."""
+    """Yields batches of blocks whose brightness tells the class, with noise."""
     rng = np.random.default_rng(seed)
     for step in range(STEPS):
         mask = rng.integers(0, 3, (size, 4, 4)).repeat(8, 1).repeat(8, 2).astype(np.uint8)
@@ -33,7 +33,7 @@ def batches(size: int, seed: int = 0):
 
 
 class Images:
-    """A split of 13 images, which batches of 8 do not divide."""
+    """A split of 13 images, which is no multiple of the batch size 8."""
 
     def __init__(self):
         drawn = list(batches(4, seed=1))
@@ -47,9 +47,9 @@ class Images:
 
 
 def outcome(fields: dict) -> dict:
-    """What a few steps of `tiny_runs.config` with these fields give."""
-    # Plain gradient descent: what others divide by gradients' sizes is rounding alone in a bias
-    # before batch normalisation.
+    """Returns the outcome of a few steps of `tiny_runs.config` with these fields."""
+    # Plain gradient descent. Others divide by the size of gradients, and that of a bias before
+    # batch normalization is pure rounding.
     fixed = {"model__features": 8, "optimizer__name": "sgd", "optimizer__learning_rate": 0.1}
     config = tiny_runs.least("/nowhere", **(fixed | {"optimizer__warmup_steps": 0} | fields))
     train = config.train

@@ -1,0 +1,99 @@
+"""The cases that the benchmarks measure, and the description of the machine they run on."""
+
+import dataclasses
+import os
+import platform
+import resource
+import subprocess
+import sys
+from collections.abc import Callable
+from importlib import metadata
+from typing import Any
+
+CLASSES = {"segmentation": 3, "classification": 5}
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Case:
+    """One row of a table: a network, its width, the image side in pixels and the batch size."""
+
+    network: str
+    features: int
+    size: int
+    batch: int
+
+    @property
+    def task(self) -> str:
+        return "classification" if self.network == "classifier" else "segmentation"
+
+    def __str__(self) -> str:
+        width = f" {self.features}" if self.features else ""
+        return f"{self.network}{width}, {self.batch} × {self.size}²"
+
+
+CASES = [
+    Case(network, features, size, batch)
+    for network, features, size, batches in (
+        ("unet", 16, 128, (4, 16)),
+        ("unet", 32, 128, (4, 16)),
+        ("unet", 64, 128, (2, 8)),
+        ("segnet", 64, 128, (2, 8)),
+        ("segnet", 16, 128, (4, 16)),
+        ("encoder_decoder", 0, 128, (4, 16)),
+        ("classifier", 16, 180, (8, 32)),
+    )
+    for batch in batches
+]
+QUICK = [
+    Case("unet", 8, 64, 4),
+    Case("segnet", 8, 64, 4),
+    Case("encoder_decoder", 0, 64, 4),
+    Case("classifier", 4, 128, 4),
+]
+
+
+@dataclasses.dataclass(slots=True)
+class Side:
+    """One side of a comparison, in its own process.
+
+    Attributes:
+        run: does the work once and waits until it is done.
+        peak_bytes: returns the largest amount of memory used so far, of the accelerator or, without
+            one, of the process.
+        flops: floating-point operations of one run, two a multiply-add; 0 if unknown.
+    """
+
+    run: Callable[[], Any]
+    peak_bytes: Callable[[], int]
+    flops: int = 0
+
+
+def process_peak() -> int:
+    """Returns the largest resident size of this process so far, in bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
+
+
+def hardware() -> dict[str, Any]:
+    """Describes the machine, its load, the versions and the commit."""
+    names = "jax", "jaxlib", "flax", "optax", "torch", "numpy"
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
+    )
+    return {
+        "processor": _processor(),
+        "processors": len(os.sched_getaffinity(0)),
+        "load_before": os.getloadavg()[0],
+        "python": platform.python_version(),
+        "versions": {name: metadata.version(name) for name in names},
+        "commit": commit.stdout.strip(),
+        "glibc_tunables": os.environ.get("GLIBC_TUNABLES", ""),
+    }
+
+
+def _processor() -> str:
+    try:
+        with open("/proc/cpuinfo") as lines:
+            return next(x.partition(":")[2].strip() for x in lines if x.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor()

@@ -1,0 +1,172 @@
+"""Compares this package (the subject) with other libraries (the references), round by round.
+
+`train_step.py` and `inference.py` run it. Each side has its own process, so that threads, memory
+and peak memory are its own. The sides are measured alternately: other work on the machine then
+disturbs all of them alike.
+"""
+
+import argparse
+import dataclasses
+import json
+import multiprocessing
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+import cases
+import references
+import subject
+from wbc_jax.utils import atomic
+
+CHECK_TOLERANCE = 1e-3
+PEAK_TFLOPS = {"H100": 989, "H200": 989, "A100": 312, "L4": 121, "V100": 125}
+"""Dense bfloat16 (V100: float16) peaks by NVIDIA's data sheets."""
+
+
+def _child(pipe: Any, make: Callable[..., cases.Side], arguments: tuple) -> None:
+    side = make(*arguments)
+    side.run()
+    start = time.perf_counter()
+    side.run()
+    # A round is long enough that its first steps, for which threads must wake, weigh little.
+    runs = max(1, int(1.5 / (time.perf_counter() - start)))
+    pipe.send(side.flops)
+    while pipe.recv():
+        clock, processor = time.perf_counter(), time.process_time()
+        for _ in range(runs):
+            side.run()
+        clock, processor = time.perf_counter() - clock, time.process_time() - processor
+        pipe.send((clock / runs, processor / runs))
+    pipe.send(side.peak_bytes())
+
+
+def rounds(sides: dict[str, tuple[Callable[..., cases.Side], tuple]], count: int) -> dict[str, Any]:
+    """Measures the sides alternately.
+
+    Args:
+        sides: by name, the function that makes a side in its process, and its arguments.
+        count: rounds, in each of which every side is measured once.
+
+    Returns:
+        By name: `seconds` and `processor_seconds` of one run (lists, one entry a round),
+        `peak_bytes`, `flops`.
+    """
+    context = multiprocessing.get_context("spawn")
+    pipes, children, found = {}, [], {}
+    for name, (make, arguments) in sides.items():
+        pipes[name], end = context.Pipe()
+        child = context.Process(target=_child, args=(end, make, arguments), daemon=True)
+        child.start()
+        end.close()  # so that a child that dies is an EOFError here
+        children.append(child)
+        found[name] = {"seconds": [], "processor_seconds": [], "flops": pipes[name].recv()}
+    for _ in range(count):
+        for name, pipe in pipes.items():
+            pipe.send(True)
+            clock, processor = pipe.recv()
+            found[name]["seconds"].append(clock)
+            found[name]["processor_seconds"].append(processor)
+    for name, pipe in pipes.items():
+        pipe.send(False)
+        found[name]["peak_bytes"] = pipe.recv()
+    for child in children:
+        child.join()
+    return found
+
+
+def row(case: cases.Case, found: dict[str, Any], images: int) -> dict[str, Any]:
+    """Summarizes one case: medians, and the median of ours / reference over the rounds.
+
+    The reference is the fastest of the references.
+    """
+    medians = {name: statistics.median(side["seconds"]) for name, side in found.items()}
+    best = min((name for name in found if name != "ours"), key=medians.__getitem__)
+
+    def ratio(key: str) -> float:
+        pairs = zip(found["ours"][key], found[best][key])
+        return round(statistics.median(ours / reference for ours, reference in pairs), 3)
+
+    peaks = {name: round(side["peak_bytes"] / 2**20) for name, side in found.items()}
+    return {
+        "case": str(case),
+        **dataclasses.asdict(case),
+        "seconds": {name: round(value, 5) for name, value in medians.items()},
+        "processor_seconds": {
+            name: round(statistics.median(side["processor_seconds"]), 5)
+            for name, side in found.items()
+        },
+        "images_a_second": {name: round(images / value, 1) for name, value in medians.items()},
+        "peak_mib": peaks,
+        "reference": best,
+        "ratio": ratio("seconds"),
+        "processor_ratio": ratio("processor_seconds"),
+        "gflops": round(found["ours"]["flops"] / 1e9, 3),
+    }
+
+
+def arguments(description: str) -> argparse.Namespace:
+    """Parses the flags of both benchmarks."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--quick", action="store_true", help="small cases, to see that it runs")
+    parser.add_argument("--only", default="", help="cases whose text contains this")
+    parser.add_argument("--out", help="write the results to this JSON file, too")
+    return parser.parse_args()
+
+
+def main(description: str, mode: str, check: Callable[[cases.Case], float]) -> None:
+    """Runs all cases of a benchmark and prints a table and JSON.
+
+    Args:
+        description: of the command.
+        mode: `train` or `predict`.
+        check: case → largest relative difference between the results of both sides.
+    """
+    options = arguments(description)
+    chosen = cases.QUICK if options.quick else cases.CASES
+    about = cases.hardware()
+    rows = []
+    context = multiprocessing.get_context("spawn")
+    print(f"{'':34}{'ours':>10}{'PyTorch':>10}{'ratio':>8}{'CPU time':>10}   peak MiB")
+    for case in chosen:
+        if options.only not in str(case):
+            continue
+        with context.Pool(1) as pool:  # a process of its own, whose memory is freed with it
+            difference = pool.apply(check, (case,))
+        if not difference < CHECK_TOLERANCE:
+            sys.exit(f"error: {case}: the two sides differ by {difference:.2g} (relative)")
+        batch = subject.batch(case)
+        sides = {"ours": (subject.make, (case, mode))}
+        for kind in references.kinds():
+            sides[kind] = (references.make, (case, mode, kind, batch))
+        found = rounds(sides, options.rounds)
+        rows.append({**row(case, found, case.batch), "checked_difference": float(difference)})
+        last = rows[-1]
+        print(
+            f"{case!s:34}{1e3 * last['seconds']['ours']:8.1f}ms"
+            f"{1e3 * last['seconds'][last['reference']]:8.1f}ms{last['ratio']:8.2f}"
+            f"{last['processor_ratio']:10.2f}   {last['peak_mib']['ours']} / "
+            f"{last['peak_mib'][last['reference']]}",
+            *_utilization(last),
+            flush=True,
+        )
+    result = {"mode": mode, "rounds": options.rounds, "hardware": about, "rows": rows}
+    print(json.dumps(result))
+    if options.out:
+        atomic.write_json(options.out, result)
+
+
+def _utilization(last: dict[str, Any]) -> list[str]:
+    """Returns our model FLOP utilization as text, where there is a GPU whose peak is known."""
+    if not torch.cuda.is_available():
+        return []
+    name = torch.cuda.get_device_name()
+    peak = next((value for key, value in PEAK_TFLOPS.items() if key in name), None)
+    if peak is None:
+        return [f"(no peak known of {name})"]
+    last["mfu"] = round(last["gflops"] / last["seconds"]["ours"] / 1e3 / peak, 4)
+    return [f"MFU {100 * last['mfu']:.1f} % of {peak} TFLOP/s"]

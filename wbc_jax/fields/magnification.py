@@ -1,0 +1,120 @@
+"""The magnification of an image, estimated from its red cells."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import cv2
+import numpy as np
+from scipy import ndimage
+from skimage import feature, morphology, segmentation
+
+from wbc_jax.fields import regions, staining
+
+RED_CELL_UM = 7.5
+"""Diameter of a red cell in a smear: 7.2 to 7.9 µm (Bain, Blood Cells, 2015)."""
+_WINDOW_PX = 768
+"""Side of the windows in which red cells are measured."""
+_SAMPLE_PX = 384
+"""Side to which a window is reduced."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Scale:
+    """The magnification of an image.
+
+    Attributes:
+        red_cell_px: diameter of a red cell in pixels.
+        um_per_px: micrometers per pixel, if a red cell is `RED_CELL_UM` wide.
+        red_cells: number of whole, round red cells of about that diameter.
+        reliable: there are at least four of them, and they are most of what was measured. If not,
+            the diameter may be a guess from the largest nucleus (`red_cells` is then 0).
+    """
+
+    red_cell_px: float
+    um_per_px: float
+    red_cells: int
+    reliable: bool
+
+
+def estimate(image: np.ndarray, stain: staining.Stain) -> Scale | None:
+    """Measures red cells in up to five windows of an image.
+
+    Args:
+        image: uint8 `[H, W, 3]` RGB.
+        stain: from `staining.measure`.
+
+    Returns:
+        None if there are neither red cells nor nuclei.
+    """
+    height, width = image.shape[:2]
+    side = min(_WINDOW_PX, max(height, width))
+    factor = min(1.0, _SAMPLE_PX / side)
+    down, across = max(height - side, 0), max(width - side, 0)
+    corners = {(down // 2, across // 2)}
+    corners |= {(y * down // 4, x * across // 4) for y in (1, 3) for x in (1, 3)}
+    red_cells, nuclei = [], [0.0]  # diameters
+    for top, left in sorted(corners):
+        pixels = image[top : top + side, left : left + side]
+        window = (top, left, top + pixels.shape[0], left + pixels.shape[1])
+        small = staining.rescale(pixels, factor)
+        densities = stain.densities(small, window, (height, width), 1)
+        violet = morphology.opening(stain.nucleus_pixels(densities), morphology.disk(1))
+        stained = densities[..., 1] > stain.foreground
+        red_cells.append(_round_diameters(stained, violet) / factor)
+        bodies, count = ndimage.label(morphology.closing(violet, morphology.disk(3)))
+        areas = ndimage.sum_labels(violet, bodies, range(1, count + 1))
+        nuclei.extend(2 * np.sqrt(np.asarray(areas) / np.pi) / factor)
+    measured = np.concatenate(red_cells)
+    # A leukocyte's nucleus is a little larger than a red cell.
+    guess = max(nuclei) / 1.15
+    if not len(measured) and guess * factor < 4:
+        return None
+    red_cell_px, alike, share = _mode(measured) if len(measured) else (guess, 0, 0.0)
+    if alike < 3 and guess > 0 and not 0.6 < red_cell_px / guess < 1.6:
+        red_cell_px, alike = guess, 0
+    reliable = alike >= 4 and share >= 0.5
+    return Scale(red_cell_px, RED_CELL_UM / red_cell_px, alike, reliable)
+
+
+def _round_diameters(stained: np.ndarray, violet: np.ndarray) -> np.ndarray:
+    """Returns the diameters of round, whole bodies that are not leukocytes, float64 `[N]`.
+
+    A watershed of the distance transform separates cells that touch.
+
+    Args:
+        stained: bool `[H, W]`.
+        violet: bool `[H, W]`, pixels of nuclei.
+    """
+    stained = morphology.opening(stained, morphology.disk(1))
+    stained = ndimage.binary_fill_holes(stained)  # the pale centers of red cells
+    depth = regions.inner_distance(stained)
+    smooth = cv2.GaussianBlur(depth, (0, 0), 1.5)
+    peaks = feature.peak_local_max(smooth, min_distance=4, threshold_abs=3, exclude_border=False)
+    if not len(peaks):
+        return np.zeros(0)
+    markers = np.zeros(stained.shape, np.int32)
+    index = np.arange(1, len(peaks) + 1)
+    markers[tuple(peaks.T)] = index
+    bodies = segmentation.watershed(-smooth, markers, mask=stained)
+    area = np.bincount(bodies.ravel(), minlength=len(peaks) + 1)[1:]
+    edge = np.concatenate([bodies[0], bodies[-1], bodies[:, 0], bodies[:, -1]])
+    violet_share = ndimage.mean(morphology.dilation(violet, morphology.disk(2)), bodies, index)
+    # Area relative to the largest disk inside: 1 for a disk.
+    excess = area / (np.pi * ndimage.maximum(depth, bodies, index) ** 2)
+    kept = ~np.isin(index, edge) & (violet_share < 0.1) & (excess < 1.7)
+    return 2 * np.sqrt(area[kept] / np.pi)
+
+
+def _mode(diameters: np.ndarray) -> tuple[float, int, float]:
+    """Returns the most frequent diameter, the number within a quarter of it, and their share.
+
+    Each body is weighted by its diameter, because platelets and specks are many.
+    """
+    logs = np.log(diameters)
+    kernel = np.exp(-(((logs[:, None] - logs) / 0.12) ** 2) / 2)
+    mode = diameters[(kernel @ diameters).argmax()]
+    alike = np.abs(logs - np.log(mode)) < math.log(1.25)
+    share = float(diameters[alike].sum() / diameters.sum())
+    return float(np.median(diameters[alike])), int(alike.sum()), share

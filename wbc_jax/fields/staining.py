@@ -1,0 +1,182 @@
+"""The unstained light of an image and the optical densities of what is stained in it."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import cv2
+import numpy as np
+from skimage import filters
+
+_SAMPLE_PX = 384
+"""Shorter side to which an image is reduced before its colors are measured."""
+_MIN_VIOLET = 0.18
+"""Violet of the palest nuclei."""
+_VIOLET_MARGIN = 0.1
+"""Nuclei are more violet than a pile of red cells by at least this much."""
+MAX_RED_CELL_LAYERS = 2.2
+"""Largest number of red cells that are assumed to lie on top of each other."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Stain:
+    """The light and the stain of an image.
+
+    Attributes:
+        light: float32 `[3, 6]`, log10 of the unstained light as a quadratic in y and x (-1 to 1).
+        red_cell: float32 `[3]`, optical densities of red cells.
+        foreground: lowest optical density in green of stained pixels.
+    """
+
+    light: np.ndarray
+    red_cell: np.ndarray
+    foreground: float
+
+    def densities(
+        self,
+        pixels: np.ndarray,
+        window: tuple[int, int, int, int],
+        size: tuple[int, int],
+        blur_px: float,
+    ) -> np.ndarray:
+        """Returns the optical densities of a window of the image, float32 `[h, w, 3]`.
+
+        Args:
+            pixels: uint8 `[h, w, 3]`, the window at any resolution.
+            window: (top, left, bottom, right) in pixels of the image.
+            size: height and width of the image.
+            blur_px: standard deviation of the Gaussian that removes noise, in pixels of `pixels`.
+        """
+        top, left, bottom, right = window
+        height, width = pixels.shape[:2]
+        ys = _pixel_centers(top, bottom, height, size[0])
+        xs = _pixel_centers(left, right, width, size[1])
+        densities = _quadratic_terms(ys, xs) @ self.light.T
+        densities -= _log10(cv2.GaussianBlur(pixels, (0, 0), blur_px))
+        return densities
+
+    def min_violet(self, layers: float | np.ndarray) -> float | np.ndarray:
+        """Returns the least violet of a nucleus, given how much light a pixel absorbs.
+
+        Two red cells on top of each other absorb twice as much as one and are twice as violet.
+        More than two hardly ever overlap.
+
+        Args:
+            layers: the number of stacked red cells that would absorb as much light.
+        """
+        pile = np.clip(layers, 0, MAX_RED_CELL_LAYERS) * float(violet(self.red_cell))
+        return np.maximum(_MIN_VIOLET, _VIOLET_MARGIN + pile)
+
+    def nucleus_pixels(self, densities: np.ndarray) -> np.ndarray:
+        """Returns the pixels that are violet enough for a nucleus, and neither black nor gray.
+
+        Args:
+            densities: `[H, W, 3]`, from `densities`.
+
+        Returns:
+            bool `[H, W]`.
+        """
+        layers = densities @ self.red_cell / (self.red_cell @ self.red_cell)
+        least = self.min_violet(layers)
+        colored = densities[..., 1] - densities[..., 2] > 0.3 * least
+        return (violet(densities) > least) & colored
+
+
+def violet(densities: np.ndarray) -> np.ndarray:
+    """Returns how violet pixels are, `[...]` from optical densities `[..., 3]`.
+
+    The value is high in nuclei under any Romanowsky stain. Azure and eosin on chromatin absorb
+    green most and blue least. Hemoglobin absorbs blue about as much as green, and hardly any red.
+    Black dirt absorbs all three alike.
+    """
+    return densities[..., 1] - densities[..., 2] + 0.5 * densities[..., 0]
+
+
+def measure(image: np.ndarray) -> Stain | None:
+    """Measures an image's light and stain.
+
+    Args:
+        image: uint8 `[H, W, 3]` RGB.
+
+    Returns:
+        None if the image has only one color.
+    """
+    small = rescale(image, min(1.0, _SAMPLE_PX / min(image.shape[:2])))
+    small = cv2.GaussianBlur(small.astype(np.float32), (0, 0), 1)
+    green = small[..., 1]
+    if np.ptp(green) < 8:
+        return None
+    light = _fit_light(small)
+    height, width = green.shape
+    densities = _all_terms(height, width) @ light.T - _log10(small)
+    green = densities[..., 1]
+    # Noise shows in pixels that are brighter than the background.
+    noise = 1.4826 * float(np.median(-green[green < 0])) if (green < 0).any() else 0.0
+    stained = densities[green > max(0.04, 3 * noise)]
+    if len(stained) < 9:
+        return None
+    amounts = violet(stained)
+    if np.ptp(amounts) < 1e-3:
+        return None
+    # Red cells: pixels that are stained but not violet.
+    red_cell = np.median(stained[amounts <= max(0.12, filters.threshold_otsu(amounts))], 0)
+    return Stain(light, red_cell, max(0.03, float(red_cell[1]) / 2))
+
+
+def _fit_light(image: np.ndarray) -> np.ndarray:
+    """Fits a quadratic surface to the unstained pixels, repeatedly; returns `Stain.light`.
+
+    Args:
+        image: float32 `[H, W, 3]`.
+    """
+    green = image[..., 1]
+    try:
+        bright = filters.threshold_multiotsu(green, 3)[1]
+    except ValueError:  # fewer than three gray levels
+        bright = filters.threshold_otsu(green)
+    observed = _log10(image)
+    terms = _all_terms(*green.shape)
+    light = np.zeros((3, 6), np.float32)
+    light[:, 0] = np.median(observed[green > bright], 0)
+    for _ in range(3):
+        densities = terms @ light.T - observed
+        unstained = (np.abs(densities) < 0.04).all(-1)
+        if unstained.mean() < 0.05:
+            break
+        known = terms[unstained]
+        # The ridge penalty keeps the surface from following cells where little background shows.
+        ridge = np.diag([0, 1, 1, 1, 1, 1]) * 0.02 * green.size
+        step = np.linalg.solve(known.T @ known + ridge, -known.T @ densities[unstained])
+        light += step.T.astype(np.float32)
+    return light
+
+
+def _all_terms(height: int, width: int) -> np.ndarray:
+    """Returns the quadratic terms of all pixels of an image, float32 `[H, W, 6]`."""
+    ys, xs = (_pixel_centers(0, length, length, length) for length in (height, width))
+    return _quadratic_terms(ys, xs)
+
+
+def _quadratic_terms(ys: np.ndarray, xs: np.ndarray) -> np.ndarray:
+    """Returns 1, y, x, y², yx, x² of coordinates `[H]` and `[W]`, float32 `[H, W, 6]`."""
+    y, x = np.meshgrid(ys.astype(np.float32), xs.astype(np.float32), indexing="ij")
+    return np.stack([np.ones_like(y), y, x, y * y, y * x, x * x], -1)
+
+
+def _pixel_centers(start: float, end: float, count: int, length: int) -> np.ndarray:
+    """Returns the centers of `count` pixels from `start` to `end` of a side of `length` pixels.
+
+    The whole side goes from -1 to 1.
+    """
+    return (start + (np.arange(count) + 0.5) * (end - start) / count) / length * 2 - 1
+
+
+def _log10(image: np.ndarray) -> np.ndarray:
+    return np.log10(np.maximum(image, 1, dtype=np.float32))
+
+
+def rescale(image: np.ndarray, factor: float) -> np.ndarray:
+    """Returns an image resized by a factor, each side at least one pixel long."""
+    size = [max(1, round(side * factor)) for side in image.shape[1::-1]]
+    interpolation = cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR
+    return cv2.resize(image, size, interpolation=interpolation)
