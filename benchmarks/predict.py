@@ -74,11 +74,11 @@ def whole_path(paths: list[str], models: list[str], rounds: int) -> list[dict[st
     `whole` is the sum without `find_by_one_thread`; `processor` is the time of all processors for
     all steps.
     """
-    from wbc_jax import cli, predict
     from wbc_jax.data.images import read_image
     from wbc_jax.fields import analyze as fields
     from wbc_jax.fields import finder
     from wbc_jax.report import cell_results
+    from wbc_jax.utils import outputs
 
     loaded = fields.load_models(models)
     found = []
@@ -92,12 +92,12 @@ def whole_path(paths: list[str], models: list[str], rounds: int) -> list[dict[st
             marks.append(time.perf_counter())
             analyzed = [
                 field
-                for i in range(0, len(images), predict.BATCH)
-                for field in fields.analyze(images[i : i + predict.BATCH], loaded)
+                for i in range(0, len(images), cell_results.BATCH)
+                for field in fields.analyze(images[i : i + cell_results.BATCH], loaded)
             ]
             marks.append(time.perf_counter())
             written = cell_results.Results(pathlib.Path(folder))
-            written.add(list(zip(paths, cli.output_names(paths), images)), analyzed)
+            written.add(list(zip(paths, outputs.output_names(paths), images)), analyzed)
             written.close(loaded)
             marks.append(time.perf_counter())
         read, find, analyze, write = (b - a for a, b in itertools.pairwise(marks))

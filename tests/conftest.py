@@ -1,9 +1,11 @@
 """Fixtures that several test files use."""
 
+import fcntl
 import os
 import pathlib
 import tempfile
 import types
+from collections.abc import Callable
 
 import pytest
 
@@ -15,6 +17,11 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # JAX could read a file that another is
     os.environ["JAX_COMPILATION_CACHE_DIR"] += "/" + os.environ["PYTEST_XDIST_WORKER"]
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+# Tests compile far more than they compute: at LLVM's first level of optimization that takes half
+# the time.
+_LEVEL = "--xla_backend_optimization_level=1"
+if _LEVEL not in os.environ.get("XLA_FLAGS", ""):  # a worker has it from its controller
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_LEVEL}".strip()
 
 import jax  # noqa: E402
 
@@ -73,27 +80,49 @@ def real_data() -> pathlib.Path:
 
 
 @pytest.fixture(scope="session")
-def data_dir(tmp_path_factory) -> pathlib.Path:
+def once(tmp_path_factory) -> Callable[[str, Callable[[pathlib.Path], None]], pathlib.Path]:
+    """A function (name, make) → folder that `make(folder)` has filled, for all workers once.
+
+    No test may change these folders.
+    """
+    base = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        base = base.parent  # of all workers
+
+    def made(name: str, make: Callable[[pathlib.Path], None]) -> pathlib.Path:
+        folder, done = base / name, base / f"{name}.done"
+        with (base / f"{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not done.exists():
+                make(folder)
+                done.touch()
+        return folder
+
+    return made
+
+
+@pytest.fixture(scope="session")
+def data_dir(once) -> pathlib.Path:
     """A folder with the records of `wbc_synthetic/small`."""
     from helpers import tiny_runs
     from wbc_jax.data import preparing
 
-    folder = tmp_path_factory.mktemp("records")
-    preparing.prepare(tiny_runs.DATASET, tiny_runs.config(folder).data)
-    return folder
+    def prepare(folder: pathlib.Path) -> None:
+        preparing.prepare(tiny_runs.DATASET, tiny_runs.config(folder).data)
+
+    return once("records", prepare)
 
 
 @pytest.fixture(scope="session")
-def run(tmp_path_factory, data_dir) -> types.SimpleNamespace:
+def run(once, data_dir) -> types.SimpleNamespace:
     """A tiny segmentation run, trained and evaluated: `workdir` and `config`."""
     from etils import epath
 
     from helpers import tiny_runs
     from wbc_jax import experiment
 
-    workdir = tmp_path_factory.mktemp("run") / "tiny"
     config = tiny_runs.config(data_dir)
-    experiment.run(config, epath.Path(workdir))
+    workdir = once("tiny", lambda folder: experiment.run(config, epath.Path(folder)))
     return types.SimpleNamespace(workdir=workdir, config=config)
 
 

@@ -6,6 +6,7 @@ import pytest
 
 from wbc_jax import cli
 from wbc_jax.errors import DataError, InputError, Interrupted
+from wbc_jax.utils import outputs
 
 
 @pytest.fixture
@@ -45,7 +46,7 @@ def test_nothing_to_predict(tmp_path):
 
 def test_output_names_never_meet():
     paths = ["x/a.png", "y/a.png", "y/a_2.png", "z/A.jpg", "b.c.png", "b.tif"]
-    assert cli.output_names(paths) == ["a", "a_2", "a_2_2", "A_3", "b.c", "b"]
+    assert outputs.output_names(paths) == ["a", "a_2", "a_2_2", "A_3", "b.c", "b"]
 
 
 @pytest.mark.parametrize(

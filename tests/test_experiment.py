@@ -77,7 +77,7 @@ def test_prepare_draws_the_gallery_and_counts_the_splits(data_dir, tmp_path, cap
     printed = capsys.readouterr().out
     # Twelve cells of each of five types at 56/14/30: 7, 1 and 4.
     assert printed.splitlines()[1].split() == [tiny_runs.DATASET, "35", "5", "20"]
-    assert "Table 3" not in printed  # drawn cells are never set beside a paper's
+    assert "Table 3" not in printed  # drawn cells are never compared with a paper's
     page = (workdir / "gallery.html").read_text()
     assert "synthetic_00000" in page and "lymphocyte" in page
 

@@ -64,7 +64,7 @@ def test_what_the_first_weights_saw_stays_seen(run, begun, tmp_path):
     examples = pipeline.load_splits(run.config.data, tiny_runs.SIZE)
     own = examples["train"].keys + examples["validation"].keys
     assert len(weights.read(file).seen) == 2 * len(own)
-    # Another draw would test on them: neither begun nor scored.
+    # With another split seed the test split holds some of them: the run is refused.
     other = tiny_runs.config(
         run.config.data.data_dir, train__init_from=str(file), data__split_seed=1
     )

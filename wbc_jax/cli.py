@@ -1,4 +1,4 @@
-"""The part that all commands share: inputs, names of outputs, bad files, errors, switches.
+"""The part that all commands share: inputs, bad files, errors, switches.
 
 Exit statuses: 0 done; 1 error, said in one line, or files that could not be processed; 2 wrong
 flags of a command that uses argparse; 3 Parquet shards written, but without the files that could
@@ -8,15 +8,13 @@ not be predicted; 128 + n training was stopped by signal n after saving.
 import argparse
 import contextlib
 import glob
-import itertools
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 from etils import epath
 
 from wbc_jax.errors import InputError, Interrupted, UserError
-from wbc_jax.utils import atomic
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 RESULT_FOLDERS = ("masks", "labels", "overlays", "geojson")
@@ -80,33 +78,6 @@ def find_images(inputs: Sequence[str], out: epath.PathLike = "") -> list[str]:
 
 def _same(folder: str, other: epath.PathLike) -> bool:
     return bool(other) and os.path.realpath(folder) == os.path.realpath(other)
-
-
-def output_names(paths: Iterable[str]) -> list[str]:
-    """Returns a different file-name stem for each path, even where two paths share a name."""
-    taken: set[str] = set()
-    names = []
-    for path in paths:
-        stem = os.path.splitext(os.path.basename(path))[0]
-        candidates = itertools.chain([stem], (f"{stem}_{n}" for n in itertools.count(2)))
-        # Some file systems ignore case: A.png and a.png would be one file.
-        name = next(c for c in candidates if c.casefold() not in taken)
-        taken.add(name.casefold())
-        names.append(name)
-    return names
-
-
-def list_bad(out: epath.Path, bad: Sequence[tuple[str, str]]) -> None:
-    """Writes (path, reason) of each bad file to `<out>/bad_files.csv`.
-
-    If there are none, it removes the list of an earlier call.
-    """
-    listed = out / "bad_files.csv"
-    if bad:
-        table = [{"file": path, "reason": reason} for path, reason in bad]
-        atomic.write_csv(listed, table, ("file", "reason"))
-    else:
-        listed.unlink(missing_ok=True)
 
 
 def exit_if_bad(bad: Sequence[tuple[str, str]], total: int, done: str) -> None:

@@ -36,9 +36,8 @@ def prepare(config: Config, workdir: epath.Path | None = None) -> None:
         ConfigError: `data.datasets` or `evaluate.external` names a data set that does not exist.
     """
     # Checks the external ones too: a misspelt name must not wait for the end of training.
-    sources.check_distinct(
-        dict.fromkeys(config.data.datasets + config.evaluate.external), config.data
-    )
+    names = dict.fromkeys(config.data.datasets + config.evaluate.external)
+    sources.check_distinct(names, config.data)
     skipped = []
     for name in config.data.datasets:
         if not preparing.is_prepared(name, config.data):
@@ -56,7 +55,7 @@ def prepare(config: Config, workdir: epath.Path | None = None) -> None:
 
 
 def load_splits(config: Config) -> dict[str, pipeline.Examples]:
-    """Opens the splits of a config whose records `prepare` has written."""
+    """Opens the splits of a config; `prepare` must have written its records."""
     masks = cell_masks.prepare(config.data)
     return pipeline.load_splits(config.data, config.evaluate.size, config.task, masks)
 
@@ -161,11 +160,7 @@ def evaluate_run(
         processes.print0(
             f"Training stands at step {end.step} of {length}; its best checkpoint so far is scored."
         )
-    about = {
-        "trained_steps": end.step,
-        "stopped_early": end.stopped,
-        "train_seconds": end.seconds,
-    }
+    about = {"trained_steps": end.step, "stopped_early": end.stopped, "train_seconds": end.seconds}
     before = provenance.seen_before(workdir)
     provenance.refuse_seen(workdir, before, examples["test"])
     trained = examples["train"].keys + examples["validation"].keys + before

@@ -3,15 +3,15 @@
 MASK_CLASSES = ("background", "cytoplasm", "nucleus")
 BACKGROUND, CYTOPLASM, NUCLEUS = range(3)
 IGNORE = 255
-"""Mask value of pixels whose class is not known; left out of losses and metrics."""
+"""Mask value of pixels of unknown class; losses and metrics ignore them."""
 
 CELL_TYPES = ("basophil", "eosinophil", "lymphocyte", "monocyte", "neutrophil")
 UNKNOWN_LABEL = -1
-"""Label of a cell whose type is not known."""
+"""Label of a cell of unknown type."""
 UNKNOWN_TYPE = "unknown"
 """Name of the type that `UNKNOWN_LABEL` stands for."""
 REVIEW = "for review"
-"""Stands in place of the type of a cell that is left to a person."""
+"""Shown instead of the type of a cell that a person has to review."""
 ALL = "all"
 """Name of the result over all data sets, or all cells, together."""
 

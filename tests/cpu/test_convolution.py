@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from helpers import tiny_runs
 from wbc_jax import cpu
 from wbc_jax.cpu import convolution
 from wbc_jax.errors import ConfigError
@@ -233,9 +234,15 @@ from wbc_jax.parallel import sharding
 from wbc_jax.models import unet
 
 assert jax.device_count() == int(sys.argv[1])
-graph, params, rest = nnx.split(unet.UNet(3, 4, 2, rngs=nnx.Rngs(0)), nnx.Param, ...)
-params, rest = nnx.to_pure_dict(params), nnx.to_pure_dict(rest)
-x = np.random.default_rng(0).normal(size=(8, 12, 12, 3)).astype(np.float32)
+rng = np.random.default_rng(0)
+# Not initialized as in training, which compiles a program for each shape.
+model = nnx.eval_shape(lambda: unet.UNet(3, 4, 2, rngs=nnx.Rngs(0)))
+graph, *states = nnx.split(model, nnx.Param, ...)
+params, rest = (
+    jax.tree.map(lambda v: rng.normal(0, 0.3, v.shape).astype(np.float32), nnx.to_pure_dict(state))
+    for state in states
+)
+x = rng.normal(size=(8, 12, 12, 3)).astype(np.float32)
 x = jax.device_put(x, sharding.batched(sharding.make_mesh(8)))
 step = jax.jit(jax.value_and_grad(lambda p, x: (nnx.merge(graph, p, rest)(x) ** 2).mean()))
 lowered = step.lower(params, x)
@@ -249,8 +256,7 @@ def test_sharded_equals_one_device(tmp_path, onednn):
     results = []
     for devices in (1, 8):
         path = tmp_path / f"{devices}.npz"
-        flags = f"--xla_force_host_platform_device_count={devices}"
-        environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+        environment = os.environ | tiny_runs.devices(devices)
         environment.pop("JAX_COMPILATION_CACHE_DIR", None)
         arguments = [str(devices), str(convolution.usable()), str(path)]
         subprocess.run([sys.executable, "-c", _SHARDED, *arguments], env=environment, check=True)

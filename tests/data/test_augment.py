@@ -13,6 +13,7 @@ import pytest
 from scipy import ndimage
 from skimage import color
 
+from helpers import tiny_runs
 from wbc_jax import config_checks
 from wbc_jax.config import PRESETS, Augment, Config
 from wbc_jax.data import augment
@@ -464,11 +465,8 @@ print("equal on 1 and 8 devices")
 
 
 def test_eight_devices_draw_what_one_draws():
-    environment = os.environ | {
-        "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
-        "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
-    }
+    environment = os.environ | tiny_runs.devices(8)
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
     done = subprocess.run(
         [sys.executable, "-c", _DEVICES], env=environment, capture_output=True, text=True
     )

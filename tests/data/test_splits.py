@@ -381,9 +381,9 @@ def test_empty_split():
     with pytest.raises(DataError) as error:
         split_ids(source(labels=(0, 0)))
     assert str(error.value) == (
-        "drawn: the validation split is empty: 2 of 2 records can be used. Add images, set the "
-        "share of validation in config.data.fractions to 0, or leave the data set out of "
-        "config.data.datasets."
+        "drawn: the validation split is empty: 2 of 2 records can be used. Records of one group, "
+        "and near duplicates, are never split apart. Add images, set the share of validation in "
+        "config.data.fractions to 0, or leave the data set out of config.data.datasets."
     )
     usable = np.arange(20) < 1
     with pytest.raises(DataError, match="1 of 20 records can be used"):

@@ -31,7 +31,7 @@ def test_external_data_sets_are_never_downloaded(data_dir, monkeypatch):
     config = tiny_runs.config(data_dir, evaluate__external=("segmentation_wbc/jtsc",))
     found, skipped = scoring._external(config, baselines.otsu, [])
     assert found == {}
-    assert skipped["segmentation_wbc/jtsc"].startswith("segmentation_WBC is not in ")
+    assert skipped["segmentation_wbc/jtsc"].startswith("segmentation_wbc/jtsc is not in ")
 
 
 def test_external_data_sets_that_are_there_are_scored_whole(data_dir):
@@ -49,7 +49,7 @@ def test_external_data_sets_that_are_there_are_scored_whole(data_dir):
 
 def test_external_images_that_training_saw_are_left_out(data_dir, capsys):
     config = tiny_runs.config(data_dir, data__datasets=("raabin_gt",))
-    # As if the trained data set held, under another name, some of the same images.
+    # As if the training data held some of the same images under another name.
     examples = pipeline.load_splits(tiny_runs.config(data_dir).data, tiny_runs.SIZE)
     seen = examples["train"].keys + examples["validation"].keys
     found, _ = scoring._external(config, baselines.otsu, seen)
@@ -61,7 +61,7 @@ def test_external_images_that_training_saw_are_left_out(data_dir, capsys):
 def test_external_images_of_a_training_frame_are_left_out(data_dir):
     config = tiny_runs.config(data_dir, data__datasets=("raabin_gt",))
     whole = pipeline.load_splits(tiny_runs.config(data_dir).data, tiny_runs.SIZE)["all"]
-    # Another config of the data set, whose pixels are unlike but whose frames are the same.
+    # Another data set with other pixels but the same frames.
     seen = [
         dataclasses.replace(key, dataset="wbc_synthetic/other", hash=None)
         for key in whole.keys[:10]
@@ -75,7 +75,7 @@ def test_the_report_says_what_was_scored(run, model):
     test = pipeline.load_splits(run.config.data, tiny_runs.SIZE)["test"]
     found = report["results"][tiny_runs.DATASET]
     assert found["images"] == len(test) == 20
-    # The report's numbers are those of the model's masks, counted here.
+    # The oracle: the model's masks, counted here.
     found_masks = np.stack([model.predict(test[i]["image"]).mask for i in range(20)])
     truth = np.stack([test[i]["mask"] for i in range(20)])
     confusion = [[((truth == t) & (found_masks == p)).sum() for p in range(3)] for t in range(3)]

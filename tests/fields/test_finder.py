@@ -1,30 +1,18 @@
-"""Leukocytes of fields: drawn ones, whose boxes are known, and a few real ones."""
-
-import csv
-import json
+"""The cell finder, on drawn fields whose boxes are known."""
 
 import cv2
 import numpy as np
 import pytest
-from PIL import Image
 
 from helpers import drawn_fields
-from helpers.drawn_fields import CYTOPLASM, LIGHT, NUCLEUS, RED_PX, plain_field
-from wbc_jax import detect
+from helpers.drawn_fields import CYTOPLASM, LIGHT, NUCLEUS, RED_PX, boxes_of, plain_field
 from wbc_jax.evaluate import detection
 from wbc_jax.fields import finder, staining
 from wbc_jax.tfds_builders.wbc_synthetic import render
 
 
-def boxes_of(cells, height=360, width=480):
-    return [
-        (max(y - r, 0), max(x - r, 0), min(y + r + 1, height), min(x + r + 1, width))
-        for y, x, _, r in cells
-    ]
-
-
 def assert_same(truth, found, least=0.75):
-    """As many boxes, each overlapping with its own by at least `least`."""
+    """Asserts that each true box has its own found box with an IoU of at least `least`."""
     iou = detection.overlap(truth, [cell.box for cell in found])
     assert iou.shape[0] == iou.shape[1]
     assert detection.count_hits(iou >= least) == len(truth), iou.round(2)
@@ -32,7 +20,7 @@ def assert_same(truth, found, least=0.75):
 
 @pytest.fixture(scope="module")
 def drawn():
-    """A field of five cells, 0.15 µm a pixel."""
+    """A field of five cells, 0.15 µm per pixel."""
     return render.render_field(11, 320, 440, 5, um_per_px=0.15, palette="peach")
 
 
@@ -41,7 +29,7 @@ def drawn():
     [(0, "yellow", 0.2), (1, "white", 0.12), (2, "peach", 0.2), (5, "slate", 0.15)],
 )
 def test_every_cell_of_a_drawn_field(seed, palette, um_per_px):
-    """Among the slate field's cells two touch."""
+    """Two cells of the slate field touch."""
     field = render.render_field(seed, 360, 480, 4, um_per_px=um_per_px, palette=palette)
     found = finder.find(field.image)
     assert_same([cell.box for cell in field.cells], found.cells)
@@ -59,7 +47,7 @@ def test_nucleus_area_and_score():
 
 
 @pytest.mark.parametrize("gap", [0, 4, 12])
-def test_touching_cells_are_parted(gap):
+def test_touching_cells_are_separated(gap):
     """Two lymphocytes, whose nuclei touch, nearly touch, or lie apart."""
     radius = 24
     cells = [(180, 200, radius, radius + 2), (180, 200 + 2 * radius + gap, radius, radius + 2)]
@@ -74,30 +62,30 @@ def test_lobes_are_joined():
     assert_same(boxes_of(cells), finder.find_cells(image), 0.8)
 
 
-def test_platelets_are_no_cells():
+def test_platelets_are_not_cells():
     cells = [(180, 240, 26, 40)]
     image = plain_field(cells, platelets=[(58, 58, 6), (300, 100, 8), (90, 400, 5)])
     assert_same(boxes_of(cells), finder.find_cells(image), 0.85)
 
 
 def test_pale_nuclei_among_deep_red_cells(monkeypatch):
-    """Less violet than two such red cells on top of each other, which are none themselves."""
+    """Such nuclei are less violet than two red cells on top of each other, which are no nuclei."""
     light = np.array([200, 225, 205])
     densities = {
         "RED": (0.05, 0.4, 0.3),
         "NUCLEUS": (0.28, 0.42, 0.2),
         "CYTOPLASM": (0.15, 0.18, 0.04),
     }
-    colours = {name: light / 10 ** np.array(density) for name, density in densities.items()}
+    colors = {name: light / 10 ** np.array(density) for name, density in densities.items()}
     violet = {name: staining.violet(np.array(density)) for name, density in densities.items()}
     assert violet["NUCLEUS"] < 0.1 + 2.2 * violet["RED"]
-    for name, colour in (colours | {"LIGHT": light}).items():
-        monkeypatch.setattr(drawn_fields, name, tuple(colour.round().tolist()))
+    for name, color in (colors | {"LIGHT": light}).items():
+        monkeypatch.setattr(drawn_fields, name, tuple(color.round().tolist()))
     cells = [(180, 240, 26, 40)]
     image = plain_field(cells)
     pile = [cv2.circle(np.zeros(image.shape), (x, 282), 20, (1, 1, 1), -1) for x in (86, 110)]
     both = (pile[0] * pile[1]) > 0
-    image = np.where(pile[0] + pile[1] > 0, colours["RED"], image)
+    image = np.where(pile[0] + pile[1] > 0, colors["RED"], image)
     image = np.where(both, light / 100 ** np.array(densities["RED"]), image)
     image = cv2.GaussianBlur(image.round().astype(np.uint8), (0, 0), 0.8)
     assert_same(boxes_of(cells), finder.find_cells(image), 0.75)
@@ -132,8 +120,8 @@ def test_turned_and_mirrored(drawn, turn):
 @pytest.mark.parametrize("factor", [0.5, 0.8, 2.0])
 def test_rescaled(drawn, factor):
     size = [round(side * factor) for side in drawn.image.shape[1::-1]]
-    way = cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR
-    found = finder.find(cv2.resize(drawn.image, size, interpolation=way))
+    interpolation = cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR
+    found = finder.find(cv2.resize(drawn.image, size, interpolation=interpolation))
     before = [np.multiply(cell.box, factor) for cell in finder.find_cells(drawn.image)]
     assert len(before) == len(drawn.cells)
     assert_same(before, found.cells, 0.7)
@@ -168,12 +156,12 @@ def test_without_red_cells_the_scale_is_a_guess():
 
 def nothing():
     rng = np.random.default_rng(0)
-    grey = rng.integers(0, 256, (120, 160, 1), np.uint8).repeat(3, -1)
-    yield "grey noise", grey
+    gray = rng.integers(0, 256, (120, 160, 1), np.uint8).repeat(3, -1)
+    yield "gray noise", gray
     ramp = np.linspace(0, 255, 200).astype(np.uint8)
-    yield "grey ramp", np.broadcast_to(ramp[:, None, None], (200, 90, 3)).copy()
+    yield "gray ramp", np.broadcast_to(ramp[:, None, None], (200, 90, 3)).copy()
     yield (
-        "grey field",
+        "gray field",
         plain_field([(180, 240, 26, 40)]).mean(-1, keepdims=True).astype(np.uint8).repeat(3, -1),
     )
     yield "red cells only", plain_field([])
@@ -182,8 +170,8 @@ def nothing():
             f"{height} x {width}",
             rng.integers(0, 256, (height, width, 1), np.uint8).repeat(3, -1),
         )
-    for colour in (0, 255, (104, 66, 168), (226, 172, 168)):
-        yield f"all {colour}", np.full((64, 80, 3), colour, np.uint8)
+    for color in (0, 255, (104, 66, 168), (226, 172, 168)):
+        yield f"all {color}", np.full((64, 80, 3), color, np.uint8)
 
 
 @pytest.mark.parametrize("image", [pytest.param(image, id=name) for name, image in nothing()])
@@ -191,7 +179,7 @@ def test_nothing_to_find(image):
     assert finder.find_cells(image) == []
 
 
-def test_colour_noise_does_not_crash():
+def test_color_noise_does_not_crash():
     rng = np.random.default_rng(1)
     for height, width in ((1, 1), (3, 40), (16, 16), (40, 33), (90, 120)):
         finder.find_cells(rng.integers(0, 256, (height, width, 3), np.uint8))
@@ -210,123 +198,3 @@ def test_crop():
     # Moved inwards at the edge.
     cell = finder.Detection(0, 100, 20, 120, 100, 1.0, True)
     assert np.array_equal(finder.crop(image, cell, 0.5), image[0:40, 80:120])
-
-
-def test_command(tmp_path, capsys):
-    cells = [(10, 240, 26, 40), (200, 200, 26, 40)]
-    (tmp_path / "in").mkdir()
-    Image.fromarray(plain_field(cells)).save(tmp_path / "in" / "a.png")
-    Image.fromarray(plain_field([])).save(tmp_path / "in" / "none.png")
-    out = tmp_path / "out"
-    command = [str(tmp_path / "in"), f"--out={out}", f"--pictures={tmp_path / 'pictures'}"]
-    detect.main(command)
-    assert "2 cells in 2 images" in capsys.readouterr().out
-    with open(out / "cells.csv", newline="") as file:
-        rows = list(csv.DictReader(file))
-    assert [(row["file"][-5:], row["cell"], row["touches_frame"]) for row in rows] == [
-        ("a.png", "0", "1"),
-        ("a.png", "1", "0"),
-        ("e.png", "", ""),
-    ]
-    assert float(rows[0]["um_per_px"]) == pytest.approx(7.5 / RED_PX, rel=0.1)
-    assert rows[0]["um_per_px_reliable"] == "1"
-    for row in rows[:2]:
-        sides = np.array(
-            [int(row["bottom"]) - int(row["top"]), int(row["right"]) - int(row["left"])]
-        )
-        assert Image.open(out / row["crop"]).size[0] >= 1.5 * sides.max()
-    assert Image.open(tmp_path / "pictures" / "a.png").size == (480, 360)
-
-    (tmp_path / "in" / "bad.png").write_bytes(b"no image")
-    with pytest.raises(SystemExit, match="1 of 3 files could not be read"):
-        detect.main(command)
-    assert (out / "bad_files.csv").read_text().splitlines()[1].startswith(str(tmp_path))
-    with pytest.raises(SystemExit, match="no such file or folder"):
-        detect.main([str(tmp_path / "missing.png"), f"--out={out}"])
-
-
-def test_command_says_what_is_missing(capsys):
-    for argv in (["a.png"], ["--out=x"], ["a.png", "--out=x", "--margin=-1"]):
-        with pytest.raises(SystemExit):
-            detect.main(argv)
-    assert "allowed is a number from 0 upwards" in capsys.readouterr().err
-
-
-def test_overlap_and_hits():
-    truth = [(0, 0, 10, 10), (0, 20, 10, 30)]
-    found = [(0, 0, 10, 20), (0, 5, 10, 15), (20, 20, 30, 30)]
-    assert detection.overlap(truth, found) == pytest.approx(np.array([[0.5, 1 / 3, 0], [0, 0, 0]]))
-    # The middles are (5, 10), outside the first box by its open end, (5, 10) and (25, 25).
-    assert not detection.center_inside(truth, found).any()
-    assert detection.center_inside([(0, 0, 10, 11)], found).tolist() == [[True, True, False]]
-    # One box is found once, even by two.
-    assert detection.count_hits(np.array([[True, True, False]])) == 1
-    # 0 must go to 1 so that 1 can have 0.
-    assert detection.count_hits(np.array([[True, True], [True, False]])) == 2
-    assert detection.overlap([], found).shape == (0, 3)
-    assert detection.count_hits(np.zeros((0, 3), bool)) == 0
-
-
-def test_summary():
-    rows = [
-        {"truth": 2, "found": 1, "hits": 1, "centre_hits": 1},
-        {"truth": 1, "found": 3, "hits": 1, "centre_hits": 1},
-        {"truth": 1, "found": 1, "hits": 0, "centre_hits": 1},
-    ]
-    result = detection.summary(rows)
-    assert (result["truth"], result["found"], result["hits"]) == (4, 5, 2)
-    assert result["recall"]["value"] == 0.5 and result["precision"]["value"] == 0.4
-    assert result["centre_recall"]["value"] == 0.75
-    low, high = result["recall"]["interval"]
-    assert 0 <= low < 0.5 < high <= 1
-    assert "0.500 (" in detection.table(result, "drawn")
-
-
-def test_score_command(tmp_path, capsys):
-    """BCD's layout: one cell found, one box that marks nothing."""
-    (tmp_path / "bcd" / "images").mkdir(parents=True)
-    cells = [(128, 120, 26, 40)]
-    image = plain_field(cells, 256, 256)
-    Image.fromarray(image).save(tmp_path / "bcd" / "images" / "image-1.png")
-    ((top, left, bottom, right),) = boxes_of(cells, 256, 256)
-    lines = ["image_id,image,xmin,ymin,xmax,ymax,label"]
-    for box, label in (
-        ((left, top, right, bottom), "wbc"),
-        ((0, 0, 30, 30), "wbc"),
-        ((40, 0, 60, 20), "rbc"),
-    ):
-        lines.append(",".join(["1", "image-1.png", *(str(side / 256) for side in box), label]))
-    (tmp_path / "bcd" / "annotations.csv").write_text("\n".join(lines) + "\n")
-    out = tmp_path / "score.json"
-    pictures = tmp_path / "pictures"
-    detect.main(
-        [
-            *("--score", "--dataset=bcd"),
-            *(f"--manual_dir={tmp_path}", f"--out={out}", f"--pictures={pictures}"),
-        ]
-    )
-    assert "1 images, 2 boxes, 1 found" in capsys.readouterr().out
-    result = json.loads(out.read_text())
-    assert result["recall"]["value"] == 0.5 and result["precision"]["value"] == 1
-    assert [path.name for path in pictures.iterdir()] == ["000_image-1.png"]
-    with pytest.raises(SystemExit, match=r"holds no kaggle_blood_cells/dataset-master"):
-        detect.main(["--score", f"--manual_dir={tmp_path}"])
-    with pytest.raises(SystemExit, match="allowed are kaggle_blood_cells, bcd"):
-        detect.main(["--score", f"--manual_dir={tmp_path}", "--dataset=pbc"])
-
-
-def test_parts_are_stable():
-    names = [f"BloodImage_{n:05d}" for n in range(411)]
-    parts = [detection.subset_of(name) for name in names]
-    assert parts[:3] == ["development", "development", "rest"]
-    assert 190 < parts.count("development") < 235
-
-
-@pytest.mark.data
-def test_real_fields(real_data):
-    """Of BCCD's development part: 30 boxes or so, of which at most two are missed."""
-    truths = detection.read_truth("kaggle_blood_cells", real_data, "development")[::12]
-    rows = detection.measure(truths, lambda image: [c.box for c in finder.find_cells(image)])
-    result = detection.summary(rows)
-    assert result["hits"] >= result["truth"] - 2
-    assert result["found"] <= result["hits"] + 2

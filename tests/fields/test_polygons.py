@@ -1,4 +1,4 @@
-"""Polygons that give their mask back, by the shoelace formula and by OpenCV."""
+"""Polygons give their mask back, by the shoelace formula and by OpenCV."""
 
 import json
 
@@ -6,13 +6,13 @@ import cv2
 import numpy as np
 import pytest
 
-from wbc_jax.fields import analyze as fields
 from wbc_jax.fields import polygons
+from wbc_jax.fields.cells import Cell
 
 
 def shapes():
     yield "a pixel", np.ones((1, 1), bool)
-    yield "a corner in common", np.eye(3, dtype=bool)
+    yield "pixels that share a corner", np.eye(3, dtype=bool)
     ring = np.ones((7, 9), bool)
     ring[2:5, 3:6] = False
     yield "a hole", ring
@@ -36,7 +36,7 @@ SHAPES = [pytest.param(mask, id=name) for name, mask in shapes()]
 
 
 @pytest.mark.parametrize("mask", SHAPES)
-def test_area_and_pixels_are_the_mask_s(mask):
+def test_area_and_pixels_equal_the_mask(mask):
     filled = np.zeros(mask.shape, int)
     for outer, *holes in polygons.polygons(mask):
         assert polygons.area(outer) > 0 and all(polygons.area(hole) < 0 for hole in holes)
@@ -65,7 +65,7 @@ def cell():
     mask = np.zeros((30, 40), np.uint8)
     mask[2:28, 3:37] = 1
     mask[8:20, 10:18] = mask[8:20, 22:30] = 2
-    return fields.Cell(
+    return Cell(
         3, 100, 200, 130, 240, type="neutrophil", probability=0.97, nucleus_px=192,
         nc_ratio=0.25, nucleus_um2=float("nan"), lobes=2, mask=mask,
     )  # fmt: skip
@@ -110,7 +110,7 @@ def test_coco(cell):
     for annotation, region in zip(
         found["annotations"], (cell.mask > 0, cell.mask == 2, cell.mask == 1)
     ):
-        # Corners at even places of a picture twice as fine; the middles of pixels are at odd ones.
+        # In a picture of twice the size, corners have even coordinates and pixel centers odd ones.
         drawn = np.zeros((601, 801), np.uint8)
         for flat in annotation["segmentation"]:
             cv2.fillPoly(drawn, [2 * np.array(flat, np.int32).reshape(-1, 2)], 1)

@@ -35,6 +35,20 @@ def plain_field(cells, height=360, width=480, platelets=()):
     return cv2.GaussianBlur(image, (0, 0), 0.8)
 
 
+def boxes_of(cells, height=360, width=480):
+    """Returns the boxes (top, left, bottom, right) of cells, arguments as of `plain_field`."""
+    return [
+        (max(y - r, 0), max(x - r, 0), min(y + r + 1, height), min(x + r + 1, width))
+        for y, x, _, r in cells
+    ]
+
+
+def disk(shape, y, x, radius):
+    """Returns a disk as a mask, bool of the shape `[H, W]`."""
+    ys, xs = np.mgrid[: shape[0], : shape[1]]
+    return np.hypot(ys - y, xs - x) <= radius
+
+
 class Thresholds:
     """A segmenter that knows the flat colors of `plain_field`."""
 

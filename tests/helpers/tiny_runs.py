@@ -159,6 +159,12 @@ def environment() -> dict[str, str]:
     return {k: v for k, v in os.environ.items() if k != "WBC_JAX_DATA"}
 
 
+def devices(count: int) -> dict[str, str]:
+    """Returns the environment variables that give a process `count` CPU devices."""
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={count}"
+    return {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags.strip()}
+
+
 FORKS = multiprocessing.get_context("forkserver")
 """Starts processes as forks of one that has only imported everything."""
 FORKS.set_forkserver_preload(["wbc_jax.experiment", "wbc_jax.inference.shards"])

@@ -324,7 +324,7 @@ def test_devices_share_a_batch(run, folder, tmp_path):
     (tmp_path / "list.txt").write_text(str(folder / "0.png"))
     done = subprocess.run(
         [sys.executable, "-c", code, run.workdir, tmp_path / "list.txt", tmp_path / "out"],
-        env=tiny_runs.environment() | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"},
+        env=tiny_runs.environment() | tiny_runs.devices(2),
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     numbers, said = done.stdout.splitlines()

@@ -1,4 +1,4 @@
-"""wbc_jax.models.classifier and its pool equal PyTorch's; paper B's counts."""
+"""wbc_jax.models.classifier and its pool equal PyTorch; paper B's counts."""
 
 import collections
 

@@ -1,4 +1,6 @@
-"""wbc_jax.models.describe: hand-counted layers, and agreement with the network itself."""
+"""wbc_jax.models.describe: layers counted by hand, and agreement with the network itself."""
+
+import re
 
 import jax
 import jax.numpy as jnp
@@ -6,6 +8,7 @@ import pytest
 from flax import nnx
 
 from wbc_jax.models import classifier, describe, segnet, unet
+from wbc_jax.papers import printed
 
 
 class Tiny(nnx.Module):
@@ -43,7 +46,7 @@ def test_unet_of_paper_a():
 
 
 @pytest.mark.parametrize("norm", ["batch", "group", "none"])
-def test_leaves_network_and_library_as_they_were(norm):
+def test_leaves_network_and_library_unchanged(norm):
     model = nnx.eval_shape(
         lambda: unet.UNet(3, 2, 2, norm, dropout=0.5, rngs=nnx.Rngs(params=0, dropout=1))
     )
@@ -68,7 +71,7 @@ def test_flops_grow_with_batch_and_area():
 SHAPES = ((1, 8, 8, 3), (3, 16, 8, 3))
 
 
-def test_passes_on_the_networks_own_errors_and_restores():
+def test_raises_the_networks_own_errors_and_restores():
     call = nnx.Conv.__call__
     model = nnx.eval_shape(lambda: classifier.Classifier(5, 8, 2, 2, rngs=nnx.Rngs(0)))
     with pytest.raises(ValueError, match="built for 8 × 8 px"):
@@ -86,3 +89,19 @@ def test_table():
     parameters = 152 + 4 + 204 + 8 + (2 * 2 * 4 * 5 + 5)
     assert f"{parameters} parameters;" in lines[-2] and "17.5 M" in lines[-1]
     assert len(describe.table(found).splitlines()) == len(lines) - 1
+
+
+@pytest.mark.parametrize(
+    ("name", "row"), [("encoder_decoder", "proposed CNN"), ("classifier", "classifier")]
+)
+def test_the_papers_figures_are_those_of_the_papers_text(name, row):
+    text = printed.load("b", "text")
+    layers, parameters, letter, operations, unit = re.fullmatch(
+        r"paper B prints (\d+) layers, ([\d.]+) ([KM]) parameters, ([\d.]+) (\w+) at 360 × 360",
+        describe.PAPERS[name],
+    ).groups()
+    assert layers == text[row, "layers"].value
+    found = text[row, "parameters"]
+    assert (parameters, {"K": "thousand", "M": "million"}[letter]) == (found.value, found.unit)
+    found = text[row, "operations an image"]
+    assert (operations, unit) == (found.value, found.unit)

@@ -1,4 +1,4 @@
-"""wbc_jax.models.encoder_decoder equals PyTorch, as its transposed convolution does; counts."""
+"""wbc_jax.models.encoder_decoder and its transposed convolution equal PyTorch; counts."""
 
 import collections
 

@@ -1,4 +1,4 @@
-"""wbc_jax.models.layers: against XLA's own operations, Flax's layers and plain loops."""
+"""wbc_jax.models.layers equals XLA's operations, Flax's layers and plain loops."""
 
 import jax
 import jax.numpy as jnp
@@ -31,7 +31,7 @@ def test_up_conv_by_loops():
     np.testing.assert_allclose(layer(x), expected, rtol=1e-5, atol=1e-5)
 
 
-def test_up_conv_is_xlas_transposed_convolution():
+def test_up_conv_equals_xlas_transposed_convolution():
     layer, x = up_conv(), inputs(2, 3, 4, 3)
 
     def oracle(x, kernel, bias):
@@ -92,7 +92,7 @@ def test_max_pool_gradient_goes_to_the_largest():
 
 
 def norms(features=3):
-    """Ours and Flax's, with the same parameters that are neither 0 nor 1."""
+    """Returns our and Flax's layer, with equal parameters that are neither 0 nor 1."""
     ours = layers.BatchNorm(features)
     flax = nnx.BatchNorm(features, momentum=0.9, epsilon=1e-5, rngs=nnx.Rngs(0))
     for layer in (ours, flax):
@@ -121,7 +121,7 @@ def test_batch_norm_equals_flax():
     before = np.asarray(ours.mean[...])
     np.testing.assert_allclose(ours(x), flax(x), rtol=1e-4, atol=1e-5)
     mean, var = np.asarray(ours.mean[...]), np.asarray(ours.var[...])
-    np.testing.assert_array_equal(mean, before)  # evaluation leaves the statistics alone
+    np.testing.assert_array_equal(mean, before)  # evaluation does not change the statistics
     expected = (x - mean) / np.sqrt(var + 1e-5) * np.asarray(ours.scale[...]) + np.asarray(
         ours.bias[...]
     )
@@ -138,7 +138,7 @@ def test_batch_norm_gradients_equal_flax(running):
         rest = nnx.to_pure_dict(rest)
 
         def score(x, params, graph=graph, rest=rest):
-            # Pure values, as the layer writes its statistics while it is differentiated.
+            # Plain arrays, as the layer updates its statistics while it is differentiated.
             return (weights * jnp.tanh(nnx.merge(graph, params, rest)(x))).sum()
 
         to_x, to_params = jax.jit(jax.grad(score, (0, 1)))(x, params)

@@ -1,4 +1,4 @@
-"""wbc_jax.models.segnet and its unpooling equal PyTorch's; every size; counts of layers."""
+"""wbc_jax.models.segnet and its unpooling equal PyTorch; every image size; layer counts."""
 
 import itertools
 
@@ -16,7 +16,7 @@ SIZES = [(6, 8), (7, 8), (6, 9), (5, 7), (2, 3), (3, 2)]
 
 
 def integers(shape, seed=0):
-    """Random images of few values, so that most windows hold their maximum more than once."""
+    """Returns random images of few values, so that most windows have several maxima."""
     return np.random.default_rng(seed).integers(-1, 2, shape).astype(np.float32)
 
 

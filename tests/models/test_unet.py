@@ -1,4 +1,4 @@
-"""wbc_jax.models.unet: sizes, the number of parameters, training and evaluation mode."""
+"""wbc_jax.models.unet: sizes, number of parameters, training and evaluation mode."""
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ from wbc_jax.training import steps
 
 @pytest.fixture(autouse=True)
 def quick_weights(monkeypatch):
-    """He weights from NumPy: compiling JAX's own draw for every shape takes seconds a network."""
+    """Draws He weights by NumPy: compiling JAX's draw for every shape takes seconds a network."""
 
     def draw(key, shape, dtype=jnp.float32, **_):
         if isinstance(key, jax.core.Tracer):  # only shapes are asked for
@@ -31,7 +31,7 @@ def build(features=2, depth=2, norm="none", dropout=0.0):
 
 
 def evaluated(network):
-    """The network in evaluation mode, as a compiled function of images."""
+    """Returns the network in evaluation mode, as a compiled function of images."""
     network.set_attributes(deterministic=True, use_running_average=True, raise_if_not_found=False)
     graph, state = nnx.split(network)
     return jax.jit(lambda x: nnx.merge(graph, state)(x))
@@ -58,14 +58,14 @@ def test_output_has_the_size_of_the_input(norm, depth, size):
     logits = network(x)
     assert logits.shape == (2, *size, 3) and logits.dtype == jnp.float32
     assert np.isfinite(logits).all() and np.asarray(logits).std() > 0
-    # What is cut off was only the repeated edge.
+    # Only the repeated edge was cropped.
     pads = [(0, -n % 2**depth) for n in size]
     padded = network(np.pad(x, ((0, 0), *pads, (0, 0)), mode="edge"))
     np.testing.assert_allclose(logits, padded[:, : size[0], : size[1]], rtol=1e-4, atol=1e-5)
 
 
 def expected_count(features, depth, norm, classes=3):
-    """Weights and biases, counted from the drawing of the network."""
+    """Counts weights and biases from the drawing of the network."""
     widths = [features * 2**level for level in range(depth + 1)]
     per_channel = 1 if norm == "none" else 3  # bias, and a norm's scale and bias
 
@@ -134,14 +134,14 @@ def test_shifted_image_gives_shifted_logits(norm):
     np.testing.assert_allclose(
         shifted[:, inside, inside], there[:, inside, inside], rtol=1e-4, atol=1e-4
     )
-    # A shift by one pixel is another grouping into 2 x 2: that the above holds is no triviality.
+    # A shift by one pixel changes the 2 x 2 windows and so the logits: the above is not trivial.
     shifted = network(np.roll(x, (1, 1), (1, 2)))
     there = np.roll(logits, (1, 1), (1, 2))
     assert np.abs(shifted[:, inside, inside] - there[:, inside, inside]).max() > 1e-3
 
 
 def test_a_logit_sees_the_whole_neighbourhood():
-    # Every level is connected: one pixel changes logits further off than one level reaches.
+    # Every level is connected: one pixel changes logits farther away than one level reaches.
     network = evaluated(build(depth=2))
     x = images(1, 64, 64, 3)
     other = x.copy()

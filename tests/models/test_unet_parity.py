@@ -74,7 +74,7 @@ def test_outputs_and_gradients_equal_pytorch(norm, up_relu):
     parity.check(model, pairs_of(model, theirs), theirs, (2, 13, 10, 3))
 
 
-def test_grey_input_equals_pytorch():
+def test_gray_input_equals_pytorch():
     model = parity.abstract(unet.UNet, 3, 4, 2, "batch", in_channels=1)
 
     class Gray(TorchUNet):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from jax.sharding import AbstractMesh
 
-from helpers import sharded_steps
+from helpers import sharded_steps, tiny_runs
 from wbc_jax.config import Mesh
 from wbc_jax.errors import ConfigError
 from wbc_jax.parallel import sharding
@@ -38,11 +38,8 @@ LOSS_TOLERANCE = 1e-6
 
 def _outcomes(devices: int, variants: dict[str, dict]) -> dict[str, dict]:
     tests = pathlib.Path(__file__).parents[1]
-    env = os.environ | {
-        "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-        "PYTHONPATH": os.pathsep.join([str(tests), str(tests.parent)]),
-    }
+    env = os.environ | tiny_runs.devices(devices)
+    env["PYTHONPATH"] = os.pathsep.join([str(tests), str(tests.parent)])
     done = subprocess.run(
         [sys.executable, "-m", "helpers.sharded_steps", json.dumps(list(variants.values()))],
         env=env,

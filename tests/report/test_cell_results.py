@@ -24,7 +24,7 @@ def cells(run):
 
 @pytest.fixture
 def folder(tmp_path, cells):
-    """Two folders with a name in common, one image in colour of another size, and other files."""
+    """Two folders with a name in common, one image of another size, and other files."""
     (tmp_path / "in" / "sub").mkdir(parents=True)
     Image.fromarray(cells[0]).save(tmp_path / "in" / "a.png")
     Image.fromarray(cells[1][:60]).save(tmp_path / "in" / "sub" / "a.png")
@@ -71,7 +71,7 @@ def test_predict_files(model, folder, tmp_path, capsys):
         )
     assert rows[2]["height"] == "60"
     assert f"3 cells in 3 images, median N/C {np.median(ratios):.3f}" in capsys.readouterr().out
-    # The list of an earlier call must not seem to be this one's.
+    # A later call without bad files removes the list.
     assert cell_results.predict_files(models, paths[:1], out, "no") == []
     assert not (out / "bad_files.csv").exists()
 

@@ -87,7 +87,7 @@ def test_the_example_names_bad_files(module, layout, tmp_path):
     (layout / "masks" / "c.png").unlink()
     with pytest.raises(DataError, match="2 bad files") as caught:
         builders.build(module, layout.parent, tmp_path / "out")
-    assert re.search(r"images/b\.png: .*mask values 200 \(1 pixel\) are unknown", str(caught.value))
+    assert re.search(r"images/b\.png: .*mask values 9 \(1 pixel\) are unknown", str(caught.value))
     assert f"has no mask: {layout / 'masks' / 'c.png'}" in str(caught.value)
     with reading.on_bad_file("skip") as collector:
         built = builders.build(module, layout.parent, tmp_path / "out")

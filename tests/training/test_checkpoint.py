@@ -1,4 +1,4 @@
-"""What is saved comes back bit for bit, and what is damaged is named."""
+"""Checkpoints come back bit for bit, and damaged ones are named."""
 
 import gc
 import hashlib
@@ -71,7 +71,7 @@ def test_keeps_the_best_and_the_last(tmp_path, keep, expected):
     assert folders == expected
 
 
-def test_a_step_that_is_there_is_left(tmp_path):
+def test_a_step_that_is_saved_already_is_left(tmp_path):
     with checkpoint.Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(checkpoint.LAST, 2, _state(2), {"note": "first"})
         checkpoints.wait()
@@ -151,8 +151,8 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(tmp_path, dama
         assert int(found.step) == at["step"] == 2
         assert f"{folder} is damaged (" in caplog.text
         assert "that of step 2 is used" in caplog.text
-        assert folder.exists()  # only looked at
-        # Who trains removes it, so that the step can be saved again.
+        assert folder.exists()  # reading changes nothing
+        # Training removes it, so that the step can be saved again.
         checkpoints.repair()
         assert not folder.exists()
         checkpoints.save(checkpoint.LAST, 4, _state(4), {"step": 4, "best_step": 0})
@@ -182,7 +182,7 @@ def test_the_checksums_are_those_of_the_files(tmp_path):
 
 @pytest.mark.parametrize("damage", [_truncate, _no_position, _empty])
 def test_without_checksums_a_damaged_checkpoint_is_named(tmp_path, damage):
-    """Killed after it was written and before its checksums were, and damaged since."""
+    """The process was killed before it wrote the checksums; the damage came later."""
     _saved(tmp_path, 2, 4)
     folder = tmp_path / "checkpoints" / "last" / "4"
     (folder / checkpoint.SUMS).unlink()
@@ -197,7 +197,7 @@ def test_without_checksums_a_damaged_checkpoint_is_named(tmp_path, damage):
     assert "Delete it to go on from the one before" in text
 
 
-def test_a_version_without_checksums_can_be_gone_on_with(tmp_path):
+def test_a_version_without_checksums_can_be_resumed(tmp_path):
     _saved(tmp_path, 2)
     (tmp_path / "checkpoints" / "last" / "2" / checkpoint.SUMS).unlink()
     with checkpoint.Checkpoints(tmp_path) as checkpoints:
@@ -216,7 +216,7 @@ def test_a_lost_best_checkpoint_is_copied_from_the_last_of_the_same_step(tmp_pat
     best = tmp_path / "checkpoints" / "best"
     if loss == "damaged":
         _flip_a_bit(best / "4")
-    # What a process killed while saving leaves.
+    # The remains of a process that was killed while saving.
     (best / "4.orbax-checkpoint-tmp-7" / "state").mkdir(parents=True)
     with checkpoint.Checkpoints(tmp_path) as checkpoints:
         checkpoints.repair()
@@ -238,7 +238,7 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path):
     with checkpoint.Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(checkpoint.LAST, 2, large(2), {"step": 2, "best_step": 0})
         checkpoints.wait()
-        # No file may grow beyond 1 MB: what a full disk or a quota does to writing.
+        # No file may grow beyond 1 MB: writing fails as on a full disk.
         resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, before[1]))
         try:
             with pytest.raises(CheckpointError) as caught:

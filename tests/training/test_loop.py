@@ -75,7 +75,7 @@ def test_early_stopping_ends_training_and_is_recorded(data_dir, tmp_path, capsys
     assert "no better for 2 validation rounds: stopping" in capsys.readouterr().out
     _, saved = tiny_runs.state(workdir, checkpoint.LAST, config)
     assert saved["stopped"] and saved["step"] == 3
-    # Stopped is stopped: the same command trains no further.
+    # The same command trains no further.
     assert _train(config, workdir, examples).step == 3
     assert "Training is complete (step 3)." in capsys.readouterr().out
     assert len(_lines(workdir, "validation")) == 3
@@ -101,13 +101,13 @@ def test_non_finite_loss_stops_and_leaves_the_last_good_checkpoint(data_dir, tmp
     assert text.endswith(f"look at the images of this batch: {', '.join(ids)}.")
     assert "Lower config.optimizer.learning_rate" in text
     assert str(workdir / "checkpoints") in text
-    # Step 1 was finite and stays; no line tells of the step that was not.
+    # Step 1 was finite and is kept; the log has no line for step 2.
     assert wbc_jax.load(workdir).step == 1
     assert {line["step"] for line in metric_writer.read(workdir)} == {1}
 
 
 def test_average_is_that_of_a_numpy_recomputation(data_dir):
-    decay = 0.15  # between the first step's 1/10 and the second's 2/11
+    decay = 0.15  # between 1/10, the first step's decay, and 2/11, the second's
     config = tiny_runs.least(data_dir, model__norm="batch", optimizer__ema_decay=decay)
     examples = pipeline.load_splits(config.data, tiny_runs.SIZE)["train"]
     mesh = sharding.make_mesh(4)
@@ -125,7 +125,7 @@ def test_average_is_that_of_a_numpy_recomputation(data_dir):
     found = _leaves(state.average["params"], state.average["stats"])
     for x, y in zip(found, expected):
         np.testing.assert_allclose(np.asarray(x), y, rtol=1e-5, atol=1e-7)
-    # It lags behind, and it is what evaluation uses.
+    # The average differs from the parameters, and evaluation uses it.
     assert any(np.abs(np.asarray(x) - y).max() > 1e-5 for x, y in zip(found, new))
     assert state.weights() is state.average
 
@@ -146,7 +146,7 @@ def test_without_a_validation_split_the_last_round_is_the_best(data_dir, tmp_pat
     assert int(state.step) == 3
 
 
-def test_plateau_lowers_the_rate_and_is_gone_on_with(data_dir, tmp_path):
+def test_plateau_lowers_the_rate_and_its_state_is_saved(data_dir, tmp_path):
     # A rate so small that validation never gains: without patience every validation round after
     # the first halves it.
     fields = {

@@ -1,4 +1,4 @@
-"""Stopped and gone on with, a run ends as if it had not been stopped."""
+"""A run that was interrupted and resumed ends with the bits of an uninterrupted one."""
 
 import dataclasses
 import json
@@ -26,11 +26,11 @@ from wbc_jax.training import checkpoint, metric_writer
 
 @pytest.fixture(scope="module")
 def resumed(run, tmp_path_factory):
-    """The shared run's command, ended by SIGTERM in the middle and given again."""
+    """The shared run, stopped halfway by SIGTERM and resumed by the same command."""
     folder = tmp_path_factory.mktemp("resume")
     go = folder / "go"
     file = tiny_runs.config_file(run.config, folder / "tiny.py", pause=(15, go))
-    # A relative folder, as everybody types it.
+    # A relative folder, as people type it.
     arguments = ["-m", "wbc_jax.main", f"--config={file}", "--workdir=runs/tiny"]
     workdir = folder / "runs" / "tiny"
     with (folder / "stderr").open("w") as stderr:
@@ -61,7 +61,7 @@ def _without_times(lines):
     return [{k: v for k, v in line.items() if k != "images_per_second"} for line in lines]
 
 
-def test_sigterm_saves_and_says_how_to_go_on(resumed):
+def test_sigterm_saves_and_says_how_to_resume(resumed):
     assert resumed.code == 128 + signal.SIGTERM
     found = re.fullmatch(
         r"SIGTERM came: saved at step (\d+) of 240\. Run the same command again to go on from "
@@ -101,17 +101,18 @@ def test_ends_with_the_same_log_and_report(run, resumed):
     assert tables[0] == tables[1]
 
 
-# What kills interrupt: anything after the start, a save, the start; the last one the evaluation.
+# Moments of the kills: anywhere after the start, in a save, at the start. The last one hits
+# evaluation.
 MOMENTS = ("any", "save", "start", "save")
 
 
 def _killed_until_done(config, folder, kills, seed):
-    """Starts a run again and again, kills it `kills` times, and lets it end.
+    """Starts a run, kills and restarts it `kills` times, and lets it end.
 
-    The processes are forks of one that has imported everything and done nothing. Each waits for its
-    kill before it comes too far (`_run_to_end`), should that take long.
+    The processes are forks of one that has only imported everything. Each waits for its kill where
+    it would otherwise miss that moment (`_run_to_end`).
 
-    Returns the run's folder, and for each kill its moment and whether it landed inside a save.
+    Returns the run's folder, and for each kill its moment and whether it hit a save.
     """
     workdir, output = folder / "run", folder / "output"
     settings = config.train
@@ -119,7 +120,7 @@ def _killed_until_done(config, folder, kills, seed):
     rng, landed = random.Random(seed), []
     moments = [MOMENTS[i % len(MOMENTS)] for i in range(kills - 1)] + ["end", "never"]
 
-    def saving():  # what an earlier kill has left is gone by then
+    def saving():  # after compiling, the remains of earlier kills are removed
         return "Compiled in" in output.read_text() and any(
             path.parent.name == checkpoint.LAST for path in _unfinished(workdir)
         )
@@ -161,13 +162,13 @@ def _killed_until_done(config, folder, kills, seed):
 
 
 AHEAD = 8
-"""Lines of the log by which a run may be ahead of its kill."""
+"""Lines of the log that a run may write after the moment of its kill, before it waits."""
 
 
 def _run_to_end(config_json, workdir, output, moment, lines):
-    """Runs in a process of its own, which waits where it would miss the moment of its kill.
+    """Runs in its own process, which waits where it would miss the moment of its kill.
 
-    What it prints goes to the file `output`.
+    It prints to the file `output`.
     """
     handle = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(handle, 1)
@@ -200,7 +201,7 @@ def _unfinished(workdir):
 
 
 def _assert_same_run(there, here, config):
-    """Two runs ended alike, bit for bit, but for times."""
+    """Asserts that two runs ended with the same bits, except for times."""
     for which in (checkpoint.BEST, checkpoint.LAST):
         state, position = tiny_runs.state(there, which, config)
         other, at = tiny_runs.state(here, which, config)
@@ -214,7 +215,7 @@ def _assert_same_run(there, here, config):
         assert (here / "report" / name).read_bytes() == (there / "report" / name).read_bytes()
 
 
-def test_killed_three_times_it_ends_as_if_nothing_had_happened(run, tmp_path):
+def test_killed_three_times_it_ends_with_the_same_bits(run, tmp_path):
     workdir, landed = _killed_until_done(run.config, tmp_path, 3, seed=0)
     assert len(landed) == 3 and any(inside for _, inside in landed)
     _assert_same_run(run.workdir, workdir, run.config)
@@ -222,7 +223,7 @@ def test_killed_three_times_it_ends_as_if_nothing_had_happened(run, tmp_path):
 
 
 @pytest.mark.slow
-def test_killed_twenty_times_it_ends_as_if_nothing_had_happened(data_dir, tmp_path, capsys):
+def test_killed_twenty_times_it_ends_with_the_same_bits(data_dir, tmp_path, capsys):
     config = tiny_runs.config(data_dir, train__steps=240, train__evaluate_every=6)
     experiment.run(config, epath.Path(tmp_path / "whole"))
     workdir, landed = _killed_until_done(config, tmp_path, 20, seed=1)
@@ -234,9 +235,7 @@ def test_killed_twenty_times_it_ends_as_if_nothing_had_happened(data_dir, tmp_pa
 
 
 @pytest.mark.parametrize("which", [checkpoint.LAST, checkpoint.BEST])
-def test_with_a_flipped_bit_it_ends_as_if_nothing_had_happened(
-    run, tmp_path, which, caplog, capsys
-):
+def test_with_a_flipped_bit_it_ends_with_the_same_bits(run, tmp_path, which, caplog, capsys):
     workdir = epath.Path(shutil.copytree(run.workdir, tmp_path / "run"))
     folder = workdir / "checkpoints" / which
     newest = max(int(p.name) for p in folder.iterdir())

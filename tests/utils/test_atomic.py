@@ -1,4 +1,4 @@
-"""Output files are whole or not there, and hold no NaN that another program chokes on."""
+"""wbc_jax.utils.atomic: complete files or none, and JSON that every program reads."""
 
 import errno
 import json
@@ -19,7 +19,7 @@ def test_writes_bytes_and_makes_folders(tmp_path):
     assert [p.name for p in path.parent.iterdir()] == ["c.bin"]
 
 
-def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
+def test_a_failed_write_keeps_the_old_file_and_leaves_no_other(tmp_path, monkeypatch):
     path = tmp_path / "c.txt"
     atomic.write_text(path, "old")
 
@@ -35,16 +35,16 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
     assert [p.name for p in tmp_path.iterdir()] == ["c.txt"]
 
 
-def test_a_folder_that_cannot_be_made(tmp_path):
+def test_a_folder_that_cannot_be_created(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError):
         atomic.write_text(tmp_path / "file" / "c.txt", "x")
 
 
-def test_a_full_disk_is_told_with_the_file(tmp_path):
+def test_the_error_of_a_full_disk_names_the_file(tmp_path):
     path = tmp_path / "a.png"
-    told = pytest.raises(OSError, match=r"No space left on device: free some.*a\.png")
-    with told as caught, atomic.atomic_write(path) as temporary:
+    raised = pytest.raises(OSError, match=r"No space left on device: free some space.*a\.png")
+    with raised as caught, atomic.atomic_write(path) as temporary:
         temporary.write_bytes(b"half")
         raise OSError(errno.ENOSPC, "No space left on device")
     assert caught.value.errno == errno.ENOSPC and list(tmp_path.iterdir()) == []
@@ -75,7 +75,7 @@ def test_json_has_null_for_what_is_not_finite(tmp_path):
         "d": "NaN",
     }
     assert text.endswith("}\n")
-    assert math.isnan(value["a"])  # the caller's own is left alone
+    assert math.isnan(value["a"])  # the caller's value is not changed
 
 
 def test_csv(tmp_path):

@@ -1,4 +1,4 @@
-"""How far, how fast, how long still."""
+"""wbc_jax.utils.progress: done, rate and time left, on a terminal and in a log."""
 
 import io
 
@@ -36,7 +36,7 @@ def test_duration(seconds, text):
     assert duration(seconds) == text
 
 
-def test_a_log_gets_seldom_whole_lines(clock):
+def test_a_log_gets_an_occasional_line(clock):
     stream = io.StringIO()
     progress = Progress("step", 100, stream=stream)
     for done in range(1, 13):
@@ -50,7 +50,7 @@ def test_a_log_gets_seldom_whole_lines(clock):
     )
 
 
-def test_the_last_unit_is_always_shown(clock):
+def test_the_last_step_is_always_shown(clock):
     stream = io.StringIO()
     progress = Progress("image", 2, stream=stream)
     clock[0] += 0.5
@@ -58,7 +58,7 @@ def test_the_last_unit_is_always_shown(clock):
     assert stream.getvalue() == "image 2/2 (100 %)  4.0 images/s  0 s left  done\n"
 
 
-def test_what_was_done_before_counts_for_neither_rate_nor_rest(clock):
+def test_earlier_steps_count_for_neither_rate_nor_time_left(clock):
     stream = io.StringIO()
     progress = Progress("step", 100, "images", done=90, stream=stream)
     clock[0] += 20
@@ -81,7 +81,7 @@ def test_a_terminal_gets_one_line_rewritten(clock):
     assert first == "step 1/1000 (0 %)  1.0 images/s  16 min 39 s left  a long note"
     assert second.rstrip() == "step 4/1000 (0 %)  2.0 images/s  8 min 18 s left"
     assert second.endswith("\n") and second.count("\n") == 1
-    assert len(second.rstrip("\n")) == len(first)  # the rest of the longer line is wiped
+    assert len(second.rstrip("\n")) == len(first)  # spaces overwrite the rest of the longer line
 
 
 def test_close_without_a_line(clock):

@@ -7,7 +7,7 @@ import tensorflow_datasets as tfds
 from etils import epath
 
 from wbc_jax.data import building, crops, reading, records
-from wbc_jax.data.images import decode_image, read_image_file
+from wbc_jax.data.images import read_image
 from wbc_jax.errors import DataError
 from wbc_jax.labels import UNKNOWN_LABEL
 from wbc_jax.tfds_builders.bcd.annotations import (
@@ -104,8 +104,8 @@ class Builder(building.Builder):
         if not isinstance(item, Frame):
             yield from super().read(item, notes)
             return
-        encoded, height, width = read_image_file(item.path)
-        pixels = decode_image(encoded)
+        pixels = read_image(item.path)
+        height, width = pixels.shape[:2]
         for box, label in item.cells:
             try:
                 inside, clipped = pixel_box(box.edges, height, width)

@@ -8,7 +8,7 @@ import tensorflow_datasets as tfds
 from etils import epath
 
 from wbc_jax.data import building, crops, reading, records
-from wbc_jax.data.images import decode_image, read_image_file
+from wbc_jax.data.images import read_image
 from wbc_jax.errors import DataError
 from wbc_jax.labels import CELL_TYPES
 from wbc_jax.tfds_builders.kaggle_blood_cells.annotations import (
@@ -113,10 +113,10 @@ class Builder(building.Builder):
         if not isinstance(item, Frame):
             yield from super().read(item, notes)
             return
-        image, height, width = read_image_file(item.path)
+        pixels = read_image(item.path)
+        height, width = pixels.shape[:2]
         boxes, clipped = read_boxes(item.boxes, height, width)
         index, subtype = label(item.types, len(boxes))
-        pixels = decode_image(image)
         stem = item.path.stem
         for number, box in enumerate(boxes, 1):
             yield records.example(

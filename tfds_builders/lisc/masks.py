@@ -8,7 +8,7 @@ from etils import epath
 from skimage import measure
 
 from wbc_jax.data import reading
-from wbc_jax.data.images import decode_image, describe_values, read_image_file, read_mask_file
+from wbc_jax.data.images import describe_values, read_image, read_mask_file
 from wbc_jax.errors import DataError
 from wbc_jax.labels import CYTOPLASM, IGNORE, NUCLEUS
 
@@ -38,13 +38,14 @@ def read_frame(
         DataError: an unreadable file, or a mask that neither has its frame's size nor lacks the
             same few pixels at all four edges.
     """
-    encoded, height, width = read_image_file(image_file)
+    pixels = read_image(image_file)
+    height, width = pixels.shape[:2]
     gray = read_mask_file(mask_file)
     lack = (height - gray.shape[0], width - gray.shape[1])
     border = lack[0] // 2
     if lack[0] != lack[1] or lack[0] % 2 or not 0 <= border <= MAX_BORDER:
         reading.check_same_size(mask_file, gray, (height, width))
-    return decode_image(encoded), np.pad(gray, border), border
+    return pixels, np.pad(gray, border), border
 
 
 def value_order(files: Iterable[tuple[epath.PathLike, epath.PathLike]]) -> Order:

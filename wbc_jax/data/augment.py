@@ -10,6 +10,7 @@ import numpy as np
 
 from wbc_jax.config import Augment
 from wbc_jax.labels import BACKGROUND, IGNORE
+from wbc_jax.utils.color import to_gray
 
 # Ruifrok & Johnston 2001: optical density (R, G, B) of hematoxylin, eosin and a third stain, as in
 # scikit-image's `rgb_from_hed`. Romanowsky stains are others, but slides vary along the same axes
@@ -216,17 +217,6 @@ def stain_jitter(image: jax.Array, scale: jax.Array, shift: jax.Array) -> jax.Ar
     density = -jnp.log(jnp.maximum(image, 1 / 255))
     new = sum(density[..., i, None] * mixed[None, None, i] for i in range(3))
     return jnp.exp(-(new + (shift[:, None] * stains).sum(0)[None, None]))
-
-
-def to_gray(images: jax.Array) -> jax.Array:
-    """Returns the luma of RGB, `[..., 3]` to `[..., 1]`: 0.299 R + 0.587 G + 0.114 B.
-
-    ITU-R BT.601, as in Pillow, OpenCV and MATLAB's `rgb2gray`. The weights sum to 1, so scaling can
-    be done before or after.
-    """
-    # Not a matrix product, because accelerators round float32 in those.
-    red, green, blue = images[..., 0:1], images[..., 1:2], images[..., 2:3]
-    return 0.299 * red + 0.587 * green + 0.114 * blue
 
 
 def _finish(s, key, image, mask):

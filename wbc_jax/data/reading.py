@@ -71,7 +71,7 @@ class BadFiles:
         number = "1 bad file" if len(self.files) == 1 else f"{len(self.files)} bad files"
         raise DataError(
             f"{data_set}: {number}; mend or remove them, or build with "
-            "reading.on_bad_file('skip') to leave them out:\n  " + "\n  ".join(lines)
+            "config.data.on_bad_file='skip' to leave them out:\n  " + "\n  ".join(lines)
         )
 
 

@@ -190,9 +190,9 @@ def _check_not_empty(
         if name in wanted and not len(split[name]):
             raise DataError(
                 f"{source.name}: the {name} split is empty: {kept} of {len(source)} records can be "
-                "used. Add images, set the share "
-                f"of {name} in config.data.fractions to 0, or leave the data set out of "
-                "config.data.datasets."
+                "used. Records of one group, and near duplicates, are never split apart. Add "
+                f"images, set the share of {name} in config.data.fractions to 0, or leave the data "
+                "set out of config.data.datasets."
             )
 
 

@@ -10,7 +10,7 @@ from etils import epath
 from scipy import optimize
 
 from wbc_jax import metrics
-from wbc_jax.data.images import encode_png, read_image, read_image_file
+from wbc_jax.data.images import encode_png, read_image
 from wbc_jax.errors import DataError, InputError
 from wbc_jax.fields import detections, finder
 from wbc_jax.metrics.ratios import ratio
@@ -88,7 +88,7 @@ def _read_bccd(manual_dir: epath.Path) -> Iterator[Truth]:
     for path in sorted((folder / "JPEGImages").glob("*.jpg")):
         annotation = folder / "Annotations" / f"{path.stem}.xml"
         if annotation.exists():
-            _, height, width = read_image_file(path)
+            height, width = read_image(path).shape[:2]
             yield Truth(path, builder.read_boxes(annotation, height, width)[0])
 
 
@@ -98,7 +98,7 @@ def _read_bcd(manual_dir: epath.Path) -> Iterator[Truth]:
     folder = _folder(manual_dir, builder.FOLDERS, "annotations.csv")
     boxes, _ = builder.read_annotations(folder / "annotations.csv")
     for path in sorted((folder / "images").glob("*.png")):
-        _, height, width = read_image_file(path)
+        height, width = read_image(path).shape[:2]
         own = [box for box in boxes if box.index >= 0 and box.image == path.name]
         yield Truth(path, [builder.pixel_box(box.edges, height, width)[0] for box in own])
 

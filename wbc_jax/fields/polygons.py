@@ -3,42 +3,37 @@
 Polygons run along the edges of pixels: pixel (0, 0) is the square from (0, 0) to (1, 1). Their area
 is therefore exactly the number of pixels, and filling them gives the mask back.
 
-Why no library traces them: `rasterio.features.shapes` gives the same polygons, in half as much time
-again, but installs 100 MB of GDAL; shapely's union of the pixels' squares gives them too, 80 times
-slower. `skimage.measure.find_contours` cuts the corners of pixels and `cv2.findContours` runs
-through their centers, so that the area is not the number of pixels.
+No library traces the polygons, for these reasons. `rasterio.features.shapes` gives the same
+polygons and takes half as long again, but installs 100 MB of GDAL. shapely's union of the pixels'
+squares also gives them, 80 times slower. `skimage.measure.find_contours` cuts the corners of pixels
+and `cv2.findContours` runs through their centers, so the area is not the number of pixels.
 """
 
 from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import cv2
 import numpy as np
 from scipy import ndimage
 
 from wbc_jax.data import crops
+from wbc_jax.fields.cells import Cell
 from wbc_jax.labels import CELL_COLOR, CYTOPLASM, NUCLEUS, NUCLEUS_COLOR
 
-if TYPE_CHECKING:
-    from wbc_jax.fields import analyze as fields
-
 Ring = list[tuple[int, int]]
+"""Corners (x, y)."""
 CELL = 3
 CATEGORIES = {CYTOPLASM: "cytoplasm", NUCLEUS: "nucleus", CELL: "cell"}
 """Categories by their COCO id: the mask's values, and the whole cell."""
-_COLORS = {
-    "cell": CELL_COLOR,
-    "nucleus": NUCLEUS_COLOR,
-    "cytoplasm": (213, 94, 0),
-}
+_COLORS = {"cell": CELL_COLOR, "nucleus": NUCLEUS_COLOR, "cytoplasm": (213, 94, 0)}
 _NAMESPACE = uuid.UUID("5b1f4c1e-6f0e-4d0e-9a53-4c1d1cf0a5b7")
 
 
 def polygons(mask: np.ndarray) -> list[list[Ring]]:
-    """Returns the outlines of a region, one polygon for each 4-connected piece.
+    """Returns the outlines of a region, one polygon per 4-connected piece.
 
     Args:
         mask: bool `[H, W]`.
@@ -70,7 +65,7 @@ def _rings(region: np.ndarray, left: int, top: int) -> list[Ring]:
 
     Args:
         region: bool `[H, W]`, the piece.
-        left, top: added to the corners.
+        left, top: offsets that are added to the corners.
     """
     padded = np.pad(region, 1)
     steps_from: dict[tuple[int, int], list[tuple[int, int]]] = {}
@@ -116,7 +111,7 @@ def _corners(ring: list[tuple[int, int]]) -> list[tuple[int, int]]:
 
 
 def without_holes(mask: np.ndarray) -> list[Ring]:
-    """Returns outlines without holes that together cover a region; pieces with a hole are cut.
+    """Returns outlines without holes that together cover a region, by cutting pieces with holes.
 
     Args:
         mask: bool `[H, W]`.
@@ -153,21 +148,21 @@ def fill(rings: Sequence[Ring], size: tuple[int, int]) -> np.ndarray:
     return inside
 
 
-def _regions(cell: fields.Cell) -> dict[int, np.ndarray]:
+def _regions(cell: Cell) -> dict[int, np.ndarray]:
     """Returns the regions of a cell by category, without empty ones."""
     mask = cell.mask
     if mask is None:
         return {}
-    regions = {CELL: mask > 0, NUCLEUS: mask == NUCLEUS}
-    regions |= {CYTOPLASM: mask == CYTOPLASM}
+    regions = {CELL: mask > 0, NUCLEUS: mask == NUCLEUS, CYTOPLASM: mask == CYTOPLASM}
     return {category: region for category, region in regions.items() if region.any()}
 
 
-def _shifted(ring: Ring, cell: fields.Cell) -> list[list[int]]:
+def _shifted(ring: Ring, cell: Cell) -> list[list[int]]:
+    """Converts a ring's corners from pixels of the cell's box to pixels of the image."""
     return [[x + cell.left, y + cell.top] for x, y in ring]
 
 
-def geojson(cells: Sequence[fields.Cell], name: str) -> dict[str, Any]:
+def geojson(cells: Sequence[Cell], name: str) -> dict[str, Any]:
     """Returns the cells of an image as a FeatureCollection that QuPath imports.
 
     Each cell has up to three annotations, classified as `cell`, `nucleus` and `cytoplasm`. Their
@@ -176,7 +171,7 @@ def geojson(cells: Sequence[fields.Cell], name: str) -> dict[str, Any]:
 
     Args:
         cells: the cells of one image.
-        name: the image's name; ids are made from it and are the same in each call.
+        name: the image's name; ids are derived from it, so they are the same in each call.
     """
     features = []
     for cell in cells:
@@ -209,7 +204,7 @@ def geojson(cells: Sequence[fields.Cell], name: str) -> dict[str, Any]:
     return {"type": "FeatureCollection", "features": features}
 
 
-def _measurements(cell: fields.Cell) -> dict[str, float]:
+def _measurements(cell: Cell) -> dict[str, float]:
     """Returns a cell's finite numbers by name; QuPath accepts no others."""
     numbers = {
         name: value
@@ -222,15 +217,15 @@ def _measurements(cell: fields.Cell) -> dict[str, float]:
 class Coco:
     """Collects images and cells into one COCO file.
 
-    Its categories are `CATEGORIES`. COCO's polygons have no holes, so that regions with holes are
-    cut. Each annotation names its cell and type in `attributes`.
+    Its categories are `CATEGORIES`. COCO's polygons have no holes, so regions with holes are cut.
+    Each annotation names its cell and type in `attributes`.
     """
 
     def __init__(self) -> None:
         self._images: list[dict[str, Any]] = []
         self._annotations: list[dict[str, Any]] = []
 
-    def add(self, file: str, size: tuple[int, int], cells: Sequence[fields.Cell]) -> None:
+    def add(self, file: str, size: tuple[int, int], cells: Sequence[Cell]) -> None:
         """Adds an image.
 
         Args:
@@ -253,12 +248,7 @@ class Coco:
                             for ring in without_holes(region)
                         ],
                         "area": int(region.sum()),
-                        "bbox": [
-                            cell.left + left,
-                            cell.top + top,
-                            right - left,
-                            bottom - top,
-                        ],
+                        "bbox": [cell.left + left, cell.top + top, right - left, bottom - top],
                         "iscrowd": 0,
                         "attributes": {"cell": cell.cell, "type": cell.type},
                     }
@@ -271,7 +261,5 @@ class Coco:
             for id, name in CATEGORIES.items()
         ]
         return {
-            "images": self._images,
-            "annotations": self._annotations,
-            "categories": categories,
-        }
+            "images": self._images, "annotations": self._annotations, "categories": categories,
+        }  # fmt: skip

@@ -11,31 +11,31 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from etils import epath
 
-from wbc_jax.fields import analyze as fields
+from wbc_jax.fields.cells import CELL_COLUMNS, Cell, Field
 from wbc_jax.inference import abstention
 from wbc_jax.labels import ALL, CELL_TYPES, REVIEW
 from wbc_jax.utils import atomic
 
 COLUMNS = (
     *("file", "mask", "overlay", "width", "height"),
-    *fields.CELL_COLUMNS,
+    *CELL_COLUMNS,
     *("um_per_px", "um_per_px_source"),
 )
 DIFFERENTIAL_COLUMNS = ("type", "cells", "percent", "low", "high")
 _ARROW_TYPES = {"int": pa.int64(), "float": pa.float64(), "str": pa.string()}
-_COLUMN_TYPES = {field.name: field.type.split()[0] for field in dataclasses.fields(fields.Cell)} | {
+_COLUMN_TYPES = {field.name: field.type.split()[0] for field in dataclasses.fields(Cell)} | {
     **{"width": "int", "height": "int", "um_per_px": "float"},
     **dict.fromkeys(("file", "mask", "overlay", "um_per_px_source"), "str"),
 }
 SCHEMA = pa.schema([(name, _ARROW_TYPES[_COLUMN_TYPES[name]]) for name in COLUMNS])
 
 
-def field_rows(field: fields.Field, **image: Any) -> list[dict[str, Any]]:
-    """Returns one row a cell with `COLUMNS` as keys; one row with a flag where there is no cell.
+def field_rows(field: Field, **image: Any) -> list[dict[str, Any]]:
+    """Returns one row per cell with `COLUMNS` as keys; a flagged row if there is no cell.
 
     Args:
-        field: the contents of an image.
-        image: the columns that describe the image: `file`, `width`, `height` and, where there are
+        field: the analyzed image.
+        image: the columns that describe the image: `file`, `width`, `height` and, if there are
             masks, `mask` and `overlay`.
     """
     image |= {"um_per_px": field.um_per_px, "um_per_px_source": field.um_per_px_source}
@@ -52,8 +52,8 @@ def write(
 
     Args:
         out: folder, made if missing.
-        rows: from `field_rows`, of all images.
-        counts: from `differential`; empty: there are no types, and no such file.
+        rows: from `field_rows`, all images together.
+        counts: from `differential`; if empty, there are no types and no `differential.csv`.
 
     Raises:
         OSError: a file cannot be written.
@@ -70,11 +70,11 @@ def differential(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Counts cells by type.
 
     Args:
-        rows: with `cell` and `type`; those without a cell do not count.
+        rows: rows with `cell` and `type`; those without a cell are not counted.
 
     Returns:
-        One row a type, with `DIFFERENTIAL_COLUMNS`: its percentage of the typed cells, with the
-        95 % Wilson interval; then `for review`, a percentage of all cells; and `all`.
+        One row per type, with `DIFFERENTIAL_COLUMNS`: its percentage of the typed cells, with the
+        95 % Wilson interval. Then `for review`, as a percentage of all cells, and `all`.
     """
     counts = collections.Counter(row["type"] for row in rows if row["cell"])
     typed = sum(counts[name] for name in CELL_TYPES)

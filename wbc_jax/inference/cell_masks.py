@@ -57,7 +57,7 @@ def prepare(data: Data, names: Sequence[str] | None = None) -> dict[str, np.ndar
 def _read_or_predict(
     source: sources.Source, path: epath.Path, segmenter: Callable[[], inference.Model]
 ) -> np.ndarray:
-    """Returns uint8 `[N, 128, 128]`. Predicts and writes them if the file lacks or is damaged."""
+    """Returns uint8 `[N, 128, 128]`; predicts and writes them if the file is missing or damaged."""
     try:
         with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as stored:
             if tuple(stored["ids"].tolist()) == source.ids:

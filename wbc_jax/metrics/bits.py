@@ -12,6 +12,7 @@ WORD = 32
 
 def codes(mask: jax.Array, num_classes: int) -> jax.Array:
     """Returns an integer mask as uint8, `num_classes` standing for values that are no class."""
+    mask = mask.astype(jnp.uint8) if mask.dtype == bool else mask
     return jnp.where((mask >= 0) & (mask < num_classes), mask, num_classes).astype(jnp.uint8)
 
 
@@ -26,7 +27,7 @@ def class_bits(codes: jax.Array, num_classes: int) -> jax.Array:
         uint32 `[C, ..., W]`; bit i of a word is row i, set where the pixel is of the class.
     """
     codes = codes.reshape(*codes.shape[:-2], 2, 16, codes.shape[-1])
-    shifts = 2 * jnp.arange(16, dtype=jnp.uint32)[:, None]
+    shifts = 2 * jnp.arange(16, dtype=jnp.uint32).reshape((1,) * (codes.ndim - 2) + (16, 1))
     planes = []
     for bit in range(0, num_classes.bit_length(), 2):
         # Two bits of each code at once, 16 rows in a word: one pass over the pixels. A sum, because

@@ -237,7 +237,8 @@ def boundary_bits(truth: jax.Array, prediction: jax.Array, num_classes: int) -> 
     codes = jnp.pad(codes, below, constant_values=num_classes)
     masks = bits.class_bits(codes.reshape(2, n, words, bits.WORD, width), num_classes)
     masks = jnp.moveaxis(masks, 0, 2)
-    masks &= functools.reduce(jnp.bitwise_or, [masks[0, :, c] for c in range(num_classes)])[:, None]
+    known = functools.reduce(jnp.bitwise_or, [masks[0, :, c] for c in range(num_classes)])
+    masks &= known[None, :, None]
     beside = [(0, 0)] * (masks.ndim - 1) + [(1, 1)]
     wide = jnp.pad(masks, beside)
     return masks & ~(_down(masks) & _up(masks) & wide[..., :-2] & wide[..., 2:])

@@ -34,9 +34,9 @@ def label_confusions(labels: jax.Array, predictions: jax.Array, num_classes: int
     Returns:
         int32 `[..., K, K]`, rows truth, columns prediction.
     """
-    classes = jnp.arange(num_classes)
-    rows = (labels[..., None] == classes).astype(jnp.int32)
-    columns = (predictions[..., None] == classes).astype(jnp.int32)
+    classes = jnp.arange(num_classes, dtype=jnp.int32).reshape((1,) * labels.ndim + (-1,))
+    rows = (labels[..., None].astype(jnp.int32) == classes).astype(jnp.int32)
+    columns = (predictions[..., None].astype(jnp.int32) == classes).astype(jnp.int32)
     return jnp.einsum("...nt,...np->...tp", rows, columns)
 
 

@@ -136,8 +136,8 @@ def _points(words: jax.Array, number: int) -> tuple[jax.Array, jax.Array, jax.Ar
     flat = words.reshape(-1, words.shape[-2] * width)
     counts = bits.count(flat)
     ends = jnp.cumsum(counts, axis=-1)
-    wanted = jnp.arange(number, dtype=jnp.int32)
-    index = jax.vmap(lambda e: jnp.searchsorted(e, wanted, side="right"))(ends)
+    wanted = jnp.arange(number, dtype=jnp.int32)[None]
+    index = jax.vmap(lambda e: jnp.searchsorted(e, wanted[0], side="right"))(ends)
     index = jnp.minimum(index, flat.shape[-1] - 1).astype(jnp.int32)
     word, count, end = (jnp.take_along_axis(a, index, axis=-1) for a in (flat, counts, ends))
     rank = wanted - (end - count)
@@ -156,7 +156,8 @@ def _points(words: jax.Array, number: int) -> tuple[jax.Array, jax.Array, jax.Ar
 def _column_distances(words: jax.Array, height: int) -> jax.Array:
     """Returns the rows to the column's nearest set bit, int32 `[..., H, W]`; H + W without any."""
     far = height + words.shape[-1]
-    row = jnp.arange(words.shape[-2], dtype=jnp.int32)[:, None] * bits.WORD
+    front = (1,) * (words.ndim - 2)
+    row = jnp.arange(words.shape[-2], dtype=jnp.int32).reshape(*front, -1, 1) * bits.WORD
     last = row + bits.WORD - 1 - lax.clz(words).astype(jnp.int32)
     last = lax.cummax(jnp.where(words != 0, last, -2 * far), axis=words.ndim - 2)
     first = row + _trailing_zeros(words)
@@ -165,7 +166,7 @@ def _column_distances(words: jax.Array, height: int) -> jax.Array:
     # row and from each row on.
     last = jnp.concatenate([jnp.full_like(last[..., :1, :], -2 * far), last[..., :-1, :]], -2)
     first = jnp.concatenate([first[..., 1:, :], jnp.full_like(first[..., :1, :], 2 * far)], -2)
-    rows = jnp.arange(bits.WORD, dtype=jnp.uint32)[:, None]
+    rows = jnp.arange(bits.WORD, dtype=jnp.uint32).reshape(*front, 1, -1, 1)
     words, last, first = (a[..., None, :] for a in (words, last, first))
     y = row[..., None] + rows.astype(jnp.int32)
     up_to, from_on = words << bits.WORD - 1 - rows, words >> rows

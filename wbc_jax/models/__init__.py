@@ -1,4 +1,7 @@
-"""The networks. `registry` lists them by the names that a config uses and builds them."""
+"""The networks. `registry` lists them by the names that a config uses, and builds them.
+
+Importing this imports no JAX; `build` does.
+"""
 
 from wbc_jax.models.registry import NETWORKS, build, embeds
 

@@ -1,4 +1,4 @@
-"""Paper B's network for the type of a cell."""
+"""Paper B's classifier of cell types."""
 
 import jax
 import jax.numpy as jnp
@@ -7,18 +7,17 @@ from flax import nnx
 from wbc_jax.models import layers
 
 SLOPE = 0.01
-"""Of the leaky ReLU: MATLAB's default."""
+"""Slope of the leaky ReLU for negative inputs; MATLAB's default."""
 
 
-class Block(nnx.Module):
-    """A 5 × 5 convolution, normalisation, leaky ReLU and a 2 × 2 average pool."""
+class Block(layers.Block):
+    """A 5 × 5 convolution, normalization, leaky ReLU and a 2 × 2 average pool."""
 
     def __init__(self, in_features: int, out_features: int, norm: str, *, rngs: nnx.Rngs):
         self.conv = layers.conv(in_features, out_features, 5, rngs=rngs)
         self.norm = layers.norm(norm, out_features, rngs=rngs)
 
-    @layers.block
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def forward(self, x: jax.Array) -> jax.Array:
         """Maps `[B, H, W, C_in]` to `[B, ⌊H/2⌋, ⌊W/2⌋, C_out]`."""
         x = self.conv(x)
         x = nnx.leaky_relu(self.norm(x) if self.norm else x, SLOPE)
@@ -30,21 +29,21 @@ class Classifier(nnx.Module):
 
     Paper B prints no widths, only seven repetitions of the block, 36 layers, 17.5 M parameters and
     736 MFLOPs at 360 × 360 × 3 for 5 classes. The defaults, seven blocks of 16 … 1024 channels,
-    give 17,499,781 parameters, but 32 layers (input, softmax and classification among them) and
-    2.52 G multiply-adds. Eight blocks of 8 … 1024 (`features=8, blocks=8`: one block, then seven
-    repetitions) give 36 layers, 17,487,045 parameters and 721 M multiply-adds; with about seven
-    operations for each number that normalisation, activation and pool handle, 736 M.
+    have 17,499,781 parameters, but 32 layers (including input, softmax and classification) and
+    2.52 G multiply-adds. Eight blocks of 8 … 1024 channels (`features=8, blocks=8`: one block, then
+    seven repetitions) have 36 layers, 17,487,045 parameters and 721 M multiply-adds. These become
+    736 M with about seven operations per value in normalization, activation and pool.
 
     Args:
-        num_classes: logits.
-        image_size: height and width of the images, px; the fully connected layer depends on it.
-            Paper B: 360.
+        num_classes: number of logits.
+        image_size: height and width of the images, px; it sets the size of the fully connected
+            layer. Paper B: 360.
         features: channels of the first block, doubled at each further one.
-        blocks: how many.
+        blocks: number of blocks.
         norm: `batch` (paper B), `group` or `none`.
-        in_channels: channels that the network sees, of which the images have as many, or 3 that are
-            reduced to 1, their luma.
-        dtype: of the computation, `float32` or `bfloat16`; parameters and logits are float32.
+        in_channels: channels of the network's input: those of the images, or 1, the luma of images
+            of 3 channels.
+        dtype: type of the computation, `float32` or `bfloat16`; parameters and logits are float32.
         rngs: `params` for the initial weights.
 
     Raises:
@@ -90,7 +89,7 @@ class Classifier(nnx.Module):
                 f"Classifier: built for {self.image_size} × {self.image_size} px, given "
                 f"{height} × {width} px; resize the images or build it for their size"
             )
-        x = layers.enter(images, self.in_channels, self.dtype)
+        x = layers.prepare_input(images, self.in_channels, self.dtype)
         for block in self.blocks:
             x = block(x)
         return self.head(x.reshape(x.shape[0], -1).astype(jnp.float32))

@@ -1,7 +1,8 @@
-"""What a network consists of: layers, output shapes, parameters, FLOPs; beside the papers'.
+"""The layers of a network: output shapes, parameters and FLOPs, beside the papers' figures.
 
-`nnx.tabulate` runs the network on arrays, returns text only, counts what XLA leaves after its
-simplifications and sees no pools or activations; so here the network is traced instead.
+`nnx.tabulate` is not used: it runs the network on arrays, returns only text, counts the operations
+that are left after XLA's simplifications, and does not list pools and activations. Here the network
+is traced, while its layers are replaced by ones that record the call; this is not thread-safe.
 """
 
 import contextlib
@@ -27,7 +28,7 @@ PAPERS = {
     "encoder_decoder": "paper B prints 22 layers, 58.5 K parameters, 7.311 BFLOPs at 360 × 360",
     "classifier": "paper B prints 36 layers, 17.5 M parameters, 736 MFLOPs at 360 × 360",
 }
-"""What the papers say of their networks, by the names that a config uses."""
+"""The papers' figures for their networks, by the names that a config uses."""
 
 _FUNCTIONS = (
     (nnx, "relu"),
@@ -47,10 +48,10 @@ class Layer:
     Attributes:
         name: path in the network (`encoder.0.conv1`); for a function, its name and a number.
         kind: the module's class or the function's name.
-        shape: of the output.
-        parameters: learnt numbers. Running statistics are not among them.
-        flops: two for each multiply-add of convolutions and matrix products, products with padding
-            included. Biases, normalisation, activations and pools count nothing.
+        shape: shape of the output.
+        parameters: number of learned values, without running statistics.
+        flops: two for each multiply-add of convolutions and matrix products, including products
+            with padding. Biases, normalization, activations and pools are not counted.
     """
 
     name: str
@@ -63,17 +64,19 @@ class Layer:
 def describe(model: nnx.Module, input_shape: Sequence[int]) -> list[Layer]:
     """Returns the layers of `model` in the order in which they are called.
 
-    The forward pass (of prediction: no dropout, running statistics) is traced, nothing computed,
-    so that a network of any size takes seconds. Layers are the modules that hold no others, and
-    the activations and pools of `nnx` and `wbc_jax.models.layers`. Not for several threads at once:
-    the calls are replaced while they are recorded.
+    The forward pass of prediction (no dropout, running statistics) is traced, not computed, so that
+    a network of any size takes seconds. Layers are the modules without submodules, and the
+    activations and pools of `nnx` and `wbc_jax.models.layers`.
+
+    Not thread-safe: methods of the modules' classes (Flax's among them) and functions of `nnx` are
+    patched for the whole process meanwhile.
 
     Args:
-        model: maps images to an array; left as it was.
+        model: maps images to an array; it is not changed.
         input_shape: `[B, H, W, C]`.
 
     Raises:
-        ValueError: from the network, where it does not take that shape.
+        ValueError: raised by the network if it does not take that shape.
     """
     graph, state = nnx.split(model)
     found: list[Layer] = []
@@ -88,7 +91,7 @@ def describe(model: nnx.Module, input_shape: Sequence[int]) -> list[Layer]:
 
     images = jax.ShapeDtypeStruct(tuple(input_shape), jnp.float32)
     jaxpr = jax.make_jaxpr(forward)(state, images).jaxpr
-    flops = [0] * (len(found) + 1)  # the last one: outside all layers
+    flops = [0] * (len(found) + 1)  # the last entry: outside all layers
     _count(jaxpr, len(found), 1, flops)
     described = [dataclasses.replace(layer, flops=n) for layer, n in zip(found, flops)]
     if flops[-1]:
@@ -98,11 +101,11 @@ def describe(model: nnx.Module, input_shape: Sequence[int]) -> list[Layer]:
 
 
 def table(layers: Sequence[Layer], paper: str | None = None) -> str:
-    """Returns `layers` as text: one line each, then the totals.
+    """Formats `layers` as text: one line each, then the totals.
 
     Args:
         layers: from `describe`.
-        paper: network of `PAPERS` whose printed figures are added, if there are any.
+        paper: name of the network in `PAPERS` whose figures are added, if it is there.
     """
     rows = [("layer", "kind", "output", "parameters", "FLOPs")]
     for layer in layers:
@@ -132,7 +135,10 @@ def table(layers: Sequence[Layer], paper: str | None = None) -> str:
 
 @contextlib.contextmanager
 def _recorded(model: nnx.Module, found: list[Layer]) -> Iterator[None]:
-    """Adds to `found` each layer that is called meanwhile, and marks its operations."""
+    """Adds each layer called within it to `found`, and marks its operations with its index.
+
+    The marks are named scopes, which `_count` finds in the traced operations. Not thread-safe.
+    """
     modules = {id(module): (path, module) for path, module in nnx.iter_modules(model)}
     leaves = {i: x for i, x in modules.items() if sum(1 for _ in nnx.iter_modules(x[1])) == 1}
     numbers: dict[str, Iterator[int]] = {}
@@ -176,13 +182,13 @@ def _recorded(model: nnx.Module, found: list[Layer]) -> Iterator[None]:
 
 
 def _count(jaxpr: Any, place: int, times: int, flops: list[int]) -> None:
-    """Adds the FLOPs of `jaxpr`, done `times` times, to those of the layers they belong to.
+    """Adds the FLOPs of `jaxpr` and all jaxprs it calls to the layers that they belong to.
 
     Args:
-        jaxpr: what is walked, with all that it calls.
-        place: layer of the operations that carry no mark.
-        times: how often it runs.
-        flops: one number a layer.
+        jaxpr: of the forward pass.
+        place: index of the layer for operations without a mark.
+        times: how often `jaxpr` runs.
+        flops: one number per layer; changed.
     """
     for equation in jaxpr.eqns:
         marks = _MARK.findall(str(equation.source_info.name_stack))

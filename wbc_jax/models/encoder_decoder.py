@@ -14,28 +14,28 @@ CONVS_PER_POOL = 2
 class EncoderDecoder(nnx.Module):
     """Paper B's "proposed CNN": convolutions and max-pools down, transposed convolutions up.
 
-    The paper prints neither widths nor kernel sizes, only the kinds of layers, that there are 22,
-    58.5 K parameters and 7.311 BFLOPs at 360 × 360 × 3 for 3 classes. With as many transposed
-    convolutions as pools, 22 layers are four or five convolution blocks and two or one pools, or
-    three and three: input + n · (convolution, normalisation, ReLU) + p pools + p · (transposed
-    convolution, ReLU) + 1 × 1 convolution + softmax + pixel classification, where n + p = 6. The
-    defaults here are n = 4, p = 2, all kernels 3 × 3 and widths chosen to give 58,467 parameters
-    and 7.30 GFLOPs (2 per multiply-add). Other widths fit those two figures as well.
+    The paper prints neither widths nor kernel sizes, only the kinds of layers, their number, 22,
+    58.5 K parameters and 7.311 BFLOPs at 360 × 360 × 3 for 3 classes. If there are as many
+    transposed convolutions as pools, the 22 layers are input + n · (convolution, normalization,
+    ReLU) + p pools + p · (transposed convolution, ReLU) + 1 × 1 convolution + softmax + pixel
+    classification, where n + p = 6: (n, p) is (4, 2), (5, 1) or (3, 3). The defaults here are
+    n = 4, p = 2, 3 × 3 kernels and widths chosen for 58,467 parameters and 7.30 GFLOPs (2 per
+    multiply-add). Other widths fit those two figures as well.
 
     Args:
         num_classes: channels of the output.
-        widths: channels of the 3 × 3 convolutions, each followed by normalisation and ReLU; a
-            2 × 2 max-pool comes after every second one.
+        widths: channels of the 3 × 3 convolutions, each followed by normalization and ReLU; a
+            2 × 2 max-pool follows every second one.
         up_widths: channels of the 3 × 3 transposed convolutions of stride 2, each followed by
-            ReLU; as many as there are pools.
-        norm: `batch` (the paper), `group` or `none`, after the convolutions going down.
-        in_channels: channels that the network sees, of which the images have as many, or 3 that are
-            reduced to 1, their luma.
-        dtype: of the computation, `float32` or `bfloat16`; parameters and logits are float32.
+            ReLU; one for each pool.
+        norm: `batch` (the paper), `group` or `none`, after the 3 × 3 convolutions.
+        in_channels: channels of the network's input: those of the images, or 1, the luma of images
+            of 3 channels.
+        dtype: type of the computation, `float32` or `bfloat16`; parameters and logits are float32.
         rngs: `params` for the initial weights.
 
     Raises:
-        ValueError: `up_widths` are not half as many as `widths`.
+        ValueError: there are not half as many `up_widths` as `widths`.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class EncoderDecoder(nnx.Module):
     def __call__(self, images: jax.Array) -> jax.Array:
         """Returns logits, float32 `[B, H, W, num_classes]`, for `[B, H, W, C]` of any H and W."""
         height, width = images.shape[1:3]
-        x = layers.enter(images, self.in_channels, self.dtype)
+        x = layers.prepare_input(images, self.in_channels, self.dtype)
         x = layers.pad_to_multiple(x, 2 ** len(self.up))
         for number, block in enumerate(self.blocks, start=1):
             x = block(x)

@@ -1,10 +1,10 @@
 """The registry of networks.
 
-Importing it imports no JAX: the config's checks look names up before anything slow happens.
+Importing it imports no JAX, as the checks of the config need only the names.
 
-To add a network, write a module with the class and add a line here. The class is called with
-`(num_classes, **fields, in_channels=..., dtype=..., rngs=...)`, where the fields are those of
-`config.Model` that the line names (and `image_size`), and maps float32 images `[B, H, W, 3]` to
+To add a network, write a module with the class and add a line to `NETWORKS`. The class is called
+with `(num_classes, **fields, in_channels=..., dtype=..., rngs=...)`; `fields` are those fields of
+`config.Model` that the line names (and `image_size`). It maps float32 images `[B, H, W, 3]` to
 float32 logits: `[B, H, W, num_classes]` for segmentation, `[B, num_classes]` for classification.
 """
 
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Entry:
-    """Where a network is and what it is built from.
+    """A network of the registry.
 
     Attributes:
         import_path: `module:Class`.
-        fields: arguments of the class, by the names that `config.Model` has for them;
-            `image_size`, in pixels, for a network of fixed size.
-        task: what the network is for.
+        fields: arguments of the class, named like the fields of `config.Model`; also `image_size`,
+            in pixels, for a network of fixed size.
+        task: `segmentation` or `classification`.
     """
 
     import_path: str
@@ -64,16 +64,16 @@ def build(
     classes: int | None = None,
     image_size: int | None = None,
 ) -> nnx.Module:
-    """Returns the network of `model`, its weights drawn from `seed`.
+    """Builds the network of a config, with initial weights.
 
     Args:
-        model: validated.
-        seed: of the weights; dropout's stream is another.
+        model: the validated `config.model`.
+        seed: for the weights; dropout has another stream.
         classes: number of logits; by default that of the network's task.
-        image_size: side of the images in pixels; only for networks of fixed size (the classifier).
+        image_size: side of the images in pixels; used for networks of fixed size only.
 
     Raises:
-        ValueError: the network needs `image_size`, and there is none.
+        ValueError: the network needs `image_size`, and none is given.
     """
     from flax import nnx
 
@@ -95,9 +95,9 @@ def build(
 
 
 def embeds(name: str) -> bool:
-    """Returns whether a network has an embedding, from which its logits follow linearly.
+    """Returns whether a network has a method `with_embedding`.
 
-    Such a network has a method `with_embedding`.
+    It returns the logits and the vector that they are a linear function of.
     """
     return hasattr(_class(name), "with_embedding")
 

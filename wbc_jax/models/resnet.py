@@ -1,4 +1,4 @@
-"""A residual network for cell types (He et al. 2016), of one block a level."""
+"""A residual network for cell types (He et al. 2016) with one block per level."""
 
 import jax
 import jax.numpy as jnp
@@ -7,8 +7,8 @@ from flax import nnx
 from wbc_jax.models import layers
 
 
-class Block(nnx.Module):
-    """Two 3 × 3 convolutions with normalisation, added to the input, ReLU after each."""
+class Block(layers.Block):
+    """Two 3 × 3 convolutions with normalization, added to the input; ReLU after each."""
 
     def __init__(self, in_features: int, out_features: int, norm: str, *, rngs: nnx.Rngs):
         self.conv1 = layers.conv(in_features, out_features, 3, rngs=rngs)
@@ -18,8 +18,7 @@ class Block(nnx.Module):
         same = in_features == out_features
         self.shortcut = None if same else layers.conv(in_features, out_features, 1, rngs=rngs)
 
-    @layers.block
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def forward(self, x: jax.Array) -> jax.Array:
         """Maps `[B, H, W, C_in]` to `[B, H, W, C_out]`."""
         y = self.conv1(x)
         y = self.conv2(nnx.relu(self.norm1(y) if self.norm1 else y))
@@ -28,21 +27,21 @@ class Block(nnx.Module):
 
 
 class ResNet(nnx.Module):
-    """Stem, residual blocks with 2 × 2 average pools between them, mean over the image, linear.
+    """Stem, residual blocks with 2 × 2 average pools in between, mean over the image, linear layer.
 
-    He et al.'s for small images, but that levels are halved by pools (He et al. 2019, "ResNet-D"),
-    each has one block, and the stem sees squares of pixels. It takes images of any size from
-    `patch * 2**depth` pixels on.
+    It differs from He et al.'s network for small images in three points: pools halve the image
+    (He et al. 2019, "ResNet-D"), each level has one block, and the stem sees squares of pixels. It
+    takes images of any size from `patch * 2**depth` pixels.
 
     Args:
-        num_classes: logits.
+        num_classes: number of logits.
         features: channels of the first level, doubled at each level below.
         depth: number of halvings.
         norm: `batch`, `group` or `none`.
-        patch: side in pixels of the squares that the stem sees as one position.
-        in_channels: channels that the network sees, of which the images have as many, or 3 that are
-            reduced to 1, their luma.
-        dtype: of the computation, `float32` or `bfloat16`; parameters and logits are float32.
+        patch: side in pixels of the squares that are one position of the stem's input.
+        in_channels: channels of the network's input: those of the images, or 1, the luma of images
+            of 3 channels.
+        dtype: type of the computation, `float32` or `bfloat16`; parameters and logits are float32.
         rngs: `params` for the initial weights.
     """
 
@@ -72,9 +71,11 @@ class ResNet(nnx.Module):
         return self.with_embedding(images)[0]
 
     def with_embedding(self, images: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Returns the logits, and the last level's means, float32 `[B, D]`, that they are linear
-        in."""
-        x = layers.enter(images, self.in_channels, self.dtype)
+        """Returns the logits, and the embedding, float32 `[B, D]`, of which they are linear.
+
+        The embedding is the mean of the last level over the image.
+        """
+        x = layers.prepare_input(images, self.in_channels, self.dtype)
         x = layers.space_to_depth(layers.pad_to_multiple(x, self.patch), self.patch)
         x = self.stem(x)
         for level, block in enumerate(self.blocks):

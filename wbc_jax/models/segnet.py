@@ -13,27 +13,28 @@ VGG16 = ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3))
 
 
 class SegNet(nnx.Module):
-    """Encoder whose max-pools hand the places of their maxima to the decoder's unpooling.
+    """Encoder and decoder; max-pools pass the positions of their maxima to the unpooling.
 
     A decoder stage mirrors its encoder stage: unpooling, then as many convolutions, the last of
-    which has the channels of the stage above. The decoder's very last convolution has the classes
-    and, as in the article, neither normalisation nor ReLU: what follows is the softmax.
+    which has the channels of the stage above. The last convolution of the decoder has one channel
+    per class and, as in the article, neither normalization nor ReLU, as the softmax follows.
 
     Args:
         num_classes: channels of the output.
         features: channels of the first stage. Paper B: 64.
-        depth: stages, each of which halves the image.
-        layout: `matlab`, two convolutions of `features` channels in every stage (`segnetLayers`
-            with a depth, which paper B's 64 filters are), or `vgg16`, the first `depth` of
-            VGG-16's five stages, scaled by `features` / 64. The article has all five, depth 5.
-        norm: `batch` (both), `group` or `none`.
-        in_channels: channels that the network sees, of which the images have as many, or 3 that are
-            reduced to 1, their luma.
-        dtype: of the computation, `float32` or `bfloat16`; parameters and logits are float32.
+        depth: number of stages, each of which halves the image.
+        layout: `matlab`: two convolutions of `features` channels in every stage, as `segnetLayers`
+            has them if it is given a depth (paper B's 64 filters). `vgg16`: the first `depth` of
+            VGG-16's five stages, with `features` / 64 times their channels; the article has all
+            five.
+        norm: `batch` (the article and MATLAB), `group` or `none`.
+        in_channels: channels of the network's input: those of the images, or 1, the luma of images
+            of 3 channels.
+        dtype: type of the computation, `float32` or `bfloat16`; parameters and logits are float32.
         rngs: `params` for the initial weights.
 
     Raises:
-        ValueError: `layout` is unknown, or has no `depth` stages.
+        ValueError: `layout` is unknown, or has fewer than `depth` stages.
     """
 
     def __init__(
@@ -74,7 +75,7 @@ class SegNet(nnx.Module):
                 f"SegNet: an image of {images.shape[1]} × {images.shape[2]} px cannot be halved "
                 f"{self.depth} times; at least {2**self.depth} px are needed, or a smaller depth"
             )
-        x, pools = layers.enter(images, self.in_channels, self.dtype), []
+        x, pools = layers.prepare_input(images, self.in_channels, self.dtype), []
         for stage in self.encoder:
             for block in stage:
                 x = block(x)

@@ -1,4 +1,4 @@
-"""U-Net (Ronneberger et al. 2015) as paper A draws it, with its sizes as arguments."""
+"""U-Net (Ronneberger et al. 2015) as drawn in paper A, with its sizes as arguments."""
 
 import jax
 import jax.numpy as jnp
@@ -7,8 +7,8 @@ from flax import nnx
 from wbc_jax.models import layers
 
 
-class Block(nnx.Module):
-    """Two 3 × 3 convolutions, each followed by normalisation and ReLU."""
+class Block(layers.Block):
+    """Two 3 × 3 convolutions, each followed by normalization and ReLU."""
 
     def __init__(self, in_features: int, out_features: int, norm: str, *, rngs: nnx.Rngs):
         self.conv1 = layers.conv(in_features, out_features, 3, rngs=rngs)
@@ -16,8 +16,8 @@ class Block(nnx.Module):
         self.conv2 = layers.conv(out_features, out_features, 3, rngs=rngs)
         self.norm2 = layers.norm(norm, out_features, rngs=rngs)
 
-    @layers.block
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def forward(self, x: jax.Array) -> jax.Array:
+        """Maps `[B, H, W, C_in]` to `[B, H, W, C_out]`."""
         x = self.conv1(x)
         x = nnx.relu(self.norm1(x) if self.norm1 else x)
         x = self.conv2(x)
@@ -25,7 +25,7 @@ class Block(nnx.Module):
 
 
 class UNet(nnx.Module):
-    """Contracting path, bridge, expanding path with skip connections, 1 × 1 output.
+    """Contracting path, bridge, expanding path with skip connections, 1 × 1 convolution.
 
     Args:
         num_classes: channels of the output.
@@ -34,12 +34,12 @@ class UNet(nnx.Module):
         norm: `batch` (paper A), `group` or `none` (paper B).
         dropout: rate after the last encoder level and after the bridge (MATLAB's `unetLayers`).
         up_relu: ReLU after each up-convolution (MATLAB's `unetLayers`).
-        patch: the first level has a position for each square of this many pixels' side, whose
-            colours are its channels (space to depth), and the output one channel for each class and
-            pixel of it: the work of an image `patch` times smaller, with logits at full size.
-        in_channels: channels that the network sees, of which the images have as many, or 3 that are
-            reduced to 1, their luma.
-        dtype: of the computation, `float32` or `bfloat16`; parameters and logits are float32.
+        patch: side in pixels of the squares that are one position of the first level (space to
+            depth). The output has a channel for each class and pixel of the square, so that the
+            network costs as much as for an image of 1 / `patch` the side, with logits at full size.
+        in_channels: channels of the network's input: those of the images, or 1, the luma of images
+            of 3 channels.
+        dtype: type of the computation, `float32` or `bfloat16`; parameters and logits are float32.
         rngs: `params` for the initial weights, `dropout` for the masks.
     """
 
@@ -77,7 +77,7 @@ class UNet(nnx.Module):
     def __call__(self, images: jax.Array) -> jax.Array:
         """Returns logits, float32 `[B, H, W, num_classes]`, for `[B, H, W, C]` of any H and W."""
         height, width = images.shape[1:3]
-        x = layers.enter(images, self.in_channels, self.dtype)
+        x = layers.prepare_input(images, self.in_channels, self.dtype)
         x = layers.pad_to_multiple(x, self.patch * 2**self.depth)
         x = layers.space_to_depth(x, self.patch)
         skips = []

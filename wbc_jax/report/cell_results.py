@@ -1,16 +1,16 @@
-"""The results of `wbc_jax.predict` for a folder of images.
+"""Image files → the files that `wbc_jax.predict` writes about their cells.
 
 | file | content |
 |---|---|
-| `cells.csv`, `cells.parquet` | a row a cell (`results.COLUMNS`), a row an image without cells |
+| `cells.csv`, `cells.parquet` | a row per cell (`results.COLUMNS`), one per image without cells |
 | `differential.csv` | percentages by type with 95 % intervals |
 | `index.html` | all cells, to sort and filter, offline |
 | `masks/NAME.png` | 8-bit: 0 background, 1 cytoplasm, 2 nucleus |
-| `labels/NAME.png` | 16-bit: the number of each pixel's cell |
+| `labels/NAME.png` | 16-bit: the number of the cell that a pixel belongs to |
 | `overlays/NAME.png` | outlines, numbers and types |
 | `geojson/NAME.geojson`, `coco.json` | the masks as polygons (`wbc_jax.fields.polygons`) |
 
-A classifier alone gives only the tables and the page.
+A classifier without a segmenter gives only the tables and the page.
 """
 
 from __future__ import annotations
@@ -26,23 +26,24 @@ import cv2
 import numpy as np
 from etils import epath
 
-from wbc_jax import cli
 from wbc_jax.data import crops
 from wbc_jax.data.images import encode_png, read_image
 from wbc_jax.errors import DataError
 from wbc_jax.fields import analyze as fields
 from wbc_jax.fields import polygons, results
+from wbc_jax.fields.cells import Field
 from wbc_jax.report import cell_page, overlays
-from wbc_jax.utils import atomic
+from wbc_jax.utils import atomic, outputs
 from wbc_jax.utils.progress import Progress
 
 BATCH = 16
+"""Largest number of images that are analyzed together."""
 BATCH_PIXELS = 2**24
-"""Images are analyzed together up to so many, and up to so many pixels."""
+"""Largest number of pixels that are analyzed together; a larger image is analyzed alone."""
 
 
 class Results:
-    """Writes the files of each image as it comes, and the tables and the page at the end.
+    """Writes the files of each image at once, and the tables and the page at the end.
 
     Args:
         out: folder, made if missing.
@@ -61,13 +62,13 @@ class Results:
     def add(
         self,
         images: Sequence[tuple[str, str, np.ndarray]],
-        found: Sequence[fields.Field],
+        found: Sequence[Field],
     ) -> None:
         """Writes the pictures and polygons of some images, and keeps their rows.
 
         Args:
-            images: (path, name of its results, pixels uint8 `[H, W, 3]`) of each.
-            found: the contents of each.
+            images: (path, name of its results, pixels uint8 `[H, W, 3]`) of each image.
+            found: the analyzed images.
 
         Raises:
             OSError: a file cannot be written.
@@ -78,10 +79,8 @@ class Results:
             ):
                 height, width = image.shape[:2]
                 about: dict[str, Any] = {
-                    "file": atomic.utf8(path),
-                    "width": width,
-                    "height": height,
-                }
+                    "file": atomic.utf8(path), "width": width, "height": height,
+                }  # fmt: skip
                 if field.mask is not None:
                     about |= {"mask": f"masks/{name}.png", "overlay": f"overlays/{name}.png"}
                     self._coco.add(about["file"], (height, width), field.cells)
@@ -89,7 +88,7 @@ class Results:
                 self._thumbnails += thumbnails
                 self._images += 1
 
-    def _write(self, image: tuple[str, str, np.ndarray], field: fields.Field) -> list[bytes]:
+    def _write(self, image: tuple[str, str, np.ndarray], field: Field) -> list[bytes]:
         """Writes one image's files; returns thumbnails of its cells, or of the whole image."""
         path, name, pixels = image
         drawn = pixels
@@ -129,7 +128,7 @@ class Results:
         )
 
     def summary(self) -> str:
-        """Returns a line that sums up the results."""
+        """Returns the results in one line: number of cells, median N/C ratio, cells for review."""
         cells = [row for row in self.rows if row["cell"]]
         ratios = [r["nc_ratio"] for r in cells if math.isfinite(r["nc_ratio"] or math.nan)]
         parts = [f"{len(cells)} cells in {self._images} images"]
@@ -154,13 +153,13 @@ def predict_files(
 ) -> list[tuple[str, str]]:
     """Analyzes image files and writes all results under `out`.
 
-    Bad files are left out, listed in `bad_files.csv`, and returned.
+    Bad files are skipped, listed in `bad_files.csv`, and returned.
 
     Args:
         models: from `fields.load_models`.
         paths: image files.
         out: folder, made if missing.
-        find, um_per_px: as of `fields.analyze`.
+        find, um_per_px: as in `fields.analyze`.
 
     Returns:
         (path, reason) of each file that could not be predicted.
@@ -172,26 +171,31 @@ def predict_files(
     atomic.check_writable(out)
     progress = Progress("image", len(paths))
     written, bad, done = Results(out), [], 0
-    for chunk, unread in _chunks(paths):
+    for batch, unread in _batches(paths):
         bad += unread
-        found = fields.analyze([image for _, _, image in chunk], models, find, um_per_px)
-        written.add(chunk, found)
-        done += len(chunk) + len(unread)
-        progress.update(done, len(chunk))
+        found = fields.analyze([image for _, _, image in batch], models, find, um_per_px)
+        written.add(batch, found)
+        done += len(batch) + len(unread)
+        progress.update(done, len(batch))
     progress.close()
     written.close(models)
-    cli.list_bad(out, bad)
+    outputs.list_bad(out, bad)
     print(written.summary(), flush=True)
     return bad
 
 
-def _chunks(
+def _batches(
     paths: Sequence[str],
 ) -> Iterator[tuple[list[tuple[str, str, np.ndarray]], list[tuple[str, str]]]]:
-    """Yields ((path, name of results, image) of some files, (path, reason) of bad ones)."""
+    """Reads image files, up to `BATCH` images and `BATCH_PIXELS` pixels at a time.
+
+    Yields:
+        (path, name of its results, pixels) of each image of a batch, and (path, reason) of each
+        bad file since the batch before.
+    """
     good: list[tuple[str, str, np.ndarray]] = []
     bad: list[tuple[str, str]] = []
-    for path, name in zip(paths, cli.output_names(paths)):
+    for path, name in zip(paths, outputs.output_names(paths)):
         try:
             image = read_image(path)
         except DataError as error:

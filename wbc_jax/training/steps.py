@@ -1,6 +1,5 @@
 """The jitted steps, train and predict: pure functions of state and batch."""
 
-import contextlib
 import dataclasses
 from collections.abc import Callable
 from typing import Any
@@ -14,7 +13,6 @@ from jax.sharding import Mesh
 from wbc_jax import cpu, metrics
 from wbc_jax.config import Config
 from wbc_jax.data import augment
-from wbc_jax.models import layers
 from wbc_jax.parallel import sharding
 from wbc_jax.training import losses, optimizers
 
@@ -127,6 +125,7 @@ def make_train_step(
         def loss_fn(params):
             model = network.merge(params, stats)
             _set_mode(model, training=True)
+            model.set_attributes(remat=config.train.remat, raise_if_not_found=False)
             key = jax.random.fold_in(jax.random.key(seed), _DROPOUT_STREAM)
             key = jax.random.fold_in(key, step)
             nnx.reseed(model, dropout=key if part is None else jax.random.fold_in(key, part))
@@ -134,9 +133,8 @@ def make_train_step(
             loss = losses.total(config.loss, logits, truth, class_weights).mean()
             return loss, (logits, nnx.to_pure_dict(nnx.state(model, nnx.BatchStat)))
 
-        with layers.rematerialised() if config.train.remat else contextlib.nullcontext():
-            (loss, (logits, stats)), grads = jax.value_and_grad(loss_fn, has_aux=True)(params)
-        # To the confusion matrix, a label is a mask of one pixel.
+        (loss, (logits, stats)), grads = jax.value_and_grad(loss_fn, has_aux=True)(params)
+        # A label is an image of one pixel.
         shape = (len(truth), -1, 1)
         confusion = metrics.confusion_matrices(
             truth.reshape(shape), logits.argmax(-1).reshape(shape), logits.shape[-1]

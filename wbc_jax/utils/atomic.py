@@ -1,4 +1,4 @@
-"""Output files, written whole or not at all."""
+"""Atomic writes: an output file is complete or does not exist."""
 
 import contextlib
 import csv
@@ -17,13 +17,13 @@ from etils import epath
 
 @contextlib.contextmanager
 def atomic_write(path: epath.PathLike) -> Iterator[epath.Path]:
-    """Gives a temporary path to write to, and puts what is there in `path`'s place at the end.
+    """Yields a temporary path; at the end, the file written there replaces `path`.
 
-    The temporary file lies beside `path` and is renamed. An object store has no renaming, but its
-    objects appear whole: there it is a local file that is uploaded.
+    The temporary file is in the same folder and is renamed. In an object store, which has no
+    renaming but whose objects appear complete, it is a local file that is uploaded.
 
     Raises:
-        OSError: the folder cannot be written; nothing half-written is left.
+        OSError: the folder is not writable; no partial file is left.
     """
     path = epath.Path(path)
     name = f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp"
@@ -40,18 +40,18 @@ def atomic_write(path: epath.PathLike) -> Iterator[epath.Path]:
         temporary.replace(path)
     except BaseException as error:
         temporary.unlink(missing_ok=True)
-        # A full disk shows while data is written, and then names no file.
+        # If the disk is full, the error of a write names no file.
         if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-            said = f"{error.strerror}: free some, and give the command again"
-            raise OSError(error.errno, said, os.fspath(path)) from error
+            message = f"{error.strerror}: free some space, and run the command again"
+            raise OSError(error.errno, message, os.fspath(path)) from error
         raise
 
 
 def check_writable(folder: epath.PathLike) -> None:
-    """Makes a folder, if missing, and writes a file there and away again.
+    """Creates a folder if it is missing, and tests it by writing and deleting a file.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: the folder is not writable.
     """
     path = epath.Path(folder).expanduser() / ".wbc_jax"
     write_bytes(path, b"")
@@ -59,39 +59,39 @@ def check_writable(folder: epath.PathLike) -> None:
 
 
 def is_remote(path: epath.PathLike) -> bool:
-    """Returns whether a path lies in an object store (`gs://`, `s3://`): no appending, no locks."""
+    """Returns whether a path is in an object store (`gs://`, `s3://`): no appending, no locks."""
     return "://" in os.fspath(path)
 
 
 def remove_stale_temporaries(path: epath.PathLike) -> None:
-    """Removes what processes killed while they wrote `path` have left. Only for its one writer."""
+    """Removes temporary files of killed writers of `path`. Only its sole writer may call this."""
     path = epath.Path(path)
     for leftover in path.parent.glob(f".{path.name}.*.tmp"):
         leftover.unlink(missing_ok=True)
 
 
 def write_bytes(path: epath.PathLike, data: bytes) -> None:
-    """Writes under a temporary name in the same folder, then renames.
+    """Writes bytes with `atomic_write`.
 
     Raises:
-        OSError: the folder cannot be written; nothing half-written is left.
+        OSError: the folder is not writable; no partial file is left.
     """
     with atomic_write(path) as temporary:
         temporary.write_bytes(data)
 
 
 def write_text(path: epath.PathLike, text: str) -> None:
-    """Writes UTF-8 text, as `write_bytes`."""
+    """Writes UTF-8 text with `atomic_write`."""
     write_bytes(path, text.encode("utf-8"))
 
 
 def write_json(path: epath.PathLike, value: Any) -> None:
-    """Writes indented JSON, NaN and infinities as null."""
+    """Writes indented JSON; NaN and infinities become null."""
     write_text(path, json.dumps(finite(value), indent=2) + "\n")
 
 
 def write_csv(path: epath.PathLike, rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> None:
-    """Writes rows as CSV with a header; None and NaN are empty, infinities `inf`."""
+    """Writes rows as CSV with a header; None and NaN become empty cells, infinities `inf`."""
     out = io.StringIO()
     writer = csv.DictWriter(out, columns, lineterminator="\n")
     writer.writeheader()
@@ -101,7 +101,7 @@ def write_csv(path: epath.PathLike, rows: Sequence[dict[str, Any]], columns: Seq
 
 
 def utf8(name: str) -> str:
-    """Returns `name` with what is no UTF-8 in it replaced: tables hold nothing else."""
+    """Returns a file name as valid UTF-8, as tables need it; other bytes are replaced."""
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 

@@ -1,4 +1,4 @@
-"""One line that says how far, how fast and how long still."""
+"""A one-line progress bar: done, rate, time left."""
 
 import sys
 import time
@@ -6,15 +6,15 @@ from typing import TextIO
 
 
 class Progress:
-    """A line rewritten in place on a terminal; plain lines, seldom, in a log.
+    """A progress line: rewritten in place on a terminal, an occasional new line in a log.
 
     Args:
-        what: what is being done.
-        total: units (steps) in all.
-        unit: name of the things whose rate is shown.
-        done: units that were done before.
-        stream: where to write; standard error by default.
-        every_seconds: least time between two lines in a log.
+        what: name of the steps that are counted, `step` or `image`.
+        total: number of steps.
+        unit: name of the items whose rate is shown.
+        done: steps done before, by an earlier process.
+        stream: standard error by default.
+        every_seconds: minimum time between two lines in a log.
     """
 
     def __init__(
@@ -36,7 +36,7 @@ class Progress:
         self._width = 0
 
     def update(self, done: int, count: int, note: str = "") -> None:
-        """Says that `done` units are done, `count` more things (images) since the last call."""
+        """Shows that `done` steps are done, with `count` more items since the last call."""
         self._count += count
         now = time.monotonic()
         if now - self._shown < self._every and done < self._total:
@@ -68,7 +68,7 @@ class Progress:
 
 
 def duration(seconds: float) -> str:
-    """Returns `47 s`, `3 min 05 s` or `2 h 07 min`."""
+    """Formats a duration: `47 s`, `3 min 05 s` or `2 h 07 min`."""
     seconds = round(seconds)
     if seconds < 60:
         return f"{seconds} s"
