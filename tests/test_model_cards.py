@@ -3,7 +3,6 @@
 import importlib
 import json
 
-import jax
 import numpy as np
 import pytest
 from etils import epath
@@ -64,15 +63,6 @@ def test_the_segmenter_finds_drawn_cells(data_dir):
     assert np.mean(right) > 0.9
 
 
-@pytest.fixture
-def as_users_predict():
-    """Switches off the tests' cache of compiled programs, with which oneDNN cannot be used."""
-    folder = jax.config.jax_compilation_cache_dir
-    jax.config.update("jax_compilation_cache_dir", None)
-    yield
-    jax.config.update("jax_compilation_cache_dir", folder)
-
-
 def evaluated(name, config_name, datasets, real_data, tmp_path):
     config = importlib.import_module(f"wbc_jax.configs.{config_name}").get_config()
     config.data.manual_dir = str(real_data)
@@ -85,7 +75,7 @@ def evaluated(name, config_name, datasets, real_data, tmp_path):
 
 
 @pytest.mark.data
-def test_the_segmenters_figures_are_the_files(real_data, tmp_path, as_users_predict):
+def test_the_segmenters_figures_are_the_files(real_data, tmp_path, optimized):
     sets = ("segmentation_wbc/jtsc", "segmentation_wbc/cellavision", "raabin_gt")
     found, written = evaluated("segmenter", "release_segmenter", sets, real_data, tmp_path)
     for name in sets:
@@ -96,7 +86,7 @@ def test_the_segmenters_figures_are_the_files(real_data, tmp_path, as_users_pred
 
 
 @pytest.mark.data
-def test_the_classifiers_figures_are_the_files(real_data, tmp_path, as_users_predict):
+def test_the_classifiers_figures_are_the_files(real_data, tmp_path, optimized):
     sets = ("segmentation_wbc/jtsc", "segmentation_wbc/cellavision")
     found, written = evaluated("classifier", "release_classifier", sets, real_data, tmp_path)
     for name in sets:

@@ -228,7 +228,7 @@ def test_description_counts_the_same(onednn):
 
 _SHARDED = """
 import sys
-import jax, numpy as np
+import jax, jax.numpy as jnp, numpy as np
 from flax import nnx
 from wbc_jax.parallel import sharding
 from wbc_jax.models import unet
@@ -239,8 +239,8 @@ rng = np.random.default_rng(0)
 model = nnx.eval_shape(lambda: unet.UNet(3, 4, 2, rngs=nnx.Rngs(0)))
 graph, *states = nnx.split(model, nnx.Param, ...)
 params, rest = (
-    jax.tree.map(lambda v: rng.normal(0, 0.3, v.shape).astype(np.float32), nnx.to_pure_dict(state))
-    for state in states
+    jax.tree.map(lambda v: jnp.asarray(rng.normal(0, 0.3, v.shape), v.dtype), nnx.to_pure_dict(s))
+    for s in states
 )
 x = rng.normal(size=(8, 12, 12, 3)).astype(np.float32)
 x = jax.device_put(x, sharding.batched(sharding.make_mesh(8)))

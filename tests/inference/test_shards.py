@@ -17,7 +17,7 @@ from PIL import Image
 
 import wbc_jax
 from helpers import tiny_runs
-from wbc_jax import predict
+from wbc_jax import cli, predict
 from wbc_jax.data import pipeline
 from wbc_jax.errors import ShardsError
 from wbc_jax.inference import shards
@@ -364,7 +364,7 @@ def test_killed_and_run_again(run, folder, tmp_path):
     there = [name for name in killed if name.startswith("part-")]
     assert 2 <= len(there) < 50
     again = tiny_runs.command("wbc_jax.predict", *flags, cwd=tmp_path)
-    assert again.returncode == predict.BAD_FILES, again.stderr
+    assert again.returncode == cli.BAD_SHARDS, again.stderr
     assert f"1750 images predicted, in 50 parts, {len(there)} of them there before" in again.stdout
     assert "images/s" in again.stderr and "left" in again.stderr
     assert again.stderr.endswith(
@@ -393,7 +393,7 @@ def test_a_folder_as_parquet(run, folder, tmp_path):
         "wbc_jax.predict", folder, "--format=parquet", "--out=out", f"--model={run.workdir}",
         "--shard=0/1", cwd=tmp_path,
     )  # fmt: skip
-    assert done.returncode == predict.BAD_FILES
+    assert done.returncode == cli.BAD_SHARDS
     assert "Traceback" not in done.stderr
     assert done.stdout == "7 images predicted, in 1 parts: out/parts\n"
     names = [row["file"] for row in _rows(tmp_path / "out")]

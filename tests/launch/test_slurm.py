@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from helpers import fakes
-from wbc_jax import predict
+from wbc_jax import cli
 from wbc_jax.data import pipeline
 from wbc_jax.data.images import encode_png
 
@@ -142,7 +142,7 @@ def test_two_tasks_share_a_prediction(slurm, run, tmp_path):
         slurm, "predict", "--paths=list.txt", "--out=out", "--part_size=2", "--batch_size=2",
         f"--model={run.workdir}",
     )  # fmt: skip
-    assert done.returncode == predict.BAD_FILES, done.stderr
+    assert done.returncode == cli.BAD_SHARDS, done.stderr
     assert "process 0 of 2: 2 images predicted" in done.stdout
     assert "process 1 of 2: 1 images predicted" in done.stdout
     rows = [

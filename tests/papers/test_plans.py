@@ -18,7 +18,7 @@ def test_quick_configs_are_valid_and_keep_stand_ins_out_of_training(name, monkey
 def test_lacking_says_what_is_not_there(tmp_path):
     data = plans.data_settings()
     data.data_dir, data.manual_dir = str(tmp_path / "records"), str(tmp_path)
-    assert "lisc is not in" in plans.why_unavailable("lisc/crops", data)
+    assert "lisc/crops is not in" in plans.why_unavailable("lisc/crops", data)
 
 
 def test_data_set_names():

@@ -22,6 +22,8 @@ from wbc_jax import config_checks, experiment
 from wbc_jax.config import Distributed
 from wbc_jax.training import checkpoint, metric_writer
 
+pytestmark = pytest.mark.usefixtures("optimized")  # it compares sums in different orders
+
 STEPS, EVERY = 24, 4
 # Relative difference of a loss from that of one process: float32 sums in another order.
 LOSS_TOLERANCE = 1e-5

@@ -15,6 +15,8 @@ from wbc_jax.config import Mesh
 from wbc_jax.errors import ConfigError
 from wbc_jax.parallel import sharding
 
+pytestmark = pytest.mark.usefixtures("optimized")  # it compares sums in different orders
+
 PLAIN = {
     "batch": {"train__batch_size": 16, "model__norm": "batch", "optimizer__ema_decay": 0.9},
     "twelve": {"train__batch_size": 12, "model__norm": "none", "model__dropout": 0.3},

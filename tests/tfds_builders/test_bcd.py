@@ -232,7 +232,7 @@ def test_fields_are_listed_once():
 
 
 def test_records_that_are_excluded():
-    excluded = builders.read_exclusions(module.Builder.pkg_dir_path)
+    excluded = building.read_exclusions(module.Builder.pkg_dir_path)
     assert sorted(excluded) == ["image-100_0", "image-104_0", "image-114_0"]
 
 

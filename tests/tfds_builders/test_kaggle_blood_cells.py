@@ -388,7 +388,7 @@ def test_real_frames(real_data, real_folder, tmp_path):
         boxes[file.stem] = [item for item in found if item.findtext("name") == "WBC"]
     images = {file.stem for file in (top / "JPEGImages").glob("*.jpg")}
     single = {s for s in images if len(boxes.get(s, ())) == 1}
-    excluded = builders.read_exclusions(module.Builder.pkg_dir_path)
+    excluded = building.read_exclusions(module.Builder.pkg_dir_path)
 
     built = build(real_data, tmp_path)
     found = read(built)

@@ -291,7 +291,7 @@ def test_exclusions(layout, tmp_path, monkeypatch):
 
 
 def test_no_record_is_excluded_so_far():
-    assert builders.read_exclusions(module.Builder.pkg_dir_path) == {}
+    assert building.read_exclusions(module.Builder.pkg_dir_path) == {}
 
 
 @pytest.mark.parametrize("name", module.FOLDERS)

@@ -231,7 +231,7 @@ def real_folder(real_data):
 def test_real_files(real_data, real_folder, tmp_path):
     found = read(build(real_data, tmp_path))
     files = {f"pbc_{f.stem}": f for name in CELL_TYPES for f in real_folder.glob(f"{name}/*.jpg")}
-    excluded = builders.read_exclusions(module.Builder.pkg_dir_path)
+    excluded = building.read_exclusions(module.Builder.pkg_dir_path)
     assert found.keys() == files.keys() - excluded.keys()
     for id, row in found.items():
         assert row["image"] == files[id].read_bytes()

@@ -1,4 +1,4 @@
-"""How convolutions are computed: the one place that chooses, by backend and by shape.
+"""The one place that chooses how to compute convolutions, by backend and by shape.
 
 Accelerators use XLA's own convolution and its own gradient. On a CPU, XLA's convolution takes two
 to four times as long as oneDNN's, which jaxlib carries but does not call by itself. There, where

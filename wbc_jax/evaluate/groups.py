@@ -7,8 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-ALL = "all"
-"""Name of the result over all data sets."""
+from wbc_jax.labels import ALL
 
 
 def process_share() -> tuple[int, int]:

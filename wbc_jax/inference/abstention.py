@@ -23,13 +23,13 @@ from wbc_jax.errors import AbstentionError
 from wbc_jax.inference import model as inference
 from wbc_jax.inference import weights
 from wbc_jax.labels import CELL_TYPES, REVIEW
+from wbc_jax.metrics.statistics import LEVEL
 from wbc_jax.utils import atomic
 
 LOW, UNLIKE = "low_probability", "unlike_training"
 FILE = "abstention.json"
 FORMAT = "wbc_jax abstention 2"
 NUMBERS = ("temperature", "least_probability", "most_unlike", "share", "images")
-LEVEL = 0.95
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

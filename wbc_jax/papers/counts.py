@@ -3,10 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from wbc_jax.data.splits import SPLITS
 from wbc_jax.labels import CELL_TYPES, UNKNOWN_LABEL
 from wbc_jax.papers import printed
 
-SPLITS = ("train", "validation", "test")
 INDEPENDENT = "independent"
 """The paper's second test set, from sources without training images (LISC and BCD)."""
 TOTAL = "total"

@@ -7,10 +7,9 @@ from typing import Any
 import numpy as np
 
 from wbc_jax import metrics
+from wbc_jax.metrics.statistics import RESAMPLES
 from wbc_jax.papers import confusions, printed
 from wbc_jax.papers.comparison import UNKNOWN, Value
-
-RESAMPLES = 1000
 
 
 def total_confusion(results: Sequence[Mapping[str, Any] | None]) -> np.ndarray | None:

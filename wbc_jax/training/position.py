@@ -18,7 +18,7 @@ def _empty_window() -> dict[str, Any]:
 
 @dataclasses.dataclass(slots=True)
 class Position:
-    """How far a run has come. Checkpoints store it as JSON.
+    """The progress of a run, which checkpoints store as JSON.
 
     Attributes:
         step: steps done. It is also the position in the data: batch s is a pure function of
