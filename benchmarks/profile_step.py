@@ -32,7 +32,7 @@ KINDS = (
     ("copies", ("copy", "transpose")),
     ("elements", ("",)),
 )
-"""oneDNN: outputs and input gradients; ours: weight gradients by `models/kernel_gradient.py`; sums:
+"""oneDNN: outputs and input gradients; ours: weight gradients of `wbc_jax/cpu`; sums:
 statistics, bias gradients, losses; copies: copies and transpositions, and what is fused into them;
 elements: the element-wise rest."""
 _THREADS = "XLAEigen"
