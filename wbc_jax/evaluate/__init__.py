@@ -7,53 +7,25 @@ import numpy as np
 
 from wbc_jax.data import pipeline
 from wbc_jax.evaluate import cell_types, masks
+from wbc_jax.training import task as training_task
 
 
-class Task(Protocol):
-    """Functions and constants that a task's module provides.
+class Task(training_task.Task, Protocol):
+    """Functions and constants that a task's module provides, beside those that training needs.
 
     A measurement holds one entry per example of a split: `metrics.SegmentationCounts` for
     segmentation, probabilities `[N, K]` for classification.
     """
 
     @property
-    def CLASSES(self) -> int:
-        """Number of classes."""
-        ...
-
-    @property
-    def SCORE(self) -> str:
-        """Metric that selects the best checkpoint, on the validation split."""
-        ...
-
-    @property
-    def SCORE_NAME(self) -> str:
-        """Name of that metric in messages."""
-        ...
-
-    @property
     def ROW_COLUMNS(self) -> tuple[str, ...]:
         """Columns of `report/per_image.csv`."""
-        ...
-
-    def measure(
-        self, predict: Callable[[np.ndarray], Any], examples: pipeline.Examples, batch_size: int
-    ) -> Any:
-        """Returns the measurement of a validation split; every process of a run must call it."""
         ...
 
     def measure_test(
         self, predict: Callable[[np.ndarray], Any], examples: pipeline.Examples, batch_size: int
     ) -> Any:
         """Returns `measure` with the counts that take too long during training."""
-        ...
-
-    def training_summary(self, confusion: np.ndarray) -> dict[str, float]:
-        """Returns the metrics logged during training, from one confusion matrix `[C, C]`."""
-        ...
-
-    def validation(self, measured: Any, /, examples: pipeline.Examples) -> dict[str, float]:
-        """Returns the metrics logged for a validation split; `score` selects the checkpoint."""
         ...
 
     def results(

@@ -5,7 +5,7 @@ import math
 import signal
 import time
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 import numpy as np
@@ -21,40 +21,8 @@ from wbc_jax.parallel import processes, sharding
 from wbc_jax.training import checkpoint, losses, metric_writer, optimizers, steps
 from wbc_jax.training.position import Position
 from wbc_jax.training.stop_signals import StopSignals
+from wbc_jax.training.task import Task
 from wbc_jax.utils.progress import Progress, duration
-
-
-class Task(Protocol):
-    """The part of a task that training needs; the modules in `evaluate.TASKS` have it."""
-
-    @property
-    def CLASSES(self) -> int:
-        """Number of classes."""
-        ...
-
-    @property
-    def SCORE(self) -> str:
-        """Key of the score in `training_summary`."""
-        ...
-
-    @property
-    def SCORE_NAME(self) -> str:
-        """Name of the score in messages."""
-        ...
-
-    def measure(
-        self, predict: Callable[[np.ndarray], Any], examples: pipeline.Examples, batch_size: int
-    ) -> Any:
-        """Returns a measurement of the validation split; every process must call it."""
-        ...
-
-    def training_summary(self, confusion: np.ndarray) -> dict[str, float]:
-        """Returns the metrics of a line of the log, from a confusion matrix `[C, C]`."""
-        ...
-
-    def validation(self, measured: Any, /, examples: pipeline.Examples) -> dict[str, float]:
-        """Returns the metrics of a validation round; `score` selects the best checkpoint."""
-        ...
 
 
 def train(
