@@ -47,6 +47,7 @@ setuptools.setup(
         "ml_collections>=1.0",
         "absl-py>=2.1",
         "etils[epath]>=1.12",
+        "filelock>=3.12",
         "numpy>=2.0",
         # What training on a CPU makes faster code with; wbc_jax/cpu/convolution.py says where.
         "llvmlite>=0.46; sys_platform == 'linux' and platform_machine == 'x86_64'",

@@ -18,7 +18,6 @@ import argparse
 import itertools
 import json
 import os
-import pathlib
 import statistics
 import subprocess
 import sys
@@ -74,18 +73,20 @@ def whole_path(paths: list[str], models: list[str], rounds: int) -> list[dict[st
     `whole` is the sum without `find_by_one_thread`; `processor` is the time of all processors for
     all steps.
     """
-    from wbc_jax.data.images import read_image
+    from wbc_jax.data.images import read_with_metadata
     from wbc_jax.fields import analyze as fields
     from wbc_jax.fields import finder
     from wbc_jax.report import cell_results
     from wbc_jax.utils import outputs
+    from wbc_jax.utils.output_folder import OutputFolder
 
     loaded = fields.load_models(models)
     found = []
     for _ in range(rounds + 1):  # the first compiles
         with tempfile.TemporaryDirectory() as folder:
             marks, busy = [time.perf_counter()], time.process_time()
-            images = [read_image(path) for path in paths]
+            files = [read_with_metadata(path) for path in paths]
+            images = [file.pixels for file in files]
             marks.append(time.perf_counter())
             for image in images:
                 finder.find(image)
@@ -96,9 +97,11 @@ def whole_path(paths: list[str], models: list[str], rounds: int) -> list[dict[st
                 for field in fields.analyze(images[i : i + cell_results.BATCH], loaded)
             ]
             marks.append(time.perf_counter())
-            written = cell_results.Results(pathlib.Path(folder))
-            written.add(list(zip(paths, outputs.output_names(paths), images)), analyzed)
-            written.close(loaded)
+            with OutputFolder(folder) as out:
+                written = cell_results.Results(out, loaded)
+                named = zip(itertools.count(), paths, outputs.output_names(paths), files)
+                written.add(list(itertools.starmap(cell_results.Input, named)), analyzed)
+                written.close()
             marks.append(time.perf_counter())
         read, find, analyze, write = (b - a for a, b in itertools.pairwise(marks))
         # The analysis finds cells as well, with several threads: so the difference of the two is
@@ -125,10 +128,10 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--out", help="JSON file for all figures")
     options = parser.parse_args()
-    from wbc_jax import cli
+    from wbc_jax import inputs
     from wbc_jax.utils import atomic
 
-    paths = cli.find_images([options.fields])[: options.images]
+    paths = inputs.find_images([options.fields]).paths[: options.images]
     cold = {"no cache": [], "warm cache": []}
     with tempfile.TemporaryDirectory() as cache:
         cold_start(paths[0], options.model, cache)  # fills it

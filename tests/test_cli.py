@@ -5,43 +5,8 @@ import argparse
 import pytest
 
 from wbc_jax import cli
-from wbc_jax.errors import DataError, InputError, Interrupted
+from wbc_jax.errors import DataError, Interrupted
 from wbc_jax.utils import outputs
-
-
-@pytest.fixture
-def folder(tmp_path):
-    """Two folders with a name in common, and files that are not images."""
-    (tmp_path / "in" / "sub").mkdir(parents=True)
-    for name in ("a.png", "sub/a.png", "B.TIF", "notes.txt", "bad.jpg", "none.png"):
-        (tmp_path / "in" / name).write_bytes(b"")
-    return tmp_path / "in"
-
-
-def test_find_images_in_files_folders_and_globs(folder):
-    names = ["B.TIF", "a.png", "bad.jpg", "none.png", "sub/a.png"]
-    inside = [str(folder / name) for name in names]
-    assert cli.find_images([str(folder)]) == inside
-    assert cli.find_images([str(folder / "*.png")]) == [inside[1], inside[3]]
-    assert cli.find_images([str(folder / "**" / "a.*")]) == [inside[1], inside[4]]
-    # Named outright, a file is taken whatever it is called; named twice, once.
-    named = [str(folder / "notes.txt"), inside[1]]
-    assert cli.find_images([*named, str(folder / "a*")]) == named
-
-
-def test_names_with_the_letters_of_a_glob(tmp_path):
-    (tmp_path / "a[1].png").write_bytes(b"")
-    assert cli.find_images([str(tmp_path / "a[1].png")]) == [str(tmp_path / "a[1].png")]
-
-
-def test_nothing_to_predict(tmp_path):
-    with pytest.raises(InputError, match=r"no image in .*; looked for .*\.png, \.jpg"):
-        cli.find_images([str(tmp_path)])
-    for missing in ("missing.png", "*.png"):
-        name = str(tmp_path / missing)
-        with pytest.raises(InputError) as caught:
-            cli.find_images([name])
-        assert str(caught.value).startswith(f"{name}: no such file or folder")
 
 
 def test_output_names_never_meet():

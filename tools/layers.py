@@ -30,7 +30,7 @@ ORDER = (
     ("papers",),
     ("provenance",),
     ("experiment",),
-    ("cli",),
+    ("cli", "inputs"),
     ("abstain", "compare", "detect", "export", "main", "predict", "reproduce"),
 )
 # `main` has a mode that is a module of its own.

@@ -1,4 +1,4 @@
-"""The part that all commands share: inputs, bad files, errors, switches.
+"""The part that all commands share: bad files, errors, signals, switches.
 
 Exit statuses: 0 done; 1 error, said in one line, or files that could not be processed; 2 wrong
 flags of a command that uses argparse; 3 Parquet shards written, but without the files that could
@@ -7,18 +7,13 @@ not be predicted; 128 + n training was stopped by signal n after saving.
 
 import argparse
 import contextlib
-import glob
-import os
+import signal
 import sys
+import threading
 from collections.abc import Iterator, Sequence
 
-from etils import epath
+from wbc_jax.errors import Interrupted, UserError
 
-from wbc_jax.errors import InputError, Interrupted, UserError
-
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
-RESULT_FOLDERS = ("masks", "labels", "overlays", "geojson")
-"""Folders that `wbc_jax.predict` writes; they are never inputs."""
 BAD_SHARDS = 3
 """Exit status: Parquet shards are written, but some files could not be predicted."""
 EXPECTED = (UserError, OSError)
@@ -38,46 +33,37 @@ def reported_errors() -> Iterator[None]:
         sys.exit(stop.exit_code)
     except EXPECTED as error:
         sys.exit(f"error: {error}")
+    except KeyboardInterrupt as stop:
+        print("stopped", file=sys.stderr)
+        sys.exit(128 + getattr(stop, "signal_number", signal.SIGINT))
 
 
-def find_images(inputs: Sequence[str], out: epath.PathLike = "") -> list[str]:
-    """Returns the images among files, folders (with their subfolders) and globs, each once.
+@contextlib.contextmanager
+def stopped_by_signals() -> Iterator[None]:
+    """Raises `Stopped` in the block on SIGTERM, as Python does on Ctrl-C, so that it can clean up.
 
-    A file that is named itself may have any suffix; folders and globs give only `IMAGE_SUFFIXES`.
-    The search of folders leaves out `out`, the results of an earlier call.
-
-    Raises:
-        InputError: an input does not exist, or there is no image in any of them.
+    Outside the main thread, where Python takes no signals, it changes nothing.
     """
-    found: dict[str, None] = {}
-    for name in inputs:
-        path = epath.Path(name).expanduser()
-        if path.is_dir():
-            for folder, folders, names in os.walk(path):
-                own = RESULT_FOLDERS if _same(folder, out) else ()
-                folders[:] = sorted(
-                    f for f in folders if f not in own and not _same(os.path.join(folder, f), out)
-                )
-                chosen = sorted(n for n in names if n.lower().endswith(IMAGE_SUFFIXES))
-                found |= dict.fromkeys(os.path.join(folder, n) for n in chosen)
-        elif path.exists():
-            found[os.fspath(path)] = None
-        else:
-            matches = sorted(glob.glob(os.fspath(path), recursive=True))
-            images = [m for m in matches if m.lower().endswith(IMAGE_SUFFIXES)]
-            if not images:
-                raise InputError(f"{name}: no such file or folder, and no image matches it.")
-            found |= dict.fromkeys(images)
-    if not found:
-        raise InputError(
-            f"no image in {', '.join(inputs)}; looked for files ending in "
-            f"{', '.join(IMAGE_SUFFIXES)}."
-        )
-    return list(found)
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, _stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
-def _same(folder: str, other: epath.PathLike) -> bool:
-    return bool(other) and os.path.realpath(folder) == os.path.realpath(other)
+class Stopped(KeyboardInterrupt):
+    """A signal other than Ctrl-C has asked the program to end."""
+
+    def __init__(self, signal_number: int):
+        super().__init__()
+        self.signal_number = signal_number
+
+
+def _stop(number: int, _: object) -> None:
+    raise Stopped(number)
 
 
 def exit_if_bad(bad: Sequence[tuple[str, str]], total: int, done: str) -> None:

@@ -2,9 +2,10 @@
 
 import argparse
 import math
+import sys
 from collections.abc import Sequence
 
-from wbc_jax import cli
+from wbc_jax import cli, inputs
 from wbc_jax.data.crops import MARGIN
 
 
@@ -53,9 +54,13 @@ def main(argv: Sequence[str] | None = None) -> None:
             return
         from wbc_jax.fields import detections
 
-        paths = cli.find_images(options.images, options.out)
-        bad = detections.detect_files(paths, options.out, options.pictures, options.margin)
-    cli.exit_if_bad(bad, len(paths), "read")
+        found = inputs.find_images(options.images)
+        if said := found.describe():
+            print(said, file=sys.stderr, flush=True)
+        bad = detections.detect_files(
+            found.paths, options.out, options.pictures, options.margin, found.passed_over
+        )
+    cli.exit_if_bad(bad, len(found.paths), "read")
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ import sys
 import tempfile
 from collections.abc import Sequence
 
-from wbc_jax import cli
+from wbc_jax import cli, inputs
 from wbc_jax.errors import InputError
 
 
@@ -120,19 +120,37 @@ def _asks_for_shards(given: argparse.Namespace) -> bool:
 def _write_tables(given: argparse.Namespace) -> None:
     from wbc_jax.fields import analyze as fields
     from wbc_jax.inference import shards
-    from wbc_jax.report import cell_results
-    from wbc_jax.utils import atomic
+    from wbc_jax.report import cell_results, finished
+    from wbc_jax.utils import output_folder, outputs
 
     if shards.find_shard("", os.environ)[1] > 1:
         raise InputError("several processes cannot share one cells.csv; add --format=parquet")
-    paths = cli.find_images(given.images, given.out)
-    atomic.check_writable(given.out)
+    found = _inputs(given.images)
+    names = cell_results.result_names(outputs.output_names(found.paths))
+    output_folder.check(given.out, names)
     models = fields.load_models(given.model, given.flips)
     if models.classifier is None and not given.model:
         print("no classifier is shipped: types are left out", file=sys.stderr, flush=True)
     find = given.find or "auto"
-    bad = cell_results.predict_files(models, paths, given.out, find, given.um_per_px)
-    cli.exit_if_bad(bad, len(paths), "predicted")
+    with cli.stopped_by_signals():
+        bad = cell_results.predict_files(
+            models,
+            found.paths,
+            given.out,
+            find,
+            given.um_per_px,
+            finished.settings(models, find=find, um_per_px=given.um_per_px),
+            found.passed_over,
+        )
+    cli.exit_if_bad(bad, len(found.paths), "predicted")
+
+
+def _inputs(names: Sequence[str]) -> inputs.Inputs:
+    """Finds the images, and says what was passed over."""
+    found = inputs.find_images(names)
+    if said := found.describe():
+        print(said, file=sys.stderr, flush=True)
+    return found
 
 
 def _write_shards(given: argparse.Namespace) -> None:
@@ -152,7 +170,7 @@ def _write_shards(given: argparse.Namespace) -> None:
         listed = given.paths
         if not listed:
             listed = os.path.join(folder, "paths.txt")
-            shards.write_listing(cli.find_images(given.images, given.out), listed)
+            shards.write_listing(_inputs(given.images).paths, listed)
         listing = shards.read_listing(listed, settings.part_size)
         model = inference.load((given.model or [fields.SEGMENTER])[0])
         summary = shards.predict(model, listing, given.out, shard, settings)

@@ -333,3 +333,10 @@ def test_reading_asks_for_no_more_than_a_piece_at_a_time(size):
     data = bytes(range(256)) * (size // 256 + 1)
     assert images._read_at_most(File(data[:size]), 3 * 2**20) == data[: min(size, 3 * 2**20)]
     assert 0 < min(asked) <= max(asked) <= 2**20
+
+
+def test_reading_with_metadata_gives_the_same_pixels(tmp_path):
+    path = saved(tmp_path / "a.png", noise())
+    found = images.read_with_metadata(path)
+    assert np.array_equal(found.pixels, read_image(path))
+    assert (found.flags, found.um_per_px, found.um_per_px_source, found.notes) == ((), None, "", ())

@@ -100,10 +100,11 @@ def test_geojson(cell):
 
 
 def test_coco(cell):
-    coco = polygons.Coco()
-    coco.add("none.png", (20, 20), [])
-    coco.add("a.png", (300, 400), [cell])
-    found = json.loads(json.dumps(coco.content()))
+    parts = [
+        polygons.coco_part("none.png", (20, 20), []),
+        polygons.coco_part("a.png", (300, 400), [cell]),
+    ]
+    found = json.loads(json.dumps(polygons.coco(parts)))
     assert [image["file_name"] for image in found["images"]] == ["none.png", "a.png"]
     assert {c["id"]: c["name"] for c in found["categories"]} == polygons.CATEGORIES
     assert [a["category_id"] for a in found["annotations"]] == [3, 2, 1]

@@ -53,6 +53,7 @@ class Thresholds:
     """A segmenter that knows the flat colors of `plain_field`."""
 
     config = types.SimpleNamespace(task="segmentation")
+    weights = types.MappingProxyType({})
 
     def __init__(self, flips=True):
         self.flips = flips
@@ -80,6 +81,7 @@ class Sizes:
     """A classifier that is sure that large images are monocytes, and unsure of small ones."""
 
     config = types.SimpleNamespace(task="classification")
+    weights = types.MappingProxyType({})
 
     def predict(self, images, masks=None):
         self.masks = masks

@@ -9,11 +9,12 @@ from PIL import Image
 
 import wbc_jax
 from helpers import tiny_runs
-from wbc_jax import cli
+from wbc_jax import inputs
 from wbc_jax.data import pipeline
+from wbc_jax.errors import InputError, Interrupted
 from wbc_jax.fields import analyze as fields
 from wbc_jax.labels import CELL_TYPES
-from wbc_jax.report import cell_results
+from wbc_jax.report import cell_results, finished
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +43,7 @@ def _read(path):
 
 def test_predict_files(model, folder, tmp_path, capsys):
     out = tmp_path / "out"
-    paths = cli.find_images([str(folder)])
+    paths = inputs.find_images([str(folder)]).paths
     models = fields.Models(segmenter=model)
     bad = cell_results.predict_files(models, paths, out, "no")
     assert [path for path, _ in bad] == [str(folder / "bad.jpg"), str(folder / "none.png")]
@@ -103,5 +104,128 @@ def test_a_classifier_gives_types_and_no_masks(typed_run, folder, tmp_path):
     assert float(row["probability"]) == pytest.approx(found.probabilities.max(), rel=1e-4)
     assert (row["mask"], row["nc_ratio"], row["flag"]) == ("", "", "")
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
-        "cells.csv", "cells.parquet", "differential.csv", "index.html",
+        ".wbc_jax", "cells.csv", "cells.parquet", "differential.csv", "index.html",
     ]  # fmt: skip
+
+
+def _images(folder, cells, count):
+    """Writes `count` images, one a file."""
+    folder.mkdir()
+    for i in range(count):
+        Image.fromarray(cells[i % len(cells)][: 60 + i]).save(folder / f"{i:02}.png")
+    return [str(folder / f"{i:02}.png") for i in range(count)]
+
+
+def _contents(out):
+    """Returns all files of the results but the bookkeeping, by name."""
+    files = (path for path in out.rglob("*") if path.is_file() and ".wbc_jax" not in path.parts)
+    return {str(path.relative_to(out)): path.read_bytes() for path in files}
+
+
+class _Stops:
+    """A segmenter that fails at the k-th batch."""
+
+    def __init__(self, model, batches, error):
+        self.model, self.left, self.error = model, batches, error
+        self.images = 0
+
+    def predict(self, images, *args, **kwargs):
+        if not self.left:
+            raise self.error
+        self.left -= 1
+        self.images += len(images)
+        return self.model.predict(images, *args, **kwargs)
+
+
+@pytest.mark.parametrize(
+    "error, stopped, said",
+    [
+        (KeyboardInterrupt(), Interrupted, "stopped: 4 of 7 images are done; the same command"),
+        (OSError(28, "No space left on device"), OSError, "left on device; 4 of 7 images are done"),
+    ],
+)
+def test_a_stopped_call_leaves_its_tables_and_the_next_one_goes_on(
+    model, cells, tmp_path, monkeypatch, error, stopped, said
+):
+    monkeypatch.setattr(cell_results, "BATCH", 2)
+    paths = _images(tmp_path / "in", cells, 7)
+    out, whole = tmp_path / "out", tmp_path / "whole"
+    first = _Stops(model, 2, error)
+    with pytest.raises(stopped, match=said):
+        cell_results.predict_files(
+            fields.Models(segmenter=first), paths, out, "no", settings="model A"
+        )
+    assert [row["file"] for row in _read(out / "cells.csv")] == paths[:4]
+    assert (out / "index.html").exists() and (out / "cells.parquet").exists()
+    # A file that changed meanwhile is done again, and one whose mask is gone.
+    Image.fromarray(cells[2]).save(paths[1])
+    (out / "masks" / "02.png").unlink()
+    second = _Stops(model, 9, None)
+    models = fields.Models(segmenter=second)
+    assert cell_results.predict_files(models, paths, out, "no", settings="model A") == []
+    assert second.images == 5
+    cell_results.predict_files(fields.Models(segmenter=model), paths, whole, "no")
+    assert _contents(out) == _contents(whole)
+    # All is finished: the same call again begins again.
+    third = _Stops(model, 9, None)
+    cell_results.predict_files(fields.Models(segmenter=third), paths, out, "no", settings="model A")
+    assert third.images == 7
+
+
+def test_other_settings_do_not_go_on(model, cells, tmp_path, monkeypatch):
+    monkeypatch.setattr(cell_results, "BATCH", 2)
+    paths = _images(tmp_path / "in", cells, 5)
+    for settings, images in (("A", 2), ("B", 2), ("A", 2)):
+        stops = _Stops(model, 1, KeyboardInterrupt())
+        with pytest.raises(Interrupted, match=f"{images} of 5"):
+            cell_results.predict_files(
+                fields.Models(segmenter=stops), paths, tmp_path / "out", "no", settings=settings
+            )
+
+
+def test_tables_grow_while_it_runs(model, cells, tmp_path, monkeypatch):
+    monkeypatch.setattr(cell_results, "BATCH", 2)
+    monkeypatch.setattr(cell_results, "_TABLES_EVERY_SECONDS", 0.0)
+    monkeypatch.setattr(cell_results, "_TABLES_SHARE", 1e9)
+    lengths = []
+
+    class Watched(_Stops):
+        def predict(self, images, *args, **kwargs):
+            table = tmp_path / "out" / "cells.csv"
+            lengths.append(len(_read(table)) if table.exists() else 0)
+            return super().predict(images, *args, **kwargs)
+
+    models = fields.Models(segmenter=Watched(model, 9, None))
+    paths = _images(tmp_path / "in", cells, 6)
+    cell_results.predict_files(models, paths, tmp_path / "out", "no")
+    assert lengths == [0, 2, 4]
+
+
+def test_a_persons_masks_stop_the_call_before_any_work(model, folder, tmp_path):
+    """The layout of the data set `folder`: masks that a person drew lie beside the images."""
+    (folder / "masks").mkdir()
+    (folder / "masks" / "a.png").write_bytes(b"drawn by hand")
+    before = _contents(folder)
+    never = fields.Models(segmenter=_Stops(model, 0, AssertionError("it worked")))
+    with pytest.raises(InputError, match=r"masks/a\.png was not written by an earlier call"):
+        cell_results.predict_files(never, [str(folder / "a.png")], folder, "no")
+    assert _contents(folder) == before
+
+
+def test_settings_name_all_that_changes_a_result(run, typed_run):
+    segmenter, classifier = wbc_jax.load(run.workdir), wbc_jax.load(typed_run.workdir)
+    models = fields.Models(segmenter, classifier)
+    found = [
+        finished.settings(models, find="auto", um_per_px=None),
+        finished.settings(models, find="no", um_per_px=None),
+        finished.settings(models, find="auto", um_per_px=0.1),
+        finished.settings(fields.Models(segmenter), find="auto", um_per_px=None),
+        finished.settings(
+            fields.Models(segmenter.with_flips(not segmenter.config.evaluate.flips), classifier),
+            find="auto",
+            um_per_px=None,
+        ),
+    ]
+    assert len(set(found)) == len(found)
+    again = fields.Models(wbc_jax.load(run.workdir), wbc_jax.load(typed_run.workdir))
+    assert finished.settings(again, um_per_px=None, find="auto") == found[0]

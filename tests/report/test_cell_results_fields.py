@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from helpers.drawn_fields import MODELS, plain_field
-from wbc_jax import cli, predict
+from wbc_jax import inputs, predict
 from wbc_jax.data.images import MAX_PIXELS
 from wbc_jax.fields import analyze as fields
 from wbc_jax.fields import polygons, results
@@ -31,7 +31,7 @@ def done(tmp_path_factory):
     Image.fromarray(plain_field([], **small)).save(folder / "none.png")
     (folder / "bad.png").write_bytes(b"no image")
     out = tmp_path_factory.mktemp("out")
-    paths = cli.find_images([str(folder)])
+    paths = inputs.find_images([str(folder)]).paths
     bad = cell_results.predict_files(MODELS, paths, out)
     return folder, out, bad
 
@@ -156,5 +156,8 @@ def test_large_images_are_read_one_by_one(tmp_path, monkeypatch):
     for n, side in enumerate((20, 20, 40, 20)):
         paths.append(str(tmp_path / f"{n}.png"))
         Image.new("RGB", (side, side)).save(paths[-1])
-    batches = [[image.shape[0] for _, _, image in good] for good, _ in cell_results._batches(paths)]
+    batches = [
+        [image.file.pixels.shape[0] for image in good]
+        for good, _ in cell_results._batches(paths, paths, set())
+    ]
     assert batches == [[20, 20], [40], [20]]

@@ -4,6 +4,7 @@ Records hold encoded images and masks. Only this module turns bytes into pixels 
 """
 
 import contextlib
+import dataclasses
 import io
 import logging as python_logging
 import threading
@@ -25,6 +26,8 @@ MAX_FILE_BYTES = 2**30
 """Larger files are refused after this many bytes have been read."""
 IMAGE_FORMATS = ("PNG", "JPEG", "BMP", "DIB", "TIFF", "WEBP", "PPM")
 """Formats (Pillow's names) that `read_image` and `read_image_file` open."""
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
+"""Endings of files that the search of a folder takes for images."""
 MASK_VALUES = (BACKGROUND, CYTOPLASM, NUCLEUS, IGNORE)
 
 _PIECE = 2**20
@@ -128,6 +131,41 @@ def read_image(path: epath.PathLike) -> np.ndarray:
     # damaged JPEGs that Pillow accepts. Decoding with both took 2.4 times as long.
     with _decoding(path), _open(path) as (_, image):
         return _to_rgb(path, _upright(image))
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageFile:
+    """An image file's pixels, and what a reader of results must know of the file.
+
+    Attributes:
+        pixels: uint8 `[H, W, 3]` RGB.
+        flags: what was unusual, such as `decoder_warning` or `scaled_12_bit`.
+        um_per_px: micrometers per pixel that the file states, or None.
+        um_per_px_source: where the file states it, such as `ome` or `tiff_resolution`; empty
+            without a size.
+        notes: sentences for the log, each with the file's name.
+    """
+
+    pixels: np.ndarray
+    flags: tuple[str, ...] = ()
+    um_per_px: float | None = None
+    um_per_px_source: str = ""
+    notes: tuple[str, ...] = ()
+
+
+def read_with_metadata(path: epath.PathLike) -> ImageFile:
+    """Reads an image file of any supported format, with what the file says of its pixels.
+
+    Args:
+        path: the file, local or remote.
+
+    Returns:
+        The pixels, flags, the pixel size and notes.
+
+    Raises:
+        DataError: as `read_image`.
+    """
+    return ImageFile(read_image(path))
 
 
 def read_image_file(path: epath.PathLike) -> tuple[bytes, int, int]:

@@ -12,7 +12,7 @@ and `cv2.findContours` runs through their centers, so the area is not the number
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import cv2
@@ -214,52 +214,52 @@ def _measurements(cell: Cell) -> dict[str, float]:
     return {name: value for name, value in numbers.items() if np.isfinite(value)}
 
 
-class Coco:
-    """Collects images and cells into one COCO file.
+def coco_part(file: str, size: tuple[int, int], cells: Sequence[Cell]) -> dict[str, Any]:
+    """Returns an image's part of a COCO file, for `coco`.
 
-    Its categories are `CATEGORIES`. COCO's polygons have no holes, so regions with holes are cut.
-    Each annotation names its cell and type in `attributes`.
+    COCO's polygons have no holes, so regions with holes are cut. Each annotation names its cell and
+    type in `attributes`.
+
+    Args:
+        file: the image's name.
+        size: its height and width in pixels.
+        cells: its cells.
     """
+    annotations = []
+    for cell in cells:
+        for category, region in _regions(cell).items():
+            top, left, bottom, right = crops.bounding_box(region)
+            annotations.append(
+                {
+                    "category_id": category,
+                    "segmentation": [
+                        [value for point in _shifted(ring, cell) for value in point]
+                        for ring in without_holes(region)
+                    ],
+                    "area": int(region.sum()),
+                    "bbox": [cell.left + left, cell.top + top, right - left, bottom - top],
+                    "iscrowd": 0,
+                    "attributes": {"cell": cell.cell, "type": cell.type},
+                }
+            )
+    image = {"file_name": file, "height": size[0], "width": size[1]}
+    return {"image": image, "annotations": annotations}
 
-    def __init__(self) -> None:
-        self._images: list[dict[str, Any]] = []
-        self._annotations: list[dict[str, Any]] = []
 
-    def add(self, file: str, size: tuple[int, int], cells: Sequence[Cell]) -> None:
-        """Adds an image.
+def coco(parts: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """Returns the content of a COCO file, with `CATEGORIES` as categories.
 
-        Args:
-            file: the image's name.
-            size: its height and width in pixels.
-            cells: its cells.
-        """
-        image = len(self._images) + 1
-        self._images.append({"id": image, "file_name": file, "height": size[0], "width": size[1]})
-        for cell in cells:
-            for category, region in _regions(cell).items():
-                top, left, bottom, right = crops.bounding_box(region)
-                self._annotations.append(
-                    {
-                        "id": len(self._annotations) + 1,
-                        "image_id": image,
-                        "category_id": category,
-                        "segmentation": [
-                            [value for point in _shifted(ring, cell) for value in point]
-                            for ring in without_holes(region)
-                        ],
-                        "area": int(region.sum()),
-                        "bbox": [cell.left + left, cell.top + top, right - left, bottom - top],
-                        "iscrowd": 0,
-                        "attributes": {"cell": cell.cell, "type": cell.type},
-                    }
-                )
-
-    def content(self) -> Mapping[str, Any]:
-        """Returns the file's content."""
-        categories = [
-            {"id": id, "name": name, "supercategory": "leukocyte"}
-            for id, name in CATEGORIES.items()
-        ]
-        return {
-            "images": self._images, "annotations": self._annotations, "categories": categories,
-        }  # fmt: skip
+    Args:
+        parts: from `coco_part`, one an image.
+    """
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for number, part in enumerate(parts, 1):
+        images.append({"id": number, **part["image"]})
+        for annotation in part["annotations"]:
+            about = {"id": len(annotations) + 1, "image_id": number}
+            annotations.append(about | annotation)
+    categories = [
+        {"id": id, "name": name, "supercategory": "leukocyte"} for id, name in CATEGORIES.items()
+    ]
+    return {"images": images, "annotations": annotations, "categories": categories}

@@ -9,13 +9,13 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from etils import epath
 
 from wbc_jax.fields.cells import CELL_COLUMNS, Cell, Field
 from wbc_jax.inference import abstention
 from wbc_jax.labels import ALL, CELL_TYPES, REVIEW
-from wbc_jax.utils import atomic
+from wbc_jax.utils.output_folder import OutputFolder
 
+TABLES = ("cells.csv", "cells.parquet", "differential.csv")
 COLUMNS = (
     *("file", "mask", "overlay", "width", "height"),
     *CELL_COLUMNS,
@@ -44,26 +44,26 @@ def field_rows(field: Field, **image: Any) -> list[dict[str, Any]]:
 
 
 def write(
-    out: epath.Path,
+    folder: OutputFolder,
     rows: Sequence[Mapping[str, Any]],
     counts: Sequence[Mapping[str, Any]],
 ) -> None:
     """Writes the tables.
 
     Args:
-        out: folder, made if missing.
+        folder: the folder of the results.
         rows: from `field_rows`, all images together.
         counts: from `differential`; if empty, there are no types and no `differential.csv`.
 
     Raises:
         OSError: a file cannot be written.
     """
-    atomic.write_csv(out / "cells.csv", rows, COLUMNS)
     sink = pa.BufferOutputStream()
     pq.write_table(pa.Table.from_pylist(rows, SCHEMA), sink, compression="zstd")
-    atomic.write_bytes(out / "cells.parquet", sink.getvalue().to_pybytes())
+    folder.write_csv("cells.csv", rows, COLUMNS)
+    folder.write({"cells.parquet": sink.getvalue().to_pybytes()})
     if counts:
-        atomic.write_csv(out / "differential.csv", counts, DIFFERENTIAL_COLUMNS)
+        folder.write_csv("differential.csv", counts, DIFFERENTIAL_COLUMNS)
 
 
 def differential(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -219,9 +219,14 @@ def write(name: epath.PathLike, rule: Rule) -> None:
     Raises:
         OSError: the file cannot be written.
     """
+    atomic.write_json(rule_path(name), as_json(rule))
+
+
+def as_json(rule: Rule) -> dict[str, Any]:
+    """Returns the content of a rule's file."""
     stored = {"format": FORMAT} | {field: getattr(rule, field) for field in NUMBERS}
     seen = rule.seen and {key: _pack(getattr(rule.seen, key)) for key in ("means", "whitening")}
-    atomic.write_json(rule_path(name), stored | {"seen": seen})
+    return stored | {"seen": seen}
 
 
 def round_as_stored(array: np.ndarray) -> np.ndarray:

@@ -10,7 +10,6 @@ Memory holds the results of one shard and a few batches of images, however long 
 """
 
 import collections
-import csv
 import dataclasses
 import hashlib
 import itertools
@@ -30,8 +29,10 @@ from wbc_jax.config import flatten
 from wbc_jax.data.images import encode_png, read_image
 from wbc_jax.errors import DataError, ShardsError
 from wbc_jax.inference import model as inference
+from wbc_jax.inference import weights
 from wbc_jax.parallel.environment import find_place
 from wbc_jax.utils import atomic
+from wbc_jax.utils.output_folder import OutputFolder
 from wbc_jax.utils.progress import Progress
 
 MANIFEST = "manifest.json"
@@ -223,6 +224,8 @@ def predict(
         settings: by default `Settings()`.
 
     Raises:
+        InputError: another process writes the same shards to `out`, or a person's file would be
+            replaced.
         ShardsError: `out` holds results of another model, list or settings, or a damaged shard, or
             the batch size is not a multiple of the number of devices.
         OSError: `out` cannot be written. Finished shards stay.
@@ -235,29 +238,28 @@ def predict(
             f"--batch_size is {settings.batch_size}; it must be a multiple of the {devices} "
             "devices of a process."
         )
-    claim(out, manifest(model, listing, settings))
     index, count = process
-    mine = range(index, len(listing.starts), count)
-    missing = [shard for shard in mine if not _is_done(_path(out, shard), settings.retry_bad)]
-    total = sum(map(listing.size, mine))
-    done = total - sum(map(listing.size, missing))
-    if missing:
-        _predict_shards(model, listing, out, missing, settings, total, done)
-    listed = out / ("bad_files.csv" if count == 1 else f"bad_files-{index}-of-{count}.csv")
-    bad = _list_bad(out, mine, listed)
-    return Summary(total, len(mine), len(mine) - len(missing), bad, listed if bad else None)
+    name = f"{index}-of-{count}"
+    listed = "bad_files.csv" if count == 1 else f"bad_files-{name}.csv"
+    with OutputFolder(out, part=f"{name}.") as folder:
+        if not claim(out, manifest(model, listing, settings)):
+            folder.adopt([listed])
+        folder.refuse_foreign([listed])
+        mine = range(index, len(listing.starts), count)
+        missing = [shard for shard in mine if not _is_done(_path(out, shard), settings.retry_bad)]
+        total = sum(map(listing.size, mine))
+        done = total - sum(map(listing.size, missing))
+        if missing:
+            _predict_shards(model, listing, out, missing, settings, total, done)
+        bad = _list_bad(folder, mine, listed)
+    return Summary(total, len(mine), len(mine) - len(missing), bad, out / listed if bad else None)
 
 
 def manifest(model: inference.Model, listing: Listing, settings: Settings) -> dict[str, Any]:
     """Returns everything that determines the content of the shards, by name."""
-    digest = hashlib.sha256()
-    for path, leaf in jax.tree.leaves_with_path(model.weights):
-        array = np.asarray(leaf)
-        digest.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}\n".encode())
-        digest.update(array.tobytes())
     config = model.config
     return {
-        "model.weights_sha256": digest.hexdigest(),
+        "model.weights_sha256": weights.digest(model.weights),
         "model.step": model.step,
         "model.task": config.task,
         "model.image_size": config.data.image_size,
@@ -271,14 +273,18 @@ def manifest(model: inference.Model, listing: Listing, settings: Settings) -> di
     }
 
 
-def claim(out: epath.Path, wanted: dict[str, Any]) -> None:
+def claim(out: epath.Path, wanted: dict[str, Any]) -> bool:
     """Writes `manifest.json`, or checks that the existing one is the same.
+
+    Returns:
+        Whether it wrote it.
 
     Raises:
         ShardsError: it is not; lists the differences.
     """
     path = out / MANIFEST
-    if not path.exists():
+    new = not path.exists()
+    if new:
         if any((out / FOLDER).glob("*.parquet")):
             raise ShardsError(
                 f"{out / FOLDER} holds parts, but {path} is missing; name another --out."
@@ -295,6 +301,7 @@ def claim(out: epath.Path, wanted: dict[str, Any]) -> None:
             f"{out} holds results of something else:\n  " + "\n  ".join(lines) + "\nName another "
             "--out, or delete this one to start over."
         )
+    return new
 
 
 def _path(out: epath.Path, shard: int) -> epath.Path:
@@ -316,19 +323,11 @@ def _bad_rows(path: epath.Path) -> list[dict[str, str]]:
     return table.filter(table["error"].is_valid()).to_pylist()
 
 
-def _list_bad(out: epath.Path, mine: Iterable[int], listed: epath.Path) -> int:
+def _list_bad(folder: OutputFolder, mine: Iterable[int], listed: str) -> int:
     """Writes the bad files of the shards `mine`, and returns their number."""
-    bad = 0
-    with atomic.atomic_write(listed) as temporary, temporary.open("w") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(("file", "reason"))
-        for shard in mine:
-            rows = _bad_rows(_path(out, shard))
-            writer.writerows((row["file"], row["error"]) for row in rows)
-            bad += len(rows)
-    if not bad:
-        listed.unlink()
-    return bad
+    bad = [row for shard in mine for row in _bad_rows(_path(folder.path, shard))]
+    folder.list_bad([(row["file"], row["error"]) for row in bad], listed)
+    return len(bad)
 
 
 def _predict_shards(

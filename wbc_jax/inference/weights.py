@@ -199,6 +199,16 @@ def fill(like: Any, stored: Stored, path: epath.PathLike) -> Any:
     return jax.tree.unflatten(jax.tree.structure(like), leaves)
 
 
+def digest(tree: Any) -> str:
+    """Returns a SHA-256 of the names, types, shapes and values of a tree of weights."""
+    found = hashlib.sha256()
+    for path, leaf in jax.tree.leaves_with_path(tree):
+        array = np.asarray(leaf)
+        found.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}\n".encode())
+        found.update(array.tobytes())
+    return found.hexdigest()
+
+
 def named(tree: Any) -> dict[str, Any]:
     """Returns the leaves of nested dictionaries by path; `/` separates the keys."""
     return {

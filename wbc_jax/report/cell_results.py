@@ -9,6 +9,7 @@
 | `labels/NAME.png` | 16-bit: the number of the cell that a pixel belongs to |
 | `overlays/NAME.png` | outlines, numbers and types |
 | `geojson/NAME.geojson`, `coco.json` | the masks as polygons (`wbc_jax.fields.polygons`) |
+| `bad_files.csv`, `passed_over.csv` | files that could not be read, and files that are no images |
 
 A classifier without a segmenter gives only the tables and the page.
 """
@@ -16,9 +17,14 @@ A classifier without a segmenter gives only the tables and the page.
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
+import dataclasses
 import json
 import math
 import os
+import signal
+import sys
+import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -27,116 +33,184 @@ import numpy as np
 from etils import epath
 
 from wbc_jax.data import crops
-from wbc_jax.data.images import encode_png, read_image
-from wbc_jax.errors import DataError
+from wbc_jax.data.images import ImageFile, encode_png, read_with_metadata
+from wbc_jax.errors import DataError, Interrupted
 from wbc_jax.fields import analyze as fields
 from wbc_jax.fields import polygons, results
 from wbc_jax.fields.cells import Field
 from wbc_jax.report import cell_page, overlays
+from wbc_jax.report.finished import Finished, Journal
 from wbc_jax.utils import atomic, outputs
+from wbc_jax.utils.output_folder import STATE, OutputFolder
 from wbc_jax.utils.progress import Progress
 
 BATCH = 16
 """Largest number of images that are analyzed together."""
 BATCH_PIXELS = 2**24
 """Largest number of pixels that are analyzed together; a larger image is analyzed alone."""
+# How often tables are rewritten: at most in this time, and taking at most this share of all time.
+_TABLES_EVERY_SECONDS, _TABLES_SHARE = 10.0, 0.05
+_FILES = ("masks/{}.png", "labels/{}.png", "overlays/{}.png", "geojson/{}.geojson")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Input:
+    """An image to analyze.
+
+    Attributes:
+        index: place in the list of paths.
+        path: of the file.
+        name: stem of its results.
+        file: its pixels, and what it says of them.
+    """
+
+    index: int
+    path: str
+    name: str
+    file: ImageFile
 
 
 class Results:
-    """Writes the files of each image at once, and the tables and the page at the end.
+    """Writes the files of each image at once, and the tables from time to time and at the end.
 
     Args:
-        out: folder, made if missing.
-
-    Attributes:
-        rows: dicts with `results.COLUMNS` as keys, in the order of the images.
+        folder: the folder of the results.
+        models: the models that give them.
+        journal: keeps what is finished for the next call; None: nothing is kept.
     """
 
-    def __init__(self, out: epath.Path):
-        self.rows: list[dict[str, Any]] = []
-        self._out = out
-        self._images = 0
-        self._coco = polygons.Coco()
-        self._thumbnails: list[bytes] = []
-
-    def add(
+    def __init__(
         self,
-        images: Sequence[tuple[str, str, np.ndarray]],
-        found: Sequence[Field],
-    ) -> None:
+        folder: OutputFolder,
+        models: fields.Models,
+        journal: Journal | None = None,
+    ):
+        self._folder, self._models, self._journal = folder, models, journal
+        self._finished: dict[int, Finished] = {}
+        self._tables_seconds, self._tables_written = 0.0, time.monotonic()
+
+    def resume(self, paths: Sequence[str], names: Sequence[str]) -> set[int]:
+        """Takes over the images that an earlier, interrupted call finished.
+
+        Returns:
+            Their places in the list.
+        """
+        if self._journal is None:
+            return set()
+        places = {path: i for i, path in enumerate(paths)}
+        for found in self._journal.read():
+            i = places.get(found.path)
+            there = (epath.Path(self._folder.path / file).exists() for file in found.files)
+            if i is not None and names[i] == found.name and found.is_current() and all(there):
+                self._finished[i] = found
+        return set(self._finished)
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """Rows with `results.COLUMNS` as keys, in the order of the images."""
+        return [row for i in sorted(self._finished) for row in self._finished[i].rows]
+
+    def add(self, images: Sequence[Input], found: Sequence[Field]) -> None:
         """Writes the pictures and polygons of some images, and keeps their rows.
 
         Args:
-            images: (path, name of its results, pixels uint8 `[H, W, 3]`) of each image.
-            found: the analyzed images.
+            images: the images.
+            found: the same images, analyzed.
 
         Raises:
             OSError: a file cannot be written.
         """
         with concurrent.futures.ThreadPoolExecutor() as pool:
-            for (path, name, image), field, thumbnails in zip(
-                images, found, pool.map(self._write, images, found)
-            ):
-                height, width = image.shape[:2]
-                about: dict[str, Any] = {
-                    "file": atomic.utf8(path), "width": width, "height": height,
-                }  # fmt: skip
-                if field.mask is not None:
-                    about |= {"mask": f"masks/{name}.png", "overlay": f"overlays/{name}.png"}
-                    self._coco.add(about["file"], (height, width), field.cells)
-                self.rows += results.field_rows(field, **about)
-                self._thumbnails += thumbnails
-                self._images += 1
+            finished = list(pool.map(_finish, images, found))
+        self._folder.write({file: data for _, files in finished for file, data in files.items()})
+        self._finished |= {image.index: one for image, (one, _) in zip(images, finished)}
+        if self._journal is not None:
+            self._journal.append([one for one, _ in finished])
+        # Tables are rewritten as a whole.
+        waited = time.monotonic() - self._tables_written
+        if waited > max(_TABLES_EVERY_SECONDS, self._tables_seconds / _TABLES_SHARE):
+            self.write_tables()
 
-    def _write(self, image: tuple[str, str, np.ndarray], field: Field) -> list[bytes]:
-        """Writes one image's files; returns thumbnails of its cells, or of the whole image."""
-        path, name, pixels = image
-        drawn = pixels
-        if field.mask is not None and field.labels is not None:
-            drawn = overlays.field_overlay(pixels, field)
-            collection = polygons.geojson(field.cells, os.path.basename(path))
-            for file, data in (
-                (f"masks/{name}.png", encode_png(field.mask)),
-                (f"labels/{name}.png", encode_labels(field.labels)),
-                (f"overlays/{name}.png", encode_png(overlays.annotate(drawn, field))),
-                (f"geojson/{name}.geojson", json.dumps(collection).encode()),
-            ):
-                atomic.write_bytes(self._out / file, data)
-        if field.one_cell or not field.cells:
-            return [cell_page.thumbnail(drawn)]
-        return [cell_page.thumbnail(crops.cut(drawn, cell.box)) for cell in field.cells]
-
-    def close(self, models: fields.Models) -> None:
-        """Writes the tables and the page.
-
-        Args:
-            models: the models that gave the results.
+    def write_tables(self) -> None:
+        """Writes the tables of the images that are finished.
 
         Raises:
             OSError: a file cannot be written.
         """
-        counts = results.differential(self.rows) if models.classifier is not None else []
-        results.write(self._out, self.rows, counts)
-        if models.segmenter is not None:
-            atomic.write_text(self._out / "coco.json", json.dumps(self._coco.content()))
-        cell_page.write(
-            self._out / "index.html",
+        start = time.monotonic()
+        results.write(self._folder, self.rows, self._differential())
+        self._tables_written = time.monotonic()
+        self._tables_seconds = self._tables_written - start
+
+    def close(self) -> None:
+        """Writes the tables, the polygons of all images and the page.
+
+        Raises:
+            OSError: a file cannot be written.
+        """
+        self.write_tables()
+        finished = [self._finished[i] for i in sorted(self._finished)]
+        if self._models.segmenter is not None:
+            content = polygons.coco(one.coco for one in finished if one.coco is not None)
+            self._folder.write_text("coco.json", json.dumps(content))
+        page = cell_page.render(
             self.rows,
-            self._thumbnails,
-            counts,
-            judged=models.rule is not None,
+            [thumbnail for one in finished for thumbnail in one.thumbnails],
+            self._differential(),
+            judged=self._models.rule is not None,
         )
+        self._folder.write_text("index.html", page)
+
+    def _differential(self) -> list[dict[str, Any]]:
+        return results.differential(self.rows) if self._models.classifier is not None else []
 
     def summary(self) -> str:
         """Returns the results in one line: number of cells, median N/C ratio, cells for review."""
         cells = [row for row in self.rows if row["cell"]]
         ratios = [r["nc_ratio"] for r in cells if math.isfinite(r["nc_ratio"] or math.nan)]
-        parts = [f"{len(cells)} cells in {self._images} images"]
+        parts = [f"{len(cells)} cells in {len(self._finished)} images"]
         if ratios:
             parts.append(f"median N/C {np.median(ratios):.3f}")
         if review := sum(bool(row["review"]) for row in cells):
             parts.append(f"{review} left to a person")
-        return f"{', '.join(parts)}: {self._out / 'cells.csv'} and index.html"
+        return f"{', '.join(parts)}: {self._folder.path / 'cells.csv'} and index.html"
+
+
+def _finish(image: Input, field: Field) -> tuple[Finished, dict[str, bytes]]:
+    """Returns an image's results, and the contents of its files by name."""
+    pixels, name = image.file.pixels, image.name
+    height, width = pixels.shape[:2]
+    about: dict[str, Any] = {"file": atomic.utf8(image.path), "width": width, "height": height}
+    drawn, files, coco = pixels, {}, None
+    if field.mask is not None and field.labels is not None:
+        about |= {"mask": f"masks/{name}.png", "overlay": f"overlays/{name}.png"}
+        drawn = overlays.field_overlay(pixels, field)
+        collection = polygons.geojson(field.cells, os.path.basename(image.path))
+        coco = polygons.coco_part(about["file"], (height, width), field.cells)
+        files = {
+            about["mask"]: encode_png(field.mask),
+            f"labels/{name}.png": encode_labels(field.labels),
+            about["overlay"]: encode_png(overlays.annotate(drawn, field)),
+            f"geojson/{name}.geojson": json.dumps(collection).encode(),
+        }
+    if field.one_cell or not field.cells:
+        thumbnails = [cell_page.thumbnail(drawn)]
+    else:
+        thumbnails = [cell_page.thumbnail(crops.cut(drawn, cell.box)) for cell in field.cells]
+    rows = results.field_rows(field, **about)
+    for row in rows:
+        row["flag"] = ";".join(filter(None, (row["flag"], *image.file.flags)))
+    return Finished.of(image.path, name, rows, thumbnails, coco, tuple(files)), files
+
+
+def result_names(names: Sequence[str]) -> list[str]:
+    """Returns the paths of all files that the results of images may consist of.
+
+    Args:
+        names: stems of the images' results.
+    """
+    found = [*results.TABLES, "index.html", "coco.json", "bad_files.csv", "passed_over.csv"]
+    return found + [pattern.format(name) for name in names for pattern in _FILES]
 
 
 def encode_labels(labels: np.ndarray) -> bytes:
@@ -150,61 +224,105 @@ def predict_files(
     out: epath.PathLike,
     find: str = "auto",
     um_per_px: float | None = None,
+    settings: str = "",
+    passed_over: Sequence[tuple[str, str]] = (),
 ) -> list[tuple[str, str]]:
     """Analyzes image files and writes all results under `out`.
 
-    Bad files are skipped, listed in `bad_files.csv`, and returned.
+    Bad files are skipped, listed in `bad_files.csv`, and returned. An interrupted call leaves the
+    tables of what it finished; the next call with the same `settings` goes on from there.
 
     Args:
         models: from `fields.load_models`.
         paths: image files.
         out: folder, made if missing.
         find, um_per_px: as in `fields.analyze`.
+        settings: names all that determines the results; empty: an interrupted call is not resumed.
+        passed_over: (path, reason) of files that are no inputs, for `passed_over.csv`.
 
     Returns:
         (path, reason) of each file that could not be predicted.
 
     Raises:
+        InputError: another process writes to `out`, or it holds a file of a person that would be
+            replaced.
+        Interrupted: Ctrl-C, or a signal that `cli.stopped_by_signals` turns into it.
         OSError: `out` cannot be written.
     """
-    out = epath.Path(out).expanduser()
-    atomic.check_writable(out)
-    progress = Progress("image", len(paths))
-    written, bad, done = Results(out), [], 0
-    for batch, unread in _batches(paths):
-        bad += unread
-        found = fields.analyze([image for _, _, image in batch], models, find, um_per_px)
-        written.add(batch, found)
-        done += len(batch) + len(unread)
-        progress.update(done, len(batch))
-    progress.close()
-    written.close(models)
-    outputs.list_bad(out, bad)
+    names = outputs.output_names(paths)
+    with OutputFolder(out) as folder:
+        folder.refuse_foreign(result_names(names))
+        local = settings and not atomic.is_remote(folder.path)
+        journal = Journal(folder.path / STATE / "finished.jsonl", settings) if local else None
+        written, bad = Results(folder, models, journal), []
+        finished = written.resume(paths, names)
+        if finished:
+            print(f"{len(finished)} of {len(paths)} images were finished before", flush=True)
+        progress = Progress("image", len(paths), done=len(finished))
+        done = len(finished)
+        try:
+            for batch, unread in _batches(paths, names, finished):
+                bad += unread
+                if batch:
+                    found = fields.analyze(
+                        [image.file.pixels for image in batch], models, find, um_per_px
+                    )
+                    written.add(batch, found)
+                done += len(batch) + len(unread)
+                progress.update(done, len(batch))
+            progress.close()
+            written.close()
+            folder.list_bad(bad)
+            folder.list_passed_over(passed_over)
+        except (KeyboardInterrupt, OSError) as error:
+            progress.close()
+            with contextlib.suppress(OSError):
+                written.close()
+                folder.list_bad(bad)
+            goes_on = f"{done} of {len(paths)} images are done"
+            if journal is not None:
+                goes_on += "; the same command goes on with the others"
+            if isinstance(error, OSError):
+                text = f"{error.strerror or error}; {goes_on}"
+                raise OSError(error.errno, text, error.filename) from error
+            number = getattr(error, "signal_number", signal.SIGINT)
+            raise Interrupted(f"stopped: {goes_on}: {folder.path}", number) from error
+        if journal is not None:
+            journal.remove()
     print(written.summary(), flush=True)
     return bad
 
 
 def _batches(
-    paths: Sequence[str],
-) -> Iterator[tuple[list[tuple[str, str, np.ndarray]], list[tuple[str, str]]]]:
+    paths: Sequence[str], names: Sequence[str], finished: set[int]
+) -> Iterator[tuple[list[Input], list[tuple[str, str]]]]:
     """Reads image files, up to `BATCH` images and `BATCH_PIXELS` pixels at a time.
 
+    Args:
+        paths: image files.
+        names: stems of their results.
+        finished: places of those that need not be read.
+
     Yields:
-        (path, name of its results, pixels) of each image of a batch, and (path, reason) of each
-        bad file since the batch before.
+        A batch, and (path, reason) of each bad file since the batch before.
     """
-    good: list[tuple[str, str, np.ndarray]] = []
+    good: list[Input] = []
     bad: list[tuple[str, str]] = []
-    for path, name in zip(paths, outputs.output_names(paths)):
+    for index, (path, name) in enumerate(zip(paths, names)):
+        if index in finished:
+            continue
         try:
-            image = read_image(path)
+            file = read_with_metadata(path)
         except DataError as error:
             bad.append((path, str(error)))
             continue
-        if good and sum(i.size for _, _, i in good) + image.size > 3 * BATCH_PIXELS:
+        for note in file.notes:
+            print(f"note: {note}", file=sys.stderr, flush=True)
+        size = file.pixels.size
+        if good and sum(image.file.pixels.size for image in good) + size > 3 * BATCH_PIXELS:
             yield good, bad
             good, bad = [], []
-        good.append((path, name, image))
+        good.append(Input(index, path, name, file))
         if len(good) == BATCH:
             yield good, bad
             good, bad = [], []

@@ -9,7 +9,7 @@ import math
 import os
 import tempfile
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from etils import epath
@@ -53,7 +53,7 @@ def check_writable(folder: epath.PathLike) -> None:
     Raises:
         OSError: the folder is not writable.
     """
-    path = epath.Path(folder).expanduser() / ".wbc_jax"
+    path = epath.Path(folder).expanduser() / ".wbc_jax_is_writable"
     write_bytes(path, b"")
     path.unlink()
 
@@ -87,17 +87,29 @@ def write_text(path: epath.PathLike, text: str) -> None:
 
 def write_json(path: epath.PathLike, value: Any) -> None:
     """Writes indented JSON; NaN and infinities become null."""
-    write_text(path, json.dumps(finite(value), indent=2) + "\n")
+    write_text(path, json_text(value))
 
 
-def write_csv(path: epath.PathLike, rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> None:
+def json_text(value: Any) -> str:
+    """Returns the content of `write_json`'s file."""
+    return json.dumps(finite(value), indent=2) + "\n"
+
+
+def write_csv(
+    path: epath.PathLike, rows: Sequence[Mapping[str, Any]], columns: Sequence[str]
+) -> None:
     """Writes rows as CSV with a header; None and NaN become empty cells, infinities `inf`."""
+    write_text(path, csv_text(rows, columns))
+
+
+def csv_text(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:
+    """Returns the content of `write_csv`'s file."""
     out = io.StringIO()
     writer = csv.DictWriter(out, columns, lineterminator="\n")
     writer.writeheader()
     for row in rows:
         writer.writerow({key: _cell(row.get(key)) for key in columns})
-    write_text(path, out.getvalue())
+    return out.getvalue()
 
 
 def utf8(name: str) -> str:

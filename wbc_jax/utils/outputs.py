@@ -1,12 +1,8 @@
-"""Names of output files, and the list of input files that could not be used."""
+"""Names of output files."""
 
 import itertools
 import os
-from collections.abc import Iterable, Sequence
-
-from etils import epath
-
-from wbc_jax.utils import atomic
+from collections.abc import Iterable
 
 
 def output_names(paths: Iterable[str]) -> list[str]:
@@ -21,16 +17,3 @@ def output_names(paths: Iterable[str]) -> list[str]:
         taken.add(name.casefold())
         names.append(name)
     return names
-
-
-def list_bad(out: epath.Path, bad: Sequence[tuple[str, str]]) -> None:
-    """Writes (path, reason) of each bad file to `<out>/bad_files.csv`.
-
-    If there are none, it removes the list of an earlier call.
-    """
-    listed = out / "bad_files.csv"
-    if bad:
-        table = [{"file": path, "reason": reason} for path, reason in bad]
-        atomic.write_csv(listed, table, ("file", "reason"))
-    else:
-        listed.unlink(missing_ok=True)
