@@ -1,6 +1,7 @@
 """The command that compares two runs."""
 
 import functools
+import os
 
 import pytest
 
@@ -20,6 +21,7 @@ def test_the_command(pair, tmp_path):
     assert done.returncode == 0, done.stderr
     assert "B − A" in done.stdout and "Written: " in done.stdout
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        ".wbc_jax",
         "comparison.csv",
         "index.html",
         "unpaired.csv",
@@ -36,3 +38,13 @@ def test_the_command_line_is_checked(pair, capsys):
     with pytest.raises(SystemExit):
         compare.main([a, b, "--bootstrap=0"])
     assert "--bootstrap is 0; it must be 1 or more" in capsys.readouterr().err
+
+
+def test_a_persons_page_is_not_replaced(pair, tmp_path):
+    page = tmp_path / "mine" / "index.html"
+    page.parent.mkdir()
+    page.write_text("a person's")
+    with pytest.raises(SystemExit) as caught:
+        compare.main([*map(str, pair[:2]), f"--out={page.parent}"])
+    assert str(caught.value).startswith(f"error: {page} was not written by an earlier call")
+    assert page.read_text() == "a person's" and os.listdir(page.parent) == ["index.html"]

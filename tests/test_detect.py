@@ -77,8 +77,36 @@ def test_score_command(tmp_path, capsys):
     assert "1 images, 2 boxes, 1 found" in capsys.readouterr().out
     result = json.loads(out.read_text())
     assert result["recall"]["value"] == 0.5 and result["precision"]["value"] == 1
-    assert [path.name for path in pictures.iterdir()] == ["000_image-1.png"]
+    assert sorted(path.name for path in pictures.iterdir()) == [".wbc_jax", "000_image-1.png"]
     with pytest.raises(SystemExit, match=r"holds no kaggle_blood_cells/dataset-master"):
         detect.main(["--score", f"--manual_dir={tmp_path}"])
     with pytest.raises(SystemExit, match="allowed are kaggle_blood_cells, bcd"):
         detect.main(["--score", f"--manual_dir={tmp_path}", "--dataset=pbc"])
+
+
+def test_files_of_a_person_are_not_replaced(tmp_path):
+    """A crop, a picture and a JSON file of the names that the results would have."""
+    image, out = tmp_path / "a.png", tmp_path / "out"
+    Image.fromarray(plain_field([(128, 120, 26, 40)], 256, 256)).save(image)
+    for place, arguments in (
+        (out / "crops" / "a_0.png", [str(image), f"--out={out}"]),
+        (tmp_path / "p" / "a.png", [str(image), f"--out={out}", f"--pictures={tmp_path / 'p'}"]),
+    ):
+        place.parent.mkdir(parents=True)
+        place.write_bytes(b"a person's")
+        with pytest.raises(SystemExit) as caught:
+            detect.main(arguments)
+        assert str(caught.value).startswith(f"error: {place} was not written by an earlier call")
+        assert place.read_bytes() == b"a person's" and not (out / "cells.csv").exists()
+        place.unlink()
+    (tmp_path / "bcd" / "images").mkdir(parents=True)
+    (tmp_path / "bcd" / "annotations.csv").write_text("image,xmin,ymin,xmax,ymax,label\n")
+    score = tmp_path / "score.json"
+    score.write_text('{"of": "something else"}')
+    with pytest.raises(SystemExit) as caught:
+        detect.main(["--score", "--dataset=bcd", f"--manual_dir={tmp_path}", f"--out={score}"])
+    assert f"{score} holds something else" in str(caught.value)
+    # The crops of an earlier call are replaced.
+    for _ in range(2):
+        detect.main([str(image), f"--out={out}"])
+    assert (out / "crops" / "a_0.png").stat().st_size > 100

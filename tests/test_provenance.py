@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 import types
 
 import jax
@@ -12,8 +13,9 @@ from etils import epath
 from helpers import tiny_runs
 from wbc_jax import config_checks, experiment, provenance
 from wbc_jax.data import pipeline
-from wbc_jax.errors import CheckpointError, ConfigError
+from wbc_jax.errors import CheckpointError, ConfigError, InputError, UserError
 from wbc_jax.inference import weights
+from wbc_jax.report import run as report
 from wbc_jax.training import checkpoint
 
 
@@ -25,6 +27,35 @@ def test_a_free_field_may_differ(run, tmp_path):
     )
     provenance.claim(flipped, workdir)
     assert config_checks.from_json((workdir / "config.json").read_text()).evaluate.flips
+
+
+@pytest.mark.parametrize(
+    "name, said",
+    [
+        ("config.json", r"config\.json: .*It is not replaced: move it away"),
+        ("checkpoints/mine.txt", "checkpoints is there, but no config.json of a run"),
+        ("metrics.jsonl", "metrics.jsonl is there, but no config.json"),
+        ("report/index.html", r"report/index\.html was not written by an earlier call"),
+    ],
+)
+def test_a_folder_with_files_of_a_person_is_no_run(data_dir, tmp_path, name, said):
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    path.write_text('{"of": "something else"}')
+    with pytest.raises(UserError, match=said):
+        experiment.run(tiny_runs.least(data_dir), epath.Path(tmp_path))
+    assert path.read_text() == '{"of": "something else"}'
+    assert [found for found in tmp_path.rglob("*") if found.is_file()] == [path]
+
+
+def test_the_report_of_a_run_without_a_manifest_is_replaced(run, tmp_path):
+    """Runs of version 0.1 have none; their config shows that the report is ours."""
+    folder = epath.Path(shutil.copytree(run.workdir, tmp_path / "run"))
+    shutil.rmtree(folder / ".wbc_jax")
+    experiment.refuse_foreign(folder, report.FILES)
+    (folder / "report" / "per_image.csv").write_text("changed by a person")
+    with pytest.raises(InputError, match=r"per_image\.csv has changed since"):
+        experiment.refuse_foreign(folder, report.FILES)
 
 
 def test_a_run_is_tied_to_the_records_it_was_trained_on(run, data_dir, tmp_path, monkeypatch):

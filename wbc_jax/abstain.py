@@ -33,13 +33,15 @@ def _score(options: argparse.Namespace) -> None:
     from wbc_jax.errors import AbstentionError
     from wbc_jax.evaluate import abstention as evaluation
     from wbc_jax.inference import abstention
-    from wbc_jax.utils import atomic
+    from wbc_jax.utils import atomic, output_folder
 
     rule = abstention.read(options.model)
     if rule is None:
         raise AbstentionError(
             f"{options.model} has no rule; make it by the same command without --score."
         )
+    if options.out:
+        output_folder.refuse_other_json(options.out, ("rule",))
     result = evaluation.score(options.model, rule, options.manual_dir)
     print(evaluation.table(result), flush=True)
     if options.out:

@@ -32,19 +32,23 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _compare(given: argparse.Namespace) -> None:
-    from etils import epath
-
     from wbc_jax.errors import CompareError
     from wbc_jax.evaluate import paired
     from wbc_jax.report import comparison
+    from wbc_jax.utils import output_folder
+    from wbc_jax.utils.output_folder import OutputFolder
 
     if os.path.realpath(given.first) == os.path.realpath(given.second):
         raise CompareError(f"{given.first} and {given.second} are one run; name two.")
+    if given.out:
+        output_folder.check(given.out, comparison.FILES)
     first, second = paired.read(given.first), paired.read(given.second)
     found = paired.compare(first, second, given.bootstrap, given.seed)
     print(comparison.text(found), flush=True)
     if given.out:
-        written = comparison.write(epath.Path(given.out).expanduser(), found)
+        with OutputFolder(given.out) as folder:
+            folder.refuse_foreign(comparison.FILES)
+            written = comparison.write(folder, found)
         print(f"\nWritten: {', '.join(map(os.fspath, written))}", flush=True)
 
 

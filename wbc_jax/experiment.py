@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 from etils import epath
@@ -24,6 +25,9 @@ from wbc_jax.report import run as run_report
 from wbc_jax.training import checkpoint, loop
 from wbc_jax.training.position import Position
 from wbc_jax.utils import atomic
+from wbc_jax.utils.output_folder import OutputFolder
+
+SKIPPED, GALLERY = "skipped_files.csv", "gallery.html"
 
 
 def prepare(config: Config, workdir: epath.Path | None = None) -> None:
@@ -48,8 +52,9 @@ def prepare(config: Config, workdir: epath.Path | None = None) -> None:
             for path, reason in preparing.prepare(name, config.data)
         ]
     if skipped and workdir is not None:
-        path = workdir / "skipped_files.csv"
-        atomic.write_csv(path, skipped, ("dataset", "path", "reason"))
+        folder = OutputFolder(workdir, "--workdir")
+        folder.write_csv(SKIPPED, skipped, ("dataset", "path", "reason"))
+        path = workdir / SKIPPED
         print(f"{len(skipped)} bad files were left out; they are listed in {path}.", flush=True)
     cell_masks.prepare(config.data)
 
@@ -69,10 +74,12 @@ def _prepare_on_all(config: Config, workdir: epath.Path | None = None) -> None:
 
 def prepare_only(config: Config, workdir: epath.Path) -> None:
     """Prepares, draws `<workdir>/gallery.html` and prints the number of records in each split."""
+    folder = OutputFolder(workdir, "--workdir")
+    folder.refuse_foreign([SKIPPED, GALLERY])
     prepare(config, workdir)
     # Before splitting, which refuses some data: the page may show why.
-    page = workdir / "gallery.html"
-    gallery.write(page, [sources.load(name, config.data) for name in config.data.datasets])
+    opened = [sources.load(name, config.data) for name in config.data.datasets]
+    gallery.write(folder, GALLERY, opened)
     examples = load_splits(config)
     print(split_table(examples))
     # Drawn cells are never compared with a paper's.
@@ -86,7 +93,7 @@ def prepare_only(config: Config, workdir: epath.Path) -> None:
     }
     if any(labels.values()):
         print("\n" + paper_counts.compare(paper_counts.by_type(labels)))
-    print(f"\nGallery of the masks: {page}", flush=True)
+    print(f"\nGallery of the masks: {workdir / GALLERY}", flush=True)
 
 
 def describe(config: Config, workdir: epath.Path) -> None:
@@ -105,6 +112,7 @@ def run(config: Config, workdir: epath.Path) -> None:
     With several processes, process 0 writes all files but records and checkpoints.
     """
     provenance.check_claim(config, workdir)
+    processes.run_on_first(lambda: refuse_foreign(workdir, [SKIPPED, *run_report.FILES]))
     _prepare_on_all(config, workdir)
     examples = load_splits(config)
     provenance.check_splits(workdir, examples)
@@ -128,6 +136,22 @@ def _initial_weights(workdir: epath.Path) -> dict[str, Any]:
     return inference.load(workdir / weights_lib.INITIAL).weights
 
 
+def refuse_foreign(workdir: epath.Path, names: Sequence[str]) -> None:
+    """Checks that the files which a mode writes do not exist, or were written by us.
+
+    Args:
+        workdir: the run's folder. Runs of a version without a manifest are known by their config.
+        names: of the files.
+
+    Raises:
+        InputError: a file is a person's.
+    """
+    folder = OutputFolder(workdir, "--workdir")
+    if (workdir / "config.json").exists():
+        folder.adopt(names)
+    folder.refuse_foreign(names)
+
+
 def evaluate_run(
     config: Config,
     workdir: epath.Path,
@@ -149,6 +173,7 @@ def evaluate_run(
             f"{workdir} holds no run (no config.json); train first, or name its --workdir."
         )
     processes.run_on_first(lambda: provenance.claim(config, workdir))
+    processes.run_on_first(lambda: refuse_foreign(workdir, run_report.FILES))
     if examples is None:
         _prepare_on_all(config, workdir)
         examples = load_splits(config)
@@ -190,6 +215,7 @@ def evaluate_weights(config: Config, workdir: epath.Path, name: str) -> dict[str
     """
     if (workdir / "config.json").exists():
         raise ConfigError(f"{workdir} holds a run; name another --workdir.")
+    processes.run_on_first(lambda: refuse_foreign(workdir, run_report.FILES))
     if weights_lib.find(name) is None:
         known = ", ".join(weights_lib.shipped()) or "none"
         raise WeightsError(

@@ -4,6 +4,7 @@ Only this command uses absl's flags: `--config.FIELD=VALUE` comes from `ml_colle
 needs them. All other commands use argparse.
 """
 
+import contextlib
 import functools
 import pathlib
 import sys
@@ -70,6 +71,7 @@ def _run_mode(mode: str, config: Any, workdir: epath.Path, weights: str | None) 
     # JAX, Orbax and TFDS take seconds to import: wrong flags are reported before.
     from wbc_jax import experiment
     from wbc_jax.parallel import environment, processes
+    from wbc_jax.utils.output_folder import OutputFolder
 
     modes = {
         "train": experiment.run,
@@ -84,8 +86,12 @@ def _run_mode(mode: str, config: Any, workdir: epath.Path, weights: str | None) 
         processes.initialize(config.distributed)
     elif environment.requested() is not None:
         raise InputError(f"--mode={mode} is done by one process, not by several.")
+    # One process writes a run's folder; the others of the same run only read it.
+    writes = mode != "describe" and processes.is_first()
+    folder = OutputFolder(workdir, "--workdir") if writes else contextlib.nullcontext()
     try:
-        modes[mode](config, workdir)
+        with folder:
+            modes[mode](config, workdir)
     except Exception as error:
         if not processes.several() or isinstance(error, Interrupted):
             raise

@@ -22,7 +22,8 @@ from wbc_jax.inference import abstention
 from wbc_jax.inference import model as inference
 from wbc_jax.inference import weights as weights_lib
 from wbc_jax.training import checkpoint
-from wbc_jax.utils import atomic
+from wbc_jax.utils import atomic, output_folder
+from wbc_jax.utils.output_folder import OutputFolder
 
 # Fields that do not change the weights: a run may be evaluated with other values.
 FREE_FIELDS = (
@@ -46,6 +47,8 @@ FREE_FIELDS = (
     "evaluate.external",
 )
 SPLITS_FILE = "splits.json"
+RUN_FILES = (SPLITS_FILE, weights_lib.INITIAL, "metrics.jsonl", "checkpoints", "tensorboard")
+"""Files and folders of a run beside its `config.json` and its report."""
 
 
 def claim(config: Config, workdir: epath.Path) -> None:
@@ -62,12 +65,26 @@ def check_claim(config: Config, workdir: epath.Path) -> None:
     """Checks that `workdir` is free, holds no checkpoint yet, or holds a run of the same training.
 
     Raises:
-        ConfigError: the folder holds another run; lists the fields that differ.
+        ConfigError: the folder holds another run (lists the fields that differ), or files of a
+            person that a run would replace.
     """
     path = workdir / "config.json"
-    # Before its first checkpoint a run has nothing to lose, and its config may be a mistake.
-    if path.exists() and checkpoint.any_saved(workdir):
+    remedy = "move it away, or name another --workdir."
+    if not path.exists():
+        ours = output_folder.written(workdir)
+        for name in RUN_FILES:
+            if (workdir / name).exists() and name not in ours:
+                raise ConfigError(
+                    f"{workdir / name} is there, but no config.json of a run, so it is a file of "
+                    f"something else: {remedy}"
+                )
+        return
+    try:
         there = config_checks.from_json(path.read_bytes(), os.fspath(path))
+    except ConfigError as error:
+        raise ConfigError(f"{error} It is not replaced: {remedy}") from error
+    # Before its first checkpoint a run has nothing to lose, and its config may be a mistake.
+    if checkpoint.any_saved(workdir):
         different = differences(there, config, FREE_FIELDS)
         if different:
             raise ConfigError(
@@ -108,6 +125,7 @@ def keep_initial(config: Config, workdir: epath.Path, test: pipeline.Examples) -
     seen = seen_by(name, initial)
     refuse_seen(name, seen, test)
     weights_lib.write(path, initial.config, initial.step, initial.weights, seen, np.float32)
+    OutputFolder(workdir).record(weights_lib.INITIAL)  # no config.json is there yet
 
 
 def seen_by(name: epath.PathLike, model: inference.Model) -> list[RecordKey]:

@@ -143,7 +143,10 @@ def run(wanted: Request, workdir: epath.Path) -> list[epath.Path]:
     """
     from wbc_jax import experiment, provenance
     from wbc_jax.papers import paper_a, paper_b, render, runs
+    from wbc_jax.utils.output_folder import OutputFolder
 
+    folder = OutputFolder(workdir / f"paper_{wanted.paper}", "--workdir")
+    folder.refuse_foreign(render.result_names(folder.path, wanted.items))
     known = {"a": paper_a.ITEMS, "b": paper_b.ITEMS}[wanted.paper]
     items = [known[name] for name in wanted.items]
     store = runs.RunStore(workdir, wanted.scale, provenance.check_splits)
@@ -154,10 +157,11 @@ def run(wanted: Request, workdir: epath.Path) -> list[epath.Path]:
     for item in items:
         comparisons.append(item.build(store))
         print(render.text(comparisons[-1]) + "\n", flush=True)
-    folder = workdir / f"paper_{wanted.paper}"
-    written = render.write(folder, wanted.paper, wanted.scale, comparisons)
+    with folder:
+        written = render.write(folder, wanted.paper, wanted.scale, comparisons)
     missing = dict.fromkeys(m for comparison in comparisons for m in comparison.missing)
     if missing:
         print("Not there:\n" + "\n".join(f"  {line}" for line in missing))
-    print(f"Tables as text, CSV and LaTeX in {folder}; all of them: {folder / 'index.html'}")
+    where = folder.path
+    print(f"Tables as text, CSV and LaTeX in {where}; all of them: {where / 'index.html'}")
     return written

@@ -5,12 +5,12 @@ import html.parser
 import re
 
 import pytest
-from etils import epath
 
 from wbc_jax.papers import plans, render
 from wbc_jax.papers.comparison import Comparison, Figure, Row, Value
 from wbc_jax.papers.paper_b_classification import NO_INDEPENDENT
 from wbc_jax.papers.printed import TableCell
+from wbc_jax.utils.output_folder import OutputFolder
 
 VOID = {"meta", "link", "img", "source", "wbr", "br", "hr"}
 NASTY = "50 % & more_or_less {#1} <b> ~5^2 \\ $3"
@@ -143,7 +143,7 @@ def test_letters_go_on_after_z():
 
 
 def test_csv_holds_every_line(built, tmp_path):
-    written = render.write(epath.Path(tmp_path), "b", "full", [built["b", "table_5"]])
+    written = render.write(OutputFolder(tmp_path), "b", "full", [built["b", "table_5"]])
     assert [path.name for path in written] == [
         "table_5.txt", "table_5.csv", "table_5.tex", "index.html",
     ]  # fmt: skip

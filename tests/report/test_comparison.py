@@ -5,12 +5,12 @@ import html.parser
 
 import numpy as np
 import pytest
-from etils import epath
 
 from helpers import scored_runs
 from helpers.scored_runs import masks, row, write
 from wbc_jax.evaluate import paired
 from wbc_jax.report import comparison, figures
+from wbc_jax.utils.output_folder import OutputFolder
 
 
 @pytest.fixture
@@ -77,7 +77,7 @@ def test_images_of_one_run_alone_are_left_out_and_told(tmp_path):
     assert found.only_first == (("jtsc", "cell-0"), ("jtsc", "cell-1"))
     assert found.only_second == (("jtsc", "cell-7"), ("jtsc", "cell-8"))
     assert "Left out: 2 images of A alone and 2 images of B alone." in comparison.text(found)
-    written = comparison.write(epath.Path(tmp_path / "out"), found)
+    written = comparison.write(OutputFolder(tmp_path / "out"), found)
     assert [path.name for path in written] == ["comparison.csv", "unpaired.csv", "index.html"]
     with open(written[1], newline="") as file:
         assert [tuple(row.values()) for row in csv.DictReader(file)] == [

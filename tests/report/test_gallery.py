@@ -8,6 +8,7 @@ import pytest
 from wbc_jax.data import sources
 from wbc_jax.data.images import encode_png
 from wbc_jax.report import gallery, overlays
+from wbc_jax.utils.output_folder import OutputFolder
 
 EVIL = """<script>alert("x")</script>'"&"""
 VOID = {"meta", "link", "img", "wbr"}
@@ -185,9 +186,9 @@ def test_size_is_bounded_even_by_noise():
 
 def test_write_makes_the_file(tmp_path):
     path = tmp_path / "new" / "gallery.html"
-    gallery.write(path, [source([0])])
+    gallery.write(OutputFolder(path.parent), path.name, [source([0])])
     assert path.read_text(encoding="utf-8") == gallery.render([source([0])])
-    assert [p.name for p in path.parent.iterdir()] == ["gallery.html"]
+    assert sorted(p.name for p in path.parent.iterdir()) == [".wbc_jax", "gallery.html"]
 
 
 def test_empty_sets_say_so():

@@ -116,6 +116,15 @@ def test_a_second_process_is_refused_by_the_name_of_the_first(tmp_path):
     assert (tmp_path / "a").read_bytes() == b"2"
 
 
+def test_a_call_that_writes_nothing_leaves_nothing(tmp_path):
+    with pytest.raises(ValueError), OutputFolder(tmp_path / "new" / "out"):
+        raise ValueError
+    assert not any(tmp_path.iterdir())
+    with OutputFolder(tmp_path / "new" / "out") as folder:
+        (folder.path / "other").write_text("stays")
+    assert [path.name for path in (tmp_path / "new" / "out").iterdir()] == ["other"]
+
+
 def test_files_of_a_version_without_a_manifest_are_adopted_once(tmp_path):
     (tmp_path / "a.csv").write_text("old")
     with OutputFolder(tmp_path) as folder:

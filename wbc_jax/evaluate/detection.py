@@ -14,7 +14,8 @@ from wbc_jax.data.images import encode_png, read_image
 from wbc_jax.errors import DataError, InputError
 from wbc_jax.fields import detections, finder
 from wbc_jax.metrics.ratios import ratio
-from wbc_jax.utils import atomic
+from wbc_jax.utils import atomic, output_folder
+from wbc_jax.utils.output_folder import OutputFolder
 from wbc_jax.utils.progress import Progress
 
 Box = tuple[int, int, int, int]
@@ -227,18 +228,21 @@ def score(
         DataError: the data set is not there.
         InputError: there is no such data set or part.
     """
+    if out:
+        output_folder.refuse_other_json(out, ("dataset", "part", "per_image"))
     truths = read_truth(dataset, manual_dir, part)
+    folder = OutputFolder(pictures, "--pictures") if pictures else None
     rows = measure(truths, lambda image: [cell.box for cell in finder.find_cells(image)])
     result = summary(rows)
     print(table(result, f"{dataset}, {part}"), flush=True)
     if out:
         whole = {"dataset": dataset, "part": part, **result, "per_image": rows}
         atomic.write_json(out, whole)
-    if pictures:
-        folder = epath.Path(pictures).expanduser()
+    if folder:
         ranked = sorted(zip(rows, truths), key=lambda pair: pair[0]["worst"])
         for rank, (row, truth) in enumerate(ranked[:most_pictures]):
             image = read_image(truth.path)
             drawn = detections.draw(image, finder.find_cells(image), row["truth_boxes"])
             name = f"{rank:03d}_{truth.path.stem}.png"
-            atomic.write_bytes(folder / name, encode_png(drawn))
+            folder.refuse_foreign([name])
+            folder.write({name: encode_png(drawn)})

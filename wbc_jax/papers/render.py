@@ -6,6 +6,7 @@ Text, LaTeX and the page show the same formatted cells, so that they cannot disa
 import dataclasses
 import itertools
 import math
+import re
 import string
 from collections.abc import Sequence
 from typing import Any
@@ -16,6 +17,7 @@ from wbc_jax.papers.comparison import Comparison, Row, Value
 from wbc_jax.papers.printed import PAPERS
 from wbc_jax.report import html, tables
 from wbc_jax.utils import atomic
+from wbc_jax.utils.output_folder import OutputFolder
 
 RECOMPUTED = "from its own numbers"
 HEADS = ("paper", "ours", "difference", "95 % interval")
@@ -291,7 +293,7 @@ def page(paper: str, scale: str, items: Sequence[Comparison]) -> str:
 
 
 def write(
-    folder: epath.Path, paper: str, scale: str, items: Sequence[Comparison]
+    folder: OutputFolder, paper: str, scale: str, items: Sequence[Comparison]
 ) -> list[epath.Path]:
     """Writes text, CSV and LaTeX of each comparison, its figures, and `index.html` with all.
 
@@ -303,15 +305,26 @@ def write(
     """
     written = []
     for item in items:
-        stem = folder / item.item
         columns = (*CSV_COLUMNS, *item.stand_ins)
-        atomic.write_text(stem.with_suffix(".txt"), text(item) + "\n")
-        atomic.write_csv(stem.with_suffix(".csv"), csv_rows(item), columns)
-        atomic.write_text(stem.with_suffix(".tex"), latex(item))
-        written += [stem.with_suffix(suffix) for suffix in (".txt", ".csv", ".tex")]
+        files = {
+            f"{item.item}.txt": f"{text(item)}\n".encode(),
+            f"{item.item}.csv": atomic.csv_text(csv_rows(item), columns).encode(),
+            f"{item.item}.tex": latex(item).encode(),
+        }
         for number, figure in enumerate(item.figures, 1):
-            path = folder / f"{item.item}_{number}.png"
-            atomic.write_bytes(path, figure.light)
-            written.append(path)
-    atomic.write_text(folder / "index.html", page(paper, scale, items))
-    return [*written, folder / "index.html"]
+            files[f"{item.item}_{number}.png"] = figure.light
+        folder.write(files)
+        written += files
+    folder.write_text("index.html", page(paper, scale, items))
+    return [folder.path / name for name in (*written, "index.html")]
+
+
+def result_names(folder: epath.Path, items: Sequence[str]) -> list[str]:
+    """Returns the files in a folder that `write` may replace.
+
+    Args:
+        folder: as in `write`.
+        items: names of the tables and figures, such as `table_4`.
+    """
+    stems = re.compile(rf"({'|'.join(map(re.escape, items))})(_\d+)?|index")
+    return sorted(path.name for path in folder.glob("*.*") if stems.fullmatch(path.stem))

@@ -105,6 +105,10 @@ class Results:
                 self._finished[i] = found
         return set(self._finished)
 
+    def __len__(self) -> int:
+        """Returns the number of images that are finished."""
+        return len(self._finished)
+
     @property
     def rows(self) -> list[dict[str, Any]]:
         """Rows with `results.COLUMNS` as keys, in the order of the images."""
@@ -259,7 +263,6 @@ def predict_files(
         if finished:
             print(f"{len(finished)} of {len(paths)} images were finished before", flush=True)
         progress = Progress("image", len(paths), done=len(finished))
-        done = len(finished)
         try:
             for batch, unread in _batches(paths, names, finished):
                 bad += unread
@@ -268,8 +271,7 @@ def predict_files(
                         [image.file.pixels for image in batch], models, find, um_per_px
                     )
                     written.add(batch, found)
-                done += len(batch) + len(unread)
-                progress.update(done, len(batch))
+                progress.update(len(written) + len(bad), len(batch))
             progress.close()
             written.close()
             folder.list_bad(bad)
@@ -279,7 +281,7 @@ def predict_files(
             with contextlib.suppress(OSError):
                 written.close()
                 folder.list_bad(bad)
-            goes_on = f"{done} of {len(paths)} images are done"
+            goes_on = f"{len(written) + len(bad)} of {len(paths)} images are done"
             if journal is not None:
                 goes_on += "; the same command goes on with the others"
             if isinstance(error, OSError):

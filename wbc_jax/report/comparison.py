@@ -12,12 +12,13 @@ from etils import epath
 
 from wbc_jax.evaluate import paired
 from wbc_jax.report import figures, html, tables
-from wbc_jax.utils import atomic
+from wbc_jax.utils.output_folder import OutputFolder
 
 CSV_COLUMNS = (
     "dataset", "score", "images", "first", "second", "difference", "low", "high", "median",
     "better", "worse", "test", "p", "p_holm", "verdict",
 )  # fmt: skip
+FILES = ("comparison.csv", "unpaired.csv", "index.html")
 UNPAIRED_COLUMNS = ("dataset", "id", "only_in")
 HEADS = ("images", "A", "B", "B − A", "95 % interval", "better", "worse", "p", "p (Holm)", "")
 
@@ -143,8 +144,8 @@ def page(found: paired.Comparison) -> str:
     )
 
 
-def write(folder: epath.Path, found: paired.Comparison) -> list[epath.Path]:
-    """Writes `comparison.csv`, `unpaired.csv` and `index.html`, each whole or not at all.
+def write(folder: OutputFolder, found: paired.Comparison) -> list[epath.Path]:
+    """Writes `FILES`, each whole or not at all.
 
     Returns:
         The files written, the page last.
@@ -157,7 +158,8 @@ def write(folder: epath.Path, found: paired.Comparison) -> list[epath.Path]:
         for name, keys in (("A", found.only_first), ("B", found.only_second))
         for dataset, id_ in keys
     ]
-    atomic.write_csv(folder / "comparison.csv", csv_rows(found), CSV_COLUMNS)
-    atomic.write_csv(folder / "unpaired.csv", unpaired, UNPAIRED_COLUMNS)
-    atomic.write_text(folder / "index.html", page(found))
-    return [folder / name for name in ("comparison.csv", "unpaired.csv", "index.html")]
+    table, alone, index = FILES
+    folder.write_csv(table, csv_rows(found), CSV_COLUMNS)
+    folder.write_csv(alone, unpaired, UNPAIRED_COLUMNS)
+    folder.write_text(index, page(found))
+    return [folder.path / name for name in FILES]

@@ -10,11 +10,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from etils import epath
 
 from wbc_jax.labels import CELL_COLOR, CELL_TYPES, NUCLEUS_COLOR, UNKNOWN_LABEL, type_name
 from wbc_jax.report import html, overlays, tables
-from wbc_jax.utils import atomic
+from wbc_jax.utils.output_folder import OutputFolder
 
 if TYPE_CHECKING:
     from wbc_jax.data import sources
@@ -28,7 +27,8 @@ _LABELS = (*range(len(CELL_TYPES)), UNKNOWN_LABEL)
 
 
 def write(
-    path: epath.PathLike,
+    folder: OutputFolder,
+    name: str,
     sets: Sequence[sources.Source],
     *,
     per_group: int = 24,
@@ -40,7 +40,8 @@ def write(
     records. The file is written whole or not at all.
 
     Args:
-        path: the page's file (`gs://` works).
+        folder: the folder of results.
+        name: of the page's file.
         sets: the data sets, in the page's order.
         per_group: the most records shown of each data set and cell type.
         seed: another seed draws other records.
@@ -49,7 +50,7 @@ def write(
         ValueError: `per_group` < 1, or a record's mask does not fit its image; names the record.
         OSError: the file cannot be written.
     """
-    atomic.write_text(path, render(sets, per_group=per_group, seed=seed))
+    folder.write_text(name, render(sets, per_group=per_group, seed=seed))
 
 
 def render(sets: Sequence[sources.Source], *, per_group: int = 24, seed: int = 0) -> str:

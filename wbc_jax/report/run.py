@@ -13,7 +13,12 @@ from wbc_jax.evaluate.scoring import Predict, Scores
 from wbc_jax.report import run_page, tables
 from wbc_jax.training import metric_writer
 from wbc_jax.utils import atomic
+from wbc_jax.utils.output_folder import OutputFolder
 
+FILES = METRICS, PER_IMAGE, EXTERNAL, PAGE = tuple(
+    f"report/{name}" for name in ("metrics.json", "per_image.csv", "external.csv", "index.html")
+)
+"""Names of the report's files in the run's folder."""
 SHOWN_MASKS, SHOWN_WORST = 48, 16
 SHOWN_MISTAKES, SHOWN_UNSURE = 40, 10
 
@@ -30,12 +35,13 @@ def write(
         test: the test split.
         predict: images to masks, for the examples shown.
     """
-    task, folder = TASKS[config.task], workdir / "report"
-    atomic.write_json(folder / "metrics.json", scores.summary)
-    atomic.write_csv(folder / "per_image.csv", scores.rows, task.ROW_COLUMNS)
-    atomic.write_csv(folder / "external.csv", scores.external_rows, task.ROW_COLUMNS)
+    task, folder = TASKS[config.task], OutputFolder(workdir, "--workdir")
+    folder.write_json(METRICS, scores.summary)
+    folder.write_csv(PER_IMAGE, scores.rows, task.ROW_COLUMNS)
+    folder.write_csv(EXTERNAL, scores.external_rows, task.ROW_COLUMNS)
     run_page.write(
-        folder / "index.html",
+        folder,
+        PAGE,
         title=f"{config.model.name} on {', '.join(config.data.datasets)}",
         summary=atomic.finite(scores.summary),
         rows=scores.rows,
@@ -44,7 +50,7 @@ def write(
         config=flatten(config),
     )
     print(f"\n{tables.text(scores.summary)}")
-    print(f"\nReport: {folder / 'index.html'}", flush=True)
+    print(f"\nReport: {workdir / PAGE}", flush=True)
 
 
 def _shown(

@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from etils import epath
 
 from wbc_jax.labels import (
     ALL,
@@ -24,7 +23,7 @@ from wbc_jax.labels import (
     type_name,
 )
 from wbc_jax.report import figures, html, overlays, tables
-from wbc_jax.utils import atomic
+from wbc_jax.utils.output_folder import OutputFolder
 from wbc_jax.utils.progress import duration
 
 TILE_PX = 192
@@ -56,7 +55,8 @@ class Example:
 
 
 def write(
-    path: epath.PathLike,
+    folder: OutputFolder,
+    name: str,
     *,
     title: str,
     summary: dict[str, Any],
@@ -65,13 +65,11 @@ def write(
     examples: list[Example],
     config: dict[str, Any],
 ) -> None:
-    """Writes the report of a run as one HTML file, and makes folders that are missing.
-
-    The file is written whole or not at all: first under a temporary name in the same folder, then
-    renamed over the old one.
+    """Writes the report of a run as one HTML file, whole or not at all.
 
     Args:
-        path: `index.html` in the report's folder (`gs://` works).
+        folder: the run's folder.
+        name: of the page's file.
         title: the page's heading, such as the run's name.
         summary: content of `report/metrics.json`; missing keys and None are shown as dashes or
             left out.
@@ -87,7 +85,7 @@ def write(
     page = render(
         title=title, summary=summary, rows=rows, history=history, examples=examples, config=config
     )
-    atomic.write_text(path, page)
+    folder.write_text(name, page)
 
 
 def render(

@@ -80,6 +80,31 @@ def refuse_foreign(folder: epath.PathLike, names: Iterable[str], flag: str = "--
             )
 
 
+def refuse_other_json(path: epath.PathLike, keys: Iterable[str], flag: str = "--out") -> None:
+    """Checks that a JSON file about to be written does not exist, or holds what we write.
+
+    Args:
+        path: the file.
+        keys: of the object that we write.
+        flag: the flag that names the file, for the message.
+
+    Raises:
+        InputError: it holds something else.
+    """
+    path = epath.Path(path).expanduser()
+    if not path.exists():
+        return
+    try:
+        there = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        there = None
+    if not isinstance(there, dict) or not there.keys() >= set(keys):
+        raise InputError(
+            f"{path} holds something else than this command writes, so it is not replaced: move it "
+            f"away, or name another {flag}."
+        )
+
+
 def check(folder: epath.PathLike, names: Iterable[str], flag: str = "--out") -> None:
     """Checks before any work that a folder can be written and holds no foreign file.
 
@@ -112,6 +137,7 @@ class OutputFolder:
         self._state = self.path / STATE
         self._manifest = JsonLines(self._state / f"{part}{MANIFEST}")
         self._lock: filelock.BaseFileLock | None = None
+        self._made: list[epath.Path] = []
 
     def __enter__(self) -> OutputFolder:
         """Locks the folder.
@@ -122,6 +148,8 @@ class OutputFolder:
         """
         if atomic.is_remote(self.path):
             return self
+        folders = (self._state, self.path, *self.path.parents)
+        self._made = [folder for folder in folders if not folder.exists()]
         self._state.mkdir(parents=True, exist_ok=True)
         owner = self._state / f"{self._part}{OWNER}"
         lock = filelock.FileLock(self._state / f"{self._part}{LOCK}", timeout=0)
@@ -140,11 +168,19 @@ class OutputFolder:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._lock is not None:
-            with contextlib.suppress(OSError):
-                (self._state / f"{self._part}{OWNER}").unlink(missing_ok=True)
-            self._lock.release()
-            self._lock = None
+        if self._lock is None:
+            return
+        lock = self._state / f"{self._part}{LOCK}"
+        with contextlib.suppress(OSError):
+            (self._state / f"{self._part}{OWNER}").unlink(missing_ok=True)
+            if self._made and {path.name for path in self._state.iterdir()} == {lock.name}:
+                lock.unlink()
+        self._lock.release()
+        self._lock = None
+        # Nothing was written: folders that were made for it go again, if they are empty.
+        with contextlib.suppress(OSError):
+            for folder in self._made:
+                os.rmdir(folder)
 
     def refuse_foreign(self, names: Iterable[str]) -> None:
         """Calls `refuse_foreign` for this folder."""
@@ -198,8 +234,11 @@ class OutputFolder:
         Call it only where something else shows that the folder is ours.
         """
         if not written(self.path):
-            there = [name for name in names if (self.path / name).exists()]
-            self._record({name: (self.path / name).read_bytes() for name in there})
+            self.record(*(name for name in names if (self.path / name).exists()))
+
+    def record(self, *names: str) -> None:
+        """Lists files in the manifest that were just written in another way."""
+        self._record({name: (self.path / name).read_bytes() for name in names})
 
     def list_bad(self, bad: Sequence[tuple[str, str]], name: str = "bad_files.csv") -> None:
         """Writes (path, reason) of each bad file to a table.
