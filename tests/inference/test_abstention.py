@@ -175,12 +175,6 @@ def test_the_rule_of_another_network_is_named_before_any_image_is_read(tmp_path)
     assert abstention.read_for(tmp_path, fits) is None
 
 
-def test_proportion():
-    assert abstention.proportion(0, 0)["value"] != abstention.proportion(0, 0)["value"]
-    low, high = abstention.proportion(50, 100)["interval"]
-    assert (low, high) == (pytest.approx(0.4038, abs=1e-4), pytest.approx(0.5962, abs=1e-4))
-
-
 def test_the_command(typed_run, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(abstention_fitting, "LEAST_IMAGES", 5)
     abstain.main([str(typed_run.workdir)])

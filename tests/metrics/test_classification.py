@@ -254,11 +254,11 @@ def test_brier_score():
 def test_bad_input_is_refused():
     with pytest.raises(ValueError, match=r"labels are \(2,\) and predictions \(3,\).*\[N\]"):
         metrics.confusion_from_labels([0, 1], [0, 1, 1], 2)
-    with pytest.raises(ValueError, match=r"predictions hold classes 0 to 2; they must be 0 to 1"):
+    with pytest.raises(ValueError, match=r"predictions hold classes 0 to 2; .* must be 0 to 1"):
         metrics.confusion_from_labels([0, 1], [0, 2], 2)
     with pytest.raises(ValueError, match=r"labels hold classes -2 to 1"):
         metrics.confusion_from_labels([-2, 1], [0, 1], 2)
-    with pytest.raises(ValueError, match=r"labels hold classes 0 to 3; they must be 0 to 1"):
+    with pytest.raises(ValueError, match=r"labels hold classes 0 to 3; .* must be 0 to 1"):
         metrics.auroc([0, 3], [[0.5, 0.5], [0.5, 0.5]])
     with pytest.raises(ValueError, match=r"labels are \(1,\) and probabilities \(2, 2\)"):
         metrics.auroc([0], [[0.5, 0.5], [0.5, 0.5]])

@@ -265,3 +265,18 @@ def test_interval_of_a_statistic_of_two_arrays():
         metrics.bootstrap_interval(np.mean, np.ones(2), np.ones(3))
     with pytest.raises(ValueError, match=r"lengths \[0\]"):
         metrics.bootstrap_interval(np.mean, np.ones(0))
+
+
+def test_proportion():
+    none = metrics.proportion(0, 0)
+    assert np.isnan([none["value"], *none["interval"]]).all()
+    low, high = metrics.proportion(50, 100)["interval"]
+    assert (low, high) == (pytest.approx(0.4038, abs=1e-4), pytest.approx(0.5962, abs=1e-4))
+    # Wilson's interval of 0 of n is [0, z² / (n + z²)].
+    z = stats.norm.ppf(0.975)
+    found = metrics.proportion(0, 10)
+    assert found["value"] == 0
+    assert found["interval"] == pytest.approx([0, z**2 / (10 + z**2)])
+    for count, total in ((3, 2), (-1, 2), (0, -1)):
+        with pytest.raises(ValueError, match=f"count is {count} of {total}"):
+            metrics.proportion(count, total)

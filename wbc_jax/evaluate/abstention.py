@@ -11,7 +11,7 @@ from wbc_jax.data.images import read_image
 from wbc_jax.errors import AbstentionError, DataError
 from wbc_jax.inference import abstention, abstention_fitting
 from wbc_jax.inference import model as inference
-from wbc_jax.inference.abstention import Outputs, Rule, proportion
+from wbc_jax.inference.abstention import Outputs, Rule
 from wbc_jax.tfds_builders.pbc import pbc_dataset_builder as pbc
 
 
@@ -44,18 +44,19 @@ def measure(rule: Rule, known: Outputs, labels: np.ndarray, odd: Outputs) -> dic
         ),
     }
     right = known.logits.argmax(-1) == labels
+    of_typed = right[typed["known"]]
     return {
         "auroc": {
             name: float(metrics.auroc(is_odd, np.stack([-score, score], -1))[1])
             for name, score in scores.items()
         },
         **{
-            name: {"images": len(found), "typed": proportion(int(found.sum()), len(found))}
+            name: {"images": len(found), "typed": metrics.proportion(int(found.sum()), len(found))}
             for name, found in typed.items()
         },
         "accuracy": {
-            "typed": proportion(int(right[typed["known"]].sum()), int(typed["known"].sum())),
-            "all": proportion(int(right.sum()), len(right)),
+            "typed": metrics.proportion(int(of_typed.sum()), len(of_typed)),
+            "all": metrics.proportion(int(right.sum()), len(right)),
         },
     }
 

@@ -10,8 +10,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from wbc_jax import metrics
 from wbc_jax.fields.cells import CELL_COLUMNS, Cell, Field
-from wbc_jax.inference import abstention
 from wbc_jax.labels import ALL, CELL_TYPES, REVIEW
 from wbc_jax.utils.output_folder import OutputFolder
 
@@ -83,7 +83,7 @@ def differential(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     lines += [(REVIEW, counts[REVIEW], total), (ALL, total, total)]
     found = []
     for name, count, base in lines:
-        share = abstention.proportion(count, base)
+        share = metrics.proportion(count, base)
         low, high = share["interval"]
         percentages = (100 * share["value"], 100 * low, 100 * high)
         found.append(dict(zip(DIFFERENTIAL_COLUMNS, (name, count, *percentages))))

@@ -16,14 +16,12 @@ from typing import Any
 
 import numpy as np
 import scipy.special
-import scipy.stats
 from etils import epath
 
 from wbc_jax.errors import AbstentionError
 from wbc_jax.inference import model as inference
 from wbc_jax.inference import weights
 from wbc_jax.labels import CELL_TYPES, REVIEW
-from wbc_jax.metrics.statistics import LEVEL
 from wbc_jax.utils import atomic
 
 LOW, UNLIKE = "low_probability", "unlike_training"
@@ -246,11 +244,3 @@ def _unpack(packed: dict[str, Any]) -> np.ndarray:
     if array.ndim != 2 or not np.isfinite(array).all():
         raise ValueError("a number is missing")
     return array
-
-
-def proportion(count: int, total: int) -> dict[str, Any]:
-    """Returns `value` = count / total with its 95 % Wilson `interval`; NaN if `total` is 0."""
-    if not total:
-        return {"value": math.nan, "interval": [math.nan, math.nan]}
-    found = scipy.stats.binomtest(count, total).proportion_ci(LEVEL, method="wilson")
-    return {"value": count / total, "interval": [float(found.low), float(found.high)]}

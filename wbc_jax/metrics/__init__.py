@@ -78,6 +78,7 @@ from wbc_jax.metrics.statistics import (
     distribution,
     holm,
     interval,
+    proportion,
     resampled_sums,
 )
 from wbc_jax.metrics.totals import (
@@ -142,6 +143,7 @@ __all__ = [
     "pooled_recall",
     "pooled_specificity",
     "precision",
+    "proportion",
     "recall",
     "region_means",
     "resampled_sums",

@@ -33,6 +33,7 @@ import numpy as np
 from jax import lax
 
 from wbc_jax.metrics import bits
+from wbc_jax.metrics.checks import check_counts
 from wbc_jax.metrics.confusion import check_masks, chunks
 from wbc_jax.metrics.ratios import nan_mean, ratio
 
@@ -115,8 +116,12 @@ def bf_from_counts(counts) -> np.ndarray:
     The score is 2 P R / (P + R), where P is the share of predicted and R the share of true boundary
     points that match. It is 0 where no point matches, and NaN where a boundary is absent in truth,
     prediction or both.
+
+    Raises:
+        ValueError: the last axis is not 4, or a count is negative or NaN.
     """
-    true_matched, true, matched, predicted = np.moveaxis(np.asarray(counts, np.float64), -1, 0)
+    counts = check_counts("boundary counts", counts, (4,))
+    true_matched, true, matched, predicted = np.moveaxis(counts, -1, 0)
     recall, precision = ratio(true_matched, true), ratio(matched, predicted)
     both = recall + precision
     return np.where(both == 0, 0, 2 * ratio(precision * recall, both))

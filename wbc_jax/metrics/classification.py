@@ -14,6 +14,7 @@ import numpy as np
 import scipy
 
 from wbc_jax.labels import UNKNOWN_LABEL
+from wbc_jax.metrics.checks import check_classes
 from wbc_jax.metrics.confusion import dice, marginals, recall
 from wbc_jax.metrics.ratios import nan_mean, ratio
 
@@ -52,17 +53,16 @@ def confusion_from_labels(labels, predictions, num_classes: int) -> np.ndarray:
         int64 `[K, K]`, rows truth, columns prediction.
 
     Raises:
-        ValueError: the shapes differ, or a class is not below `num_classes`.
+        ValueError: the shapes differ, or a class is no integer below `num_classes`.
     """
     labels, predictions = np.asarray(labels), np.asarray(predictions)
     if labels.shape != predictions.shape or labels.ndim != 1:
         raise ValueError(
             f"labels are {labels.shape} and predictions {predictions.shape}; both must be [N]."
         )
-    known = labels != UNKNOWN_LABEL
+    known = check_classes("labels", labels, num_classes, UNKNOWN_LABEL) != UNKNOWN_LABEL
     labels, predictions = labels[known], predictions[known]
-    for name, array in (("labels", labels), ("predictions", predictions)):
-        _check_classes(name, array, num_classes)
+    check_classes("predictions", predictions, num_classes)
     cells = labels.astype(np.int64) * num_classes + predictions.astype(np.int64)
     return np.bincount(cells, minlength=num_classes**2).reshape(num_classes, num_classes)
 
@@ -178,7 +178,7 @@ def auroc(labels, probabilities) -> np.ndarray:
         float64 `[K]`; NaN for a class to which no cell or every cell belongs.
 
     Raises:
-        ValueError: the shapes do not fit, a label is not below K, or a score is NaN.
+        ValueError: the shapes do not fit, a label is no integer below K, or a score is NaN.
     """
     labels, scores = _labelled(labels, probabilities)
     ranks = scipy.stats.rankdata(scores, axis=0) if len(scores) else scores
@@ -209,8 +209,8 @@ def expected_calibration_error(labels, probabilities, bins: int = 15) -> float:
         A number in [0, 1]; NaN without cells.
 
     Raises:
-        ValueError: the shapes do not fit, a label is not below K, a number is not a probability,
-            or `bins` is not positive.
+        ValueError: the shapes do not fit, a label is no integer below K, a number is not a
+            probability, or `bins` is not positive.
     """
     if bins < 1:
         raise ValueError(f"bins is {bins}; it must be 1 or more.")
@@ -261,23 +261,15 @@ def _labelled(labels, probabilities) -> tuple[np.ndarray, np.ndarray]:
             f"labels are {labels.shape} and probabilities {probabilities.shape}; they must be [N] "
             "and [N, K]."
         )
-    known = labels != UNKNOWN_LABEL
+    num_classes = probabilities.shape[1]
+    known = check_classes("labels", labels, num_classes, UNKNOWN_LABEL) != UNKNOWN_LABEL
     labels, probabilities = labels[known], probabilities[known]
-    _check_classes("labels", labels, probabilities.shape[1])
     if np.isnan(probabilities).any():
         raise ValueError(
             f"probabilities hold NaN in {int(np.isnan(probabilities).any(1).sum())} of "
             f"{len(labels)} rows; leave those cells out, or find out why the model returned NaN."
         )
     return labels, probabilities
-
-
-def _check_classes(name: str, array: np.ndarray, num_classes: int) -> None:
-    if array.size and not 0 <= array.min() <= array.max() < num_classes:
-        raise ValueError(
-            f"{name} hold classes {array.min()} to {array.max()}; they must be 0 to "
-            f"{num_classes - 1}."
-        )
 
 
 def _check_probabilities(probabilities: np.ndarray) -> None:

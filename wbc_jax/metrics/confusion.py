@@ -9,6 +9,7 @@ import numpy as np
 
 from wbc_jax.labels import IGNORE
 from wbc_jax.metrics import bits
+from wbc_jax.metrics.checks import check_classes, check_counts
 from wbc_jax.metrics.ratios import nan_mean, ratio
 
 # Pixels counted in one call: bounds the memory that a large set of masks takes.
@@ -85,21 +86,8 @@ def check_masks(truth, prediction, num_classes: int) -> tuple[np.ndarray, np.nda
         raise ValueError(
             f"truth is {truth.shape} and prediction {prediction.shape}; both must be [N, H, W]."
         )
-    for name, array in (("truth", truth), ("prediction", prediction)):
-        if array.dtype.kind not in "iub":
-            raise ValueError(
-                f"{name} is of {array.dtype}; masks hold classes, so integers. Take the argmax of "
-                "probabilities first."
-            )
-    for name, array in (("truth", truth), ("prediction", prediction)):
-        if not array.size or 0 <= array.min() <= array.max() < num_classes:
-            continue
-        known = array[array != IGNORE] if name == "truth" else array
-        if known.size and not 0 <= known.min() <= known.max() < num_classes:
-            raise ValueError(
-                f"{name} holds classes {known.min()} to {known.max()}; num_classes is "
-                f"{num_classes}."
-            )
+    check_classes("truth", truth, num_classes, IGNORE)
+    check_classes("prediction", prediction, num_classes)
     return truth, prediction
 
 
@@ -144,6 +132,11 @@ def weighted_iou(confusion: np.ndarray) -> np.ndarray:
 
 
 def marginals(confusion) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Returns the hits, true totals and predicted totals of each class, float64 `[..., C]` each."""
+    """Returns the hits, true totals and predicted totals of each class, float64 `[..., C]` each.
+
+    Raises:
+        ValueError: `confusion` is not `[..., C, C]`, or a count is negative or NaN.
+    """
     confusion = np.asarray(confusion, np.float64)
+    confusion = check_counts("confusion matrices", confusion, confusion.shape[-1:] * 2)
     return np.diagonal(confusion, axis1=-2, axis2=-1), confusion.sum(-1), confusion.sum(-2)

@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 
 from wbc_jax.labels import CYTOPLASM, NUCLEUS
+from wbc_jax.metrics.checks import check_cell_mask, check_counts
 
 FLAGS = ("", "no_cytoplasm", "no_nucleus", "no_cell")
 
@@ -29,8 +30,18 @@ class NCRatio:
 
 
 def from_areas(nucleus_px, cytoplasm_px) -> NCRatio:
-    """Returns the ratios of int `[N]` areas in pixels."""
-    n, c = np.asarray(nucleus_px, np.int64), np.asarray(cytoplasm_px, np.int64)
+    """Returns the ratios of int `[N]` areas in pixels.
+
+    Raises:
+        ValueError: an area is negative, or no whole number.
+    """
+    n, c = (
+        check_counts(f"{name} areas", areas)
+        for name, areas in (("nucleus", nucleus_px), ("cytoplasm", cytoplasm_px))
+    )
+    if (n % 1).any() or (c % 1).any():
+        raise ValueError("areas hold fractions; they are whole numbers of pixels.")
+    n, c = n.astype(np.int64), c.astype(np.int64)
     with np.errstate(invalid="ignore", divide="ignore"):
         ratio = np.where(n > 0, np.where(c > 0, n / c, np.inf), np.nan)
         share = np.where(n > 0, n / (n + c), np.nan)
@@ -41,12 +52,12 @@ def from_areas(nucleus_px, cytoplasm_px) -> NCRatio:
 def nc_ratio(mask) -> NCRatio:
     """Returns areas and ratios of integer masks `[N, H, W]` (1 cytoplasm, 2 nucleus).
 
+    Pixels of value 255 are in neither area.
+
     Raises:
-        ValueError: not three axes.
+        ValueError: not three axes, or a value other than 0, 1, 2 and 255.
     """
-    mask = np.asarray(mask)
-    if mask.ndim != 3:
-        raise ValueError(f"mask has shape {mask.shape}; it must be [N, H, W].")
+    mask = check_cell_mask(mask)
     return from_areas((mask == NUCLEUS).sum((1, 2)), (mask == CYTOPLASM).sum((1, 2)))
 
 
@@ -81,7 +92,7 @@ def region_means(image, mask) -> RegionMeans:
         mask: integer `[N, H, W]` (1 cytoplasm, 2 nucleus).
 
     Raises:
-        ValueError: the shapes do not fit.
+        ValueError: the shapes do not fit, or the mask holds a value other than 0, 1, 2 and 255.
     """
     image, mask = np.asarray(image), np.asarray(mask)
     if mask.ndim != 3 or image.shape not in (mask.shape, (*mask.shape, 3)):
@@ -89,6 +100,7 @@ def region_means(image, mask) -> RegionMeans:
             f"image has shape {image.shape} and mask {mask.shape}; they must be [N, H, W] or "
             "[N, H, W, 3], and [N, H, W]."
         )
+    check_cell_mask(mask)
     gray = image if image.ndim == 3 else image @ np.array([0.299, 0.587, 0.114])
     pixels = mask.shape[1] * mask.shape[2]
     whole, inside = [], []

@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 
 from wbc_jax.labels import CYTOPLASM, NUCLEUS
+from wbc_jax.metrics.checks import check_cell_mask
 
 MIN_LOBE_SHARE = 0.05
 """A connected component with a smaller share of the nucleus area is a speck, not a lobe."""
@@ -61,18 +62,19 @@ def cell_shape(mask, um_per_px=None, min_lobe_share: float = MIN_LOBE_SHARE) -> 
             pixels are left out of the nucleus shape and of the lobe count.
 
     Raises:
-        ValueError: not three axes, a size that is not positive, or a share not in [0, 1].
+        ValueError: not three axes, a value other than 0, 1, 2 and 255, a size that is not positive
+            and finite, or a share not in [0, 1].
     """
-    mask = np.asarray(mask)
-    if mask.ndim != 3:
-        raise ValueError(f"mask has shape {mask.shape}; it must be [N, H, W].")
+    mask = check_cell_mask(mask)
     if not 0 <= min_lobe_share <= 1:
         raise ValueError(f"min_lobe_share is {min_lobe_share}; it must be in [0, 1].")
     sizes = np.broadcast_to(
         np.asarray(np.nan if um_per_px is None else um_per_px, float), len(mask)
     )
-    if (sizes <= 0).any():
-        raise ValueError(f"um_per_px is {sizes.min()}; it must be positive, or NaN if unknown.")
+    if wrong := sizes[(sizes <= 0) | np.isinf(sizes)].tolist():
+        raise ValueError(
+            f"um_per_px is {wrong[0]}; it must be positive and finite, or NaN if unknown."
+        )
     nuclei, lobes = [], []
     for nucleus in mask == NUCLEUS:
         kept, number = _without_specks(nucleus, min_lobe_share)

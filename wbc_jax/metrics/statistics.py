@@ -7,6 +7,7 @@ import dataclasses
 import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import scipy
@@ -317,6 +318,20 @@ def bootstrap_interval(
         raise ValueError(f"the arrays have lengths {sorted(lengths)}; give one length above 0.")
     draws = _draw_indices(lengths.pop(), resamples, seed)
     return interval(np.array([statistic(*(a[index] for a in data)) for index in draws]), level)
+
+
+def proportion(count: int, total: int) -> dict[str, Any]:
+    """Returns `value` = count / total with its 95 % Wilson `interval` (1927); NaN if `total` is 0.
+
+    Raises:
+        ValueError: the count is negative, or above the total.
+    """
+    if not 0 <= count <= total:
+        raise ValueError(f"count is {count} of {total}; it must be from 0 to {total}.")
+    if not total:
+        return {"value": math.nan, "interval": [math.nan, math.nan]}
+    found = scipy.stats.binomtest(count, total).proportion_ci(LEVEL, method="wilson")
+    return {"value": count / total, "interval": [float(found.low), float(found.high)]}
 
 
 def interval(samples, level: float = LEVEL) -> np.ndarray:
