@@ -45,8 +45,8 @@ def main(argv: list[str] | None = None) -> None:
     for (name, one), p in zip(found.items(), corrected):
         low, high = one.interval
         print(
-            f"  {name:<11} {one.mean:+.4f} [{low:+.4f}, {high:+.4f}]  n = {one.images}, "
-            f"Wilcoxon p = {p:.2g} (Holm)"
+            f"  {name:<11} {one.mean:+.4f} [{low:+.4f}, {high:+.4f}]  n = {one.images} of "
+            f"{len(groups[name])} images, Wilcoxon p = {p:.2g} (Holm)"
         )
 
     figure = Figure(figsize=(6, 0.5 * len(found) + 1.5), layout="constrained")

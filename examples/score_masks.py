@@ -1,4 +1,4 @@
-"""Scores any masks against true ones: IoU, Dice, BF score and N/C ratio, with intervals.
+"""Scores any masks against true ones: IoU, Dice, BF score, distances of outlines and N/C ratio.
 
     python examples/score_masks.py predictions/ truths/ --values 0=0 128=1 255=2
 
@@ -39,7 +39,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--out", help="CSV file to write")
     given = parser.parse_args(argv)
     values = {int(a): int(b) for a, b in (text.split("=") for text in given.values)}
-    rows, confusions, scores, ratios = [], [], [], []
+    rows, confusions, counts, distances, ratios = [], [], [], [], []
     try:
         bad = reading.bad_files()
         found = reading.pair_files(given.predictions, ".png", given.truths, ".png", bad)
@@ -49,14 +49,20 @@ def main(argv: list[str] | None = None) -> None:
             reading.check_same_size(found[0][name], mask, truth.shape)
             pair = truth[None], mask[None]
             confusions.append(metrics.confusion_matrix(*pair, len(NAMES)))
-            scores.append(metrics.bf_score(*pair, len(NAMES))[0])
+            counts.append(metrics.bf_counts(*pair, len(NAMES))[0])
+            distances.append(metrics.surface_distances(*pair, len(NAMES)))
             ratios.append([metrics.nc_ratio(one).nc_ratio[0] for one in pair])
             rows.append({"name": name, "mean_iou": float(metrics.mean_iou(confusions[-1]))})
-            rows[-1] |= {f"bf_{n}": float(s) for n, s in zip(NAMES, scores[-1])}
+            matlab, zeroed, _ = metrics.bf_per_image(counts[-1])
+            rows[-1] |= {f"bf_{n}": float(s) for n, s in zip(NAMES, zeroed)}
+            rows[-1] |= {f"bf_matlab_{n}": float(s) for n, s in zip(NAMES, matlab)}
+            for key in ("hausdorff_95_px", "average_px"):
+                values = getattr(distances[-1], key)[0]
+                rows[-1] |= {f"{key}_{n}": float(v) for n, v in zip(NAMES, values)}
             rows[-1] |= {"truth_nc_ratio": float(ratios[-1][0]), "nc_ratio": float(ratios[-1][1])}
     except (DataError, OSError, ValueError) as error:
         sys.exit(f"error: {error}")
-    confusions, scores = np.array(confusions), np.array(scores)
+    confusions, (matlab, zeroed, one_sided) = np.array(confusions), metrics.bf_per_image(counts)
 
     def line(name: str, value: float, ends: np.ndarray) -> None:
         print(f"{name:<18} {value:6.3f} [{ends[0]:.3f}, {ends[1]:.3f}]")
@@ -71,15 +77,34 @@ def main(argv: list[str] | None = None) -> None:
         ends = metrics.bootstrap_sums(metric, confusions)
         for i, name in enumerate(NAMES):
             line(f"{metric.__name__} {name}", metric(confusions.sum(0))[i], ends[:, i])
-    for i, name in enumerate(NAMES):
-        known = scores[~np.isnan(scores[:, i]), i]
-        if len(known):
-            line(f"BF {name}", known.mean(), metrics.bootstrap_interval(np.mean, known))
-    agreement = metrics.limits_of_agreement(*np.array(ratios).T)
+    # A class that only one of the two masks has counts as 0; MATLAB's bfscore leaves it out.
+    for label, scores in (("BF", zeroed), ("MATLAB's BF", matlab)):
+        for i, name in enumerate(NAMES):
+            known = scores[~np.isnan(scores[:, i]), i]
+            if len(known):
+                line(f"{label} {name}", known.mean(), metrics.bootstrap_interval(np.mean, known))
+    print(f"MATLAB's BF leaves a class out of {int(one_sided.any(1).sum())} of {len(rows)} images")
+    in_truth, in_prediction = (
+        np.concatenate([getattr(one, key) for one in distances])
+        for key in ("in_truth", "in_prediction")
+    )
+    for label, key in (("95 % Hausdorff", "hausdorff_95_px"), ("surface", "average_px")):
+        values = np.concatenate([getattr(one, key) for one in distances])
+        for i, name in enumerate(NAMES):
+            known = values[~np.isnan(values[:, i]), i]
+            print(
+                f"mean {label} distance {name}: {known.mean() if len(known) else np.nan:.2f} px, "
+                f"{len(known)} images; {(in_truth & ~in_prediction)[:, i].sum()} missed, "
+                f"{(in_prediction & ~in_truth)[:, i].sum()} not in the truth"
+            )
+    true_ratios, found_ratios = np.array(ratios).T
+    agreement = metrics.limits_of_agreement(true_ratios, found_ratios)
+    usual = np.isfinite(found_ratios) & (found_ratios > 0)
+    missed = (np.isfinite(true_ratios) & (true_ratios > 0) & ~usual).sum()
     low, high = agreement.limits
     print(
         f"N/C ratio: bias {100 * agreement.bias:+.1f} %, 95 % limits of agreement "
-        f"{100 * low:+.1f} % to {100 * high:+.1f} %, {agreement.images} images"
+        f"{100 * low:+.1f} % to {100 * high:+.1f} %, {agreement.images} images; {missed} missed"
     )
     if given.out:
         atomic.write_csv(given.out, rows, list(rows[0]))

@@ -33,7 +33,7 @@ def main(first_file: str, again_file: str) -> int:
     outside = 0
     for dataset, row in first["results"].items():
         for name, (interval, value) in summaries.SCORES[first["task"]].items():
-            low, high = row["intervals"][interval]
+            low, high = summaries.intervals(row)[interval]
             one, two = value(row), value(again["results"][dataset])
             inside = low <= two <= high
             outside += not inside

@@ -92,7 +92,7 @@ def _cell(value: float | None, ends: Sequence[float] | None, percent: bool = Fal
 
 
 def _cells(row: dict[str, Any], columns: summaries.Scores) -> list[str]:
-    intervals = row.get("intervals", {})
+    intervals = summaries.intervals(row)
     return [
         _cell(value(row), intervals.get(key), percent=key.startswith("nc_"))
         for key, value in columns.values()

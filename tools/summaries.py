@@ -12,6 +12,25 @@ from typing import Any
 
 from wbc_jax.utils import atomic
 
+
+def bf_score(found: dict[str, Any]) -> float:
+    """Returns the BF score of a row, in which a class on one side only counts as 0.
+
+    Older summaries hold MATLAB's value alone, which leaves such classes out; so do their intervals
+    (`intervals`). In the images of these every N/C ratio is finite (`nc.flagged` is 0), so that no
+    nucleus and no cytoplasm is on one side only.
+    """
+    return found.get("mean_absent_as_zero", found["mean"])
+
+
+def intervals(row: dict[str, Any]) -> dict[str, Any]:
+    """Returns a row's intervals by their keys in `SCORES` (see `bf_score`)."""
+    found = row.get("intervals", {})
+    if "bf_score_mean" in found:
+        return {"bf_score_mean_absent_as_zero": found["bf_score_mean"]} | found
+    return found
+
+
 Scores = dict[str, tuple[str, Callable[[dict[str, Any]], float]]]
 """Columns of a table: name → (key of the interval, function from a row of results to the value)."""
 
@@ -19,7 +38,7 @@ _MASK_SCORES: Scores = {
     "mean IoU": ("mean_iou", lambda row: row["mean_iou"]),
     "nucleus Dice": ("dice_nucleus", lambda row: row["dice"]["nucleus"]),
     "cytoplasm Dice": ("dice_cytoplasm", lambda row: row["dice"]["cytoplasm"]),
-    "BF score": ("bf_score_mean", lambda row: row["bf_score"]["mean"]),
+    "BF score": ("bf_score_mean_absent_as_zero", lambda row: bf_score(row["bf_score"])),
     "N/C median error": (
         "nc_median_relative_error",
         lambda row: row["nc"]["median_relative_error"],
@@ -83,11 +102,12 @@ def summarize(report: dict[str, Any]) -> dict[str, Any]:
 def _row(row: dict[str, Any], task: str, by_type: bool) -> dict[str, Any]:
     kept = {key: _rounded(row[key]) for key in _KEPT[task] if key in row}
     if "bf_score" in kept:
-        kept["bf_score"] = {"mean": kept["bf_score"]["mean"]}
-    if intervals := row.get("intervals"):
+        names = ("mean", "mean_absent_as_zero", "images_left_out")
+        kept["bf_score"] = {n: kept["bf_score"][n] for n in names if n in kept["bf_score"]}
+    if ends := row.get("intervals"):
         columns = SCORES[task] | TYPE_SCORES[task]
-        keys = [key for key, _ in columns.values() if key in intervals]
-        kept["intervals"] = {key: _rounded(intervals[key]) for key in keys}
+        keys = [*(key for key, _ in columns.values()), "bf_score_mean"]
+        kept["intervals"] = {key: _rounded(ends[key]) for key in keys if key in ends}
     if by_type and (types := row.get("by_type")):
         kept["by_type"] = {k: _row(own, task, False) for k, own in types.items() if own["images"]}
     return kept

@@ -8,9 +8,10 @@ import pytest
 import scipy.stats
 
 from wbc_jax import metrics
-from wbc_jax.evaluate import masks
+from wbc_jax.evaluate import baselines, masks
 from wbc_jax.labels import IGNORE, MASK_CLASSES
 from wbc_jax.metrics import SegmentationCounts
+from wbc_jax.tfds_builders.wbc_synthetic import render
 
 # Rows truth, columns prediction: background, cytoplasm, nucleus.
 A = [[8, 1, 1], [0, 4, 0], [0, 2, 4]]
@@ -18,7 +19,7 @@ B = [[5, 0, 0], [0, 3, 1], [0, 0, 3]]
 NO_NUCLEUS = [[9, 0, 0], [0, 6, 1], [0, 0, 0]]  # flagged for its truth
 NO_CYTOPLASM = [[4, 0, 0], [0, 0, 2], [0, 0, 3]]  # flagged for its prediction
 COUNTS = SegmentationCounts(np.array([A, B]))
-BF_COLUMNS = ("bf_score", *(f"bf_score_{name}" for name in MASK_CLASSES))
+BF_COLUMNS = ("bf_score", *(f"bf_score_{name}" for name in (*MASK_CLASSES, "absent_as_zero")))
 
 
 def _examples(datasets, labels):
@@ -80,6 +81,7 @@ def test_perfect_predictions():
         "median_relative_error": 0,
         "spearman": pytest.approx(1),
         "flagged": 0,
+        "missed": 0,
     }
     assert all(ends == [1, 1] for name, ends in found["intervals"].items() if name[:3] != "nc_")
     assert found["intervals"]["nc_median_relative_error"] == [0, 0]
@@ -187,6 +189,7 @@ def test_rows():
         "dice_cytoplasm": pytest.approx(8 / 11),
         "dice_nucleus": pytest.approx(8 / 11),
         **dict.fromkeys(BF_COLUMNS, pytest.approx(math.nan, nan_ok=True)),
+        "bf_one_sided_classes": 0,
         "truth_nucleus_px": 6,
         "truth_cytoplasm_px": 4,
         "nucleus_px": 5,
@@ -271,6 +274,11 @@ def test_boundary_scores_by_hand():
     assert (bf["cytoplasm"], bf["nucleus"]) == pytest.approx((2 / 3, 0))
     assert bf["absent_on_one_side"] == {"background": 0, "cytoplasm": 2, "nucleus": 0}
     assert bf["mean_absent_as_zero"] == pytest.approx((5 / 9 + 1 / 3 + 0) / 3)
+    zeroed = {"background": (1 + 2 / 3) / 2, "cytoplasm": 2 / 9, "nucleus": 0}
+    assert bf["absent_as_zero"] == pytest.approx(zeroed)
+    assert bf["images_left_out"] == 2
+    low, high = found["intervals"]["bf_score_mean_absent_as_zero"]
+    assert 0 <= low < bf["mean_absent_as_zero"] < high <= 5 / 9
     low, high = found["intervals"]["bf_score_mean"]
     # Drawn with replacement, the images with a score are one, the other, or both.
     assert (low, high) == pytest.approx((5 / 9, 2 / 3))
@@ -279,6 +287,9 @@ def test_boundary_scores_by_hand():
     assert [row["bf_score"] for row in rows[:2]] == pytest.approx([5 / 9, 2 / 3])
     assert math.isnan(rows[2]["bf_score"]) and math.isnan(rows[1]["bf_score_cytoplasm"])
     assert rows[0]["bf_score_cytoplasm"] == pytest.approx(2 / 3)
+    zeroed = [row["bf_score_absent_as_zero"] for row in rows]
+    assert zeroed == pytest.approx([5 / 9, 1 / 3, 0])
+    assert [row["bf_one_sided_classes"] for row in rows] == [0, 1, 1]
     # Without boundary counts everything else is the same.
     without = masks.summarize(_counts(A, B, B), bootstrap=200)
     assert "bf_score" not in without
@@ -286,6 +297,36 @@ def test_boundary_scores_by_hand():
     found["intervals"] = {k: v for k, v in found["intervals"].items() if "bf_" not in k}
     _assert_same(found, without)
     np.testing.assert_allclose(masks.nc_errors(counts), masks.nc_errors(_counts(A, B, B)))
+
+
+def test_a_network_that_sees_no_cell_scores_0_for_it_and_less_than_the_baseline():
+    cells = [render.render_cell(3, number, 64) for number in range(6)]
+    truth = np.stack([cell.mask for cell in cells])
+    images = np.stack([cell.image for cell in cells])
+    nothing, baseline = (
+        masks.summarize(SegmentationCounts.of(truth, found, 3))
+        for found in (np.zeros_like(truth), baselines.otsu(images))
+    )
+    bf = nothing["bf_score"]
+    assert bf["absent_as_zero"]["cytoplasm"] == bf["absent_as_zero"]["nucleus"] == 0.0
+    # What is left is the frame of the image, which is boundary of the background in both.
+    assert bf["mean_absent_as_zero"] == pytest.approx(bf["absent_as_zero"]["background"] / 3)
+    assert bf["mean_absent_as_zero"] < baseline["bf_score"]["mean_absent_as_zero"]
+    # MATLAB's mean is of the background alone, and above the baseline's.
+    assert bf["mean"] == pytest.approx(bf["absent_as_zero"]["background"])
+    assert bf["mean"] > baseline["bf_score"]["mean"]
+    assert bf["images_left_out"] == 6 and bf["absent_on_one_side"]["nucleus"] == 6
+    nc = nothing["nc"]
+    assert (nc["images"], nc["flagged"], nc["missed"]) == (0, 6, 6)
+    assert math.isnan(nc["median_relative_error"])
+
+
+def test_missed_ratios_are_those_that_the_truth_has():
+    found = masks.summarize(_counts(A, NO_NUCLEUS, NO_CYTOPLASM))["nc"]
+    # The second image has no ratio in its truth; the third loses its cytoplasm.
+    truth = np.array(NO_CYTOPLASM)
+    assert truth[1].sum() > 0 and truth[:, 1].sum() == 0
+    assert (found["images"], found["flagged"], found["missed"]) == (1, 2, 1)
 
 
 def _calibrated(monkeypatch, images=6, size=12, seed=4):

@@ -53,9 +53,9 @@ def test_differences_are_paired_by_image_and_tested_as_scipy_does(pair):
 def test_p_values_are_corrected_for_all_tests(pair):
     found = paired.compare(*map(paired.read, pair[:2]), resamples=50)
     p = [x.p for x in found.rows]
-    assert len(p) == 15
+    assert len(p) == 18
     np.testing.assert_allclose([x.p_holm for x in found.rows], metrics.holm(p))
-    assert "corrected for the 15 tests" in " ".join(comparison.notes(found))
+    assert "corrected for the 18 tests" in " ".join(comparison.notes(found))
 
 
 def test_right_and_wrong_answers_are_tested_by_mcnemar(tmp_path):
@@ -92,7 +92,7 @@ def test_a_run_is_not_called_better_where_mean_and_ranks_disagree():
 
 
 def test_scores_that_are_missing_or_not_finite(tmp_path):
-    old = [column for column in MASKS if column != "bf_score"]
+    old = [column for column in MASKS if not column.startswith("bf_")]
     rows = masks([0.5, 0.6, 0.7])
     rows[0]["nc_relative_error"] = ""
     a = write(tmp_path / "a", [{k: v for k, v in row.items() if k in old} for row in rows], old)
@@ -100,14 +100,55 @@ def test_scores_that_are_missing_or_not_finite(tmp_path):
     other[1]["nc_relative_error"] = "inf"
     b = write(tmp_path / "b", other)
     found = paired.compare(paired.read(a), paired.read(b))
-    assert found.absent == ("BF score",) and "lacks it: BF score." in comparison.text(found)
+    assert found.absent == ("BF score", "BF score, MATLAB's")
+    assert "lacks it: BF score, BF score, MATLAB's." in comparison.text(found)
     error = row(found, "jtsc", "nc_relative_error")
     assert error.images == 1 and error.difference == pytest.approx(-0.2)
+    # A lacks the ratio of one image, B that of another: both are images that the truth has.
+    assert (error.first_missed, error.second_missed) == (1, 1)
+    assert comparison.cells(error)[7:9] == ("1", "1")
     none = masks([0.5], nc_relative_error="")
     same = paired.read(write(tmp_path / "none", none))
     empty = row(paired.compare(same, same), "jtsc", "nc_relative_error")
     assert empty.images == 0 and np.isnan([empty.p, empty.p_holm, empty.first]).all()
     assert comparison.cells(empty)[1:4] == ("–", "–", "–")
+
+
+def test_what_a_run_misses_is_counted_and_does_not_raise_its_score(tmp_path):
+    a = write(tmp_path / "a", masks([0.5, 0.6, 0.7, 0.8]))
+    rows = masks([0.5, 0.6, 0.7, 0.8])
+    # B sees nothing in the second and third image: MATLAB's value is that of the background.
+    for row_ in rows[1:3]:
+        row_ |= {"bf_score": 0.9, "bf_score_absent_as_zero": 0.3, "bf_one_sided_classes": 2}
+        row_ |= {"nc_relative_error": "nan", "iou_nucleus": 0.0}
+    # The truth of the last has no nucleus: no network can miss its ratio.
+    for last in (rows[3], (other := masks([0.5, 0.6, 0.7, 0.8]))[3]):
+        last |= {"truth_nucleus_px": 0, "nc_relative_error": "", "iou_nucleus": ""}
+    a = write(tmp_path / "a", other)
+    found = paired.compare(paired.read(a), paired.read(write(tmp_path / "b", rows)))
+    bf, matlab, error, iou = (
+        row(found, "jtsc", key)
+        for key in ("bf_score_absent_as_zero", "bf_score", "nc_relative_error", "iou_nucleus")
+    )
+    assert (bf.first, bf.second) == pytest.approx((0.65, (0.5 + 0.3 + 0.3 + 0.8) / 4))
+    assert (matlab.first, matlab.second) == pytest.approx((0.65, (0.5 + 0.9 + 0.9 + 0.8) / 4))
+    assert bf.difference < 0 < matlab.difference
+    assert (bf.first_missed, bf.second_missed) == (0, 0)
+    assert (matlab.first_missed, matlab.second_missed) == (0, 2)
+    assert (error.images, error.first_missed, error.second_missed) == (1, 0, 2)
+    assert (iou.images, iou.first_missed, iou.second_missed) == (3, 0, 0)
+    text = comparison.text(found)
+    assert "A missed, B missed: number of images" in text
+    assert [(r["score"], r["second_missed"]) for r in comparison.csv_rows(found)] == [
+        ("mean_iou", 0), ("iou_cytoplasm", 0), ("iou_nucleus", 0), ("bf_score_absent_as_zero", 0),
+        ("bf_score", 2), ("nc_relative_error", 2),
+    ]  # fmt: skip
+    # A table without the number of such classes does not say what MATLAB's value leaves out.
+    columns = [column for column in MASKS if column != "bf_one_sided_classes"]
+    old = write(tmp_path / "old", [{k: r[k] for k in columns} for r in other], columns)
+    known = row(paired.compare(paired.read(old), paired.read(a)), "jtsc", "bf_score")
+    assert (known.first_missed, known.second_missed) == (None, 0)
+    assert comparison.cells(known)[7:9] == ("–", "0")
 
 
 def fails(words, *runs):

@@ -8,7 +8,8 @@ from wbc_jax import labels as labels_lib
 
 MASKS = (
     "dataset", "id", "label", "mean_iou", "iou_cytoplasm", "iou_nucleus", "bf_score",
-    "truth_nucleus_px", "truth_cytoplasm_px", "nc_relative_error", "flag",
+    "bf_score_absent_as_zero", "bf_one_sided_classes", "truth_nucleus_px",
+    "truth_cytoplasm_px", "nc_relative_error", "flag",
 )  # fmt: skip
 TYPES = (
     "dataset", "id", "label", "predicted", "right", "probability", "label_source",
@@ -33,6 +34,7 @@ def masks(scores, dataset="jtsc", prefix="cell", **more):
         {
             "dataset": dataset, "id": f"{prefix}-{i}", "label": i % 5, "mean_iou": score,
             "iou_cytoplasm": score, "iou_nucleus": score, "bf_score": score,
+            "bf_score_absent_as_zero": score, "bf_one_sided_classes": 0,
             "truth_nucleus_px": 100 + i, "truth_cytoplasm_px": 200,
             "nc_relative_error": 1 - score, "flag": "",
         } | more

@@ -135,6 +135,7 @@ def test_absence_is_nan_and_counted():
     counts = metrics.bf_counts(truth, prediction, 4, tolerance_px=1)
     totals = metrics.BFTotals.from_counts(counts)
     assert totals.one_sided.tolist() == [0, 1, 0, 0]
+    assert totals.one_sided_images == 1
     assert totals.class_images.tolist() == [2, 0, 1, 0]
     np.testing.assert_allclose(totals.class_means, [(background + 1) / 2, nan, 1, nan])
     np.testing.assert_allclose(totals.class_means_absent_as_zero, [(background + 1) / 2, 0, 1, nan])
@@ -158,7 +159,13 @@ def test_totals_of_parts_add_up():
     whole = metrics.BFTotals.from_counts(counts)
     parts = [metrics.BFTotals.from_counts(counts[i : i + 5]) for i in range(0, len(counts), 5)]
     added = parts[0] + parts[1] + parts[2]
-    for field in ("class_images", "one_sided", "images", "images_absent_as_zero"):
+    for field in (
+        "class_images",
+        "one_sided",
+        "one_sided_images",
+        "images",
+        "images_absent_as_zero",
+    ):
         assert np.array_equal(getattr(added, field), getattr(whole, field))
     scores = metrics.bf_from_counts(counts)
     np.testing.assert_allclose(added.class_means, np.nanmean(scores, 0), rtol=1e-12)

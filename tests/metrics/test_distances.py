@@ -35,6 +35,21 @@ def test_surface_distances_by_hand():
     np.testing.assert_allclose(found.hausdorff_95_px[0, 1], 4 + 0.95 * 2)
 
 
+def test_what_is_missed_or_added_is_counted_beside_the_means():
+    truth, prediction = np.zeros((2, 4, 3, 12), np.uint8)
+    truth[0, 1, 4] = prediction[0, 1, 6] = 1  # 2 pixels apart
+    truth[1, 1, 4] = 1  # missed
+    prediction[2, 1, 4] = 1  # added
+    found = metrics.surface_distances(truth, prediction, 3)
+    nan = np.nan
+    np.testing.assert_array_equal(found.average_px[:, 1], [2, nan, nan, nan])
+    np.testing.assert_array_equal(found.hausdorff_95_px[:, 1], [2, nan, nan, nan])
+    # Of background, class 1 and class 2, which is nowhere.
+    assert found.images.tolist() == [4, 1, 0]
+    assert found.missed.tolist() == [0, 1, 0]
+    assert found.added.tolist() == [0, 1, 0]
+
+
 def test_squared_distances_are_exact_integers():
     truth, prediction = square(10, 10), square(12, 13)
     found = np.asarray(metrics.boundary_distances(truth, prediction, 2, 64))

@@ -18,8 +18,19 @@ def result(images=40, **changes):
         "dice": {"background": 0.995, "cytoplasm": 0.8966, "nucleus": 0.9474},
         "confusion": [[90, 10, 0], [5, 95, 0], [0, 1, 99]],
         "intervals": {"mean_iou": [0.88, 0.9151], "nc_median_relative_error": [0.04, 0.08]},
-        "bf_score": {"mean": 0.7345, "nucleus": 0.8},
-        "nc": {"images": 39, "median_relative_error": 0.0561, "spearman": 0.954, "flagged": 1},
+        "bf_score": {
+            "mean": 0.7345,
+            "nucleus": 0.8,
+            "mean_absent_as_zero": 0.6543,
+            "images_left_out": 3,
+        },
+        "nc": {
+            "images": 37,
+            "median_relative_error": 0.0561,
+            "spearman": 0.954,
+            "flagged": 3,
+            "missed": 2,
+        },
     }
     return {**found, **changes}
 
@@ -31,10 +42,11 @@ def test_results_table_writes_every_number_in_its_column():
     assert [row[:11].strip() for row in rows] == ["jtsc", "blood cells", "all"]
     assert " ".join(heads.split()) == (
         "data set images global mean mean [95 % interval] weighted backgr. cytopl. nucleus "
-        "cytopl. nucleus mean error Spearman"
+        "cytopl. nucleus mean MATLAB's left out error Spearman images missed"
     )
     assert " ".join(rows[0][11:].split()) == (
-        "40 0.988 0.951 0.900 [0.880, 0.915] 0.933 0.990 0.813 0.900 0.897 0.947 0.735 5.6 % 0.954"
+        "40 0.988 0.951 0.900 [0.880, 0.915] 0.933 0.990 0.813 0.900 0.897 0.947 0.654 0.735 "
+        "3 5.6 % 0.954 37 2"
     )
     assert rows[2][11:].split()[0] == "1,240"
     for word, value in (("images", "40"), ("weighted", "0.933"), ("Spearman", "0.954")):
@@ -55,8 +67,8 @@ def test_missing_values_are_dashes_and_keep_the_columns():
     )
     text = tables.results_table({"a": result(), "b": holes, "c": {}})
     _, heads, _, first, second, third = text.split("\n")
-    assert second[1:].split() == ["40", "0.988", "0.951", "–", "0.933", *"–" * 8]
-    assert third.split() == ["c", *"–" * 13]
+    assert second[1:].split() == ["40", "0.988", "0.951", "–", "0.933", *"–" * 12]
+    assert third.split() == ["c", *"–" * 17]
     assert len(first) == len(second) == len(third) == len(heads)
     for word in ("weighted", "Spearman"):
         assert third[: heads.index(word) + len(word)].endswith(" –")
@@ -84,6 +96,10 @@ def test_type_table_follows_the_vocabulary():
 
 
 def test_rows_are_flat_and_unrounded():
+    bf_ends = {"bf_score_mean": [0.7, 0.8], "bf_score_mean_absent_as_zero": [0.6, 0.7]}
+    (row,) = tables.result_rows({"jtsc": result(intervals=bf_ends)})
+    assert (row["bf_score_low"], row["bf_score_high"]) == (0.6, 0.7)
+    assert (row["bf_score_matlab_low"], row["bf_score_matlab_high"]) == (0.7, 0.8)
     ends = {"iou_nucleus": [0.88, 0.91], "dice_cytoplasm": [0.85, 0.9], "global_accuracy": [0, 1]}
     (row,) = tables.result_rows({"jtsc": result(intervals=result()["intervals"] | ends)})
     assert row["mean_iou"] == 0.9004
@@ -91,7 +107,9 @@ def test_rows_are_flat_and_unrounded():
     assert row["weighted_iou_low"] is row["bf_score_high"] is None
     assert (row["mean_iou_low"], row["mean_iou_high"]) == (0.88, 0.9151)
     assert (row["nc_error"], row["nc_error_low"], row["nc_error_high"]) == (0.0561, 0.04, 0.08)
-    assert (row["nc_images"], row["nc_flagged"], row["nc_spearman"]) == (39, 1, 0.954)
+    assert (row["nc_images"], row["nc_flagged"], row["nc_spearman"]) == (37, 3, 0.954)
+    assert (row["bf_score"], row["bf_score_matlab"], row["bf_left_out"]) == (0.6543, 0.7345, 3)
+    assert row["nc_missed"] == 2
     for name in MASK_CLASSES:
         assert row[f"iou_{name}"] == result()["iou"][name]
         assert row[f"dice_{name}"] == result()["dice"][name]
@@ -201,6 +219,8 @@ def test_the_text_at_the_end_of_a_run():
     summary |= {"baseline": {"jtsc": result()}, "external": {}, "skipped": {}}
     heads = [part.split("\n")[0] for part in tables.text(summary).split("\n\n")]
     assert heads == ["Test split, scored at 256 x 256:", "Always the same, same images:"]
+    said = " ".join(tables.text(summary).split())
+    assert "only the truth has (a miss) or only the prediction has counts as 0. MATLAB's" in said
 
 
 @pytest.mark.parametrize(

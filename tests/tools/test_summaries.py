@@ -27,6 +27,19 @@ KEPT = {
 }
 
 
+def test_the_bf_score_is_matlabs_where_a_summary_holds_no_other():
+    old = {"bf_score": {"mean": 0.9}, "intervals": {"bf_score_mean": [0.8, 0.95]}}
+    new = {
+        "bf_score": {"mean": 0.9, "mean_absent_as_zero": 0.5, "images_left_out": 4, "nucleus": 1},
+        "intervals": {"bf_score_mean": [0.8, 0.95], "bf_score_mean_absent_as_zero": [0.4, 0.6]},
+    }
+    key, value = summaries.SCORES["segmentation"]["BF score"]
+    assert (value(old), summaries.intervals(old)[key]) == (0.9, [0.8, 0.95])
+    assert (value(new), summaries.intervals(new)[key]) == (0.5, [0.4, 0.6])
+    kept = summaries.summarize({"task": "segmentation", "results": {"a": new}})["results"]["a"]
+    assert kept == new | {"bf_score": {k: v for k, v in new["bf_score"].items() if k != "nucleus"}}
+
+
 def test_a_segmentation_report():
     report = {
         "command": "train",

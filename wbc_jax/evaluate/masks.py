@@ -40,6 +40,8 @@ ROW_COLUMNS = (
     "bf_score_background",
     "bf_score_cytoplasm",
     "bf_score_nucleus",
+    "bf_score_absent_as_zero",
+    "bf_one_sided_classes",
     "truth_nucleus_px",
     "truth_cytoplasm_px",
     "nucleus_px",
@@ -199,15 +201,20 @@ def validation(counts: SegmentationCounts, examples: pipeline.Examples) -> dict[
 
 
 def rows(counts: SegmentationCounts, examples: pipeline.Examples) -> list[dict[str, Any]]:
-    """Returns one row per example, with `ROW_COLUMNS` as keys; areas are pixels at mask size."""
+    """Returns one row per example, with `ROW_COLUMNS` as keys; areas are pixels at mask size.
+
+    `bf_score` and its parts are MATLAB's, as in `summarize`; `bf_one_sided_classes` is the number
+    of classes that only truth or only prediction has.
+    """
     truth, found = _nc_ratios(counts)
     iou, dice = metrics.iou(counts.confusion), metrics.dice(counts.confusion)
     headlines = {name: getattr(metrics, name)(counts.confusion) for name in _HEADLINES}
     if counts.boundary is None:
-        bf = np.full(iou.shape, np.nan)
+        bf = zeroed = np.full(iou.shape, np.nan)
+        one_sided = np.zeros(iou.shape, bool)
     else:
-        bf = metrics.bf_from_counts(counts.boundary)
-    mean_bf = nan_mean(bf)
+        bf, zeroed, one_sided = metrics.bf_per_image(counts.boundary)
+    mean_bf, mean_zeroed = nan_mean(bf), nan_mean(zeroed)
     errors = _relative_errors(truth, found)
     return [
         {
@@ -222,6 +229,8 @@ def rows(counts: SegmentationCounts, examples: pipeline.Examples) -> list[dict[s
             "dice_nucleus": float(dice[i, NUCLEUS]),
             "bf_score": float(mean_bf[i]),
             **{f"bf_score_{c}": float(bf[i, k]) for k, c in enumerate(MASK_CLASSES)},
+            "bf_score_absent_as_zero": float(mean_zeroed[i]),
+            "bf_one_sided_classes": int(one_sided[i].sum()),
             "truth_nucleus_px": int(truth.nucleus_px[i]),
             "truth_cytoplasm_px": int(truth.cytoplasm_px[i]),
             "nucleus_px": int(found.nucleus_px[i]),
@@ -265,9 +274,15 @@ def summarize(counts: SegmentationCounts, bootstrap: int = 0, seed: int = 0) -> 
     """Returns the metrics of a set of images.
 
     Region metrics come from the summed confusion matrices. The BF score is the mean over images of
-    each image's mean over classes; that of a class is the mean over images; a class absent in truth
-    or prediction has no score (`metrics.bf_score`). Intervals are the 2.5th and 97.5th percentiles
-    over resamples of the images (Efron's percentile bootstrap).
+    each image's mean over classes; that of a class is the mean over images. A class that only the
+    truth or only the prediction has counts as 0 (`mean_absent_as_zero`, `absent_as_zero`).
+    MATLAB's value (`mean` and the classes' names) leaves it out; `images_left_out` counts the
+    images of which it leaves a class out. Intervals are the 2.5th and 97.5th percentiles over
+    resamples of the images (Efron's percentile bootstrap).
+
+    `nc` holds the number of `images` with a finite N/C ratio in truth and prediction, on which the
+    error and the correlation rest; `flagged`, the others; and `missed`, those of `flagged` whose
+    truth has a finite ratio.
     """
     total = counts.sum()
     point = {name: float(v[0]) for name, v in _region_scores(total.confusion[None]).items()}
@@ -307,11 +322,13 @@ def _region_scores(summed: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def _bf_summary(totals: metrics.BFTotals) -> dict[str, Any]:
-    names = MASK_CLASSES
+    names, zeroed = MASK_CLASSES, totals.class_means_absent_as_zero
     return {
         "mean": totals.mean,
         **{c: float(value) for c, value in zip(names, totals.class_means)},
         "mean_absent_as_zero": totals.mean_absent_as_zero,
+        "absent_as_zero": {c: float(value) for c, value in zip(names, zeroed)},
+        "images_left_out": int(totals.one_sided_images),
         "absent_on_one_side": {c: int(number) for c, number in zip(names, totals.one_sided)},
     }
 
@@ -323,13 +340,14 @@ def _intervals(
     drawn = statistics.draw_images(len(counts), bootstrap, rng)
     scores = _region_scores(statistics.sum_drawn(counts.confusion, drawn))
     if counts.boundary is not None:
-        bf = metrics.bf_from_counts(counts.boundary)
-        columns = np.concatenate([nan_mean(bf)[:, None], bf], 1)
-        known = ~np.isnan(columns)
-        sums = statistics.sum_drawn(np.where(known, columns, 0), drawn)
-        means = ratio(sums, statistics.sum_drawn(known, drawn))
-        names = ("mean", *MASK_CLASSES)
-        scores |= {f"bf_score_{name}": means[:, k] for k, name in enumerate(names)}
+        bf, zeroed, _ = metrics.bf_per_image(counts.boundary)
+        for end, by_class in (("", bf), ("_absent_as_zero", zeroed)):
+            columns = np.concatenate([nan_mean(by_class)[:, None], by_class], 1)
+            known = ~np.isnan(columns)
+            sums = statistics.sum_drawn(np.where(known, columns, 0), drawn)
+            means = ratio(sums, statistics.sum_drawn(known, drawn))
+            names = ("mean", *MASK_CLASSES)
+            scores |= {f"bf_score_{name}{end}": means[:, k] for k, name in enumerate(names)}
     intervals = {name: metrics.interval(values).tolist() for name, values in scores.items()}
     errors, nan = nc_errors(counts), float("nan")
     intervals["nc_median_relative_error"] = (
@@ -365,4 +383,5 @@ def _nc_agreement(counts: SegmentationCounts) -> dict[str, Any]:
         "median_relative_error": float(np.median(nc_errors(counts))) if len(x) else float("nan"),
         "spearman": float(scipy.stats.spearmanr(x, y).statistic) if spread else float("nan"),
         "flagged": int((~finite).sum()),
+        "missed": int((np.isfinite(truth.nc_ratio) & ~finite).sum()),
     }

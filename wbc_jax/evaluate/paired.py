@@ -45,12 +45,18 @@ class Score:
         name: its name in tables.
         lower_is_better: it is an error.
         test: `Wilcoxon` (signed rank) or `McNemar` (exact).
+        needs: columns that are above 0 in every image that must have this score; those that lack
+            it in a run are counted as missed.
+        leaves_out: column that is above 0 in the images of which the score leaves a class out;
+            these are counted as missed.
     """
 
     key: str
     name: str
     lower_is_better: bool = False
     test: str = "Wilcoxon"
+    needs: tuple[str, ...] = ()
+    leaves_out: str = ""
 
 
 SCORES = {
@@ -58,8 +64,9 @@ SCORES = {
         Score("mean_iou", "mean IoU"),
         Score("iou_cytoplasm", "cytoplasm IoU"),
         Score("iou_nucleus", "nucleus IoU"),
-        Score("bf_score", "BF score"),
-        Score("nc_relative_error", "N/C error", lower_is_better=True),
+        Score("bf_score_absent_as_zero", "BF score"),
+        Score("bf_score", "BF score, MATLAB's", leaves_out="bf_one_sided_classes"),
+        Score("nc_relative_error", "N/C error", lower_is_better=True, needs=_TRUTH["segmentation"]),
     ),
     "classification": (
         Score("right", "accuracy", test="McNemar"),
@@ -94,6 +101,8 @@ class Row:
         difference, low, high: mean of second − first, and its 95 % interval.
         median: of second − first.
         better, worse: number of images on which the second run is better, and worse.
+        first_missed, second_missed: number of images that each run misses: which lack the score
+            though the truth has it, or of which the score leaves a class out; None: not known.
         p, p_holm: two-sided; and corrected for all tests of the comparison.
     """
 
@@ -110,6 +119,8 @@ class Row:
     worse: int
     p: float
     p_holm: float
+    first_missed: int | None = None
+    second_missed: int | None = None
 
     @property
     def verdict(self) -> str:
@@ -291,6 +302,7 @@ def _row(
     seed: int,
 ) -> Row:
     one, two = (np.array([run.rows[key][score.key] for key in keys]) for run in (first, second))
+    missed = [_missed(run, keys, score) for run in (first, second)]
     # The relative error of an infinite ratio is not finite either and has no difference.
     kept = np.isfinite(one) & np.isfinite(two)
     one, two = one[kept], two[kept]
@@ -310,7 +322,21 @@ def _row(
         worse=int((two > one).sum() if score.lower_is_better else (two < one).sum()),
         p=float(p),
         p_holm=math.nan,
+        first_missed=missed[0],
+        second_missed=missed[1],
     )
+
+
+def _missed(run: ScoredRun, keys: Sequence[Key], score: Score) -> int | None:
+    """Counts the images of which a run's score tells less than the truth asks for."""
+    rows = [run.rows[key] for key in keys]
+    if score.leaves_out:
+        left_out = [row.get(score.leaves_out, math.nan) for row in rows]
+        return None if any(map(math.isnan, left_out)) else sum(value > 0 for value in left_out)
+    if score.needs:
+        asked = [row for row in rows if all(row[column] > 0 for column in score.needs)]
+        return sum(not math.isfinite(row[score.key]) for row in asked)
+    return 0  # what is missed counts as 0 in the score itself
 
 
 def _mcnemar(first: np.ndarray, second: np.ndarray) -> float:

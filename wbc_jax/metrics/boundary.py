@@ -150,13 +150,17 @@ def bf_score(
 class BFTotals:
     """BF scores of a set of images, as sums; `+` adds those of two sets.
 
-    A class that is absent on one side has no score, so a network that predicts nothing raises the
-    mean. `one_sided` counts these cases, and the means `…_absent_as_zero` score them as 0.
+    A class that only the truth has (a miss) or only the prediction has counts as 0 in the means
+    `…_absent_as_zero`, which reports show first. MATLAB's `bfscore` gives it no score: the plain
+    means, which are MATLAB's, leave it out, so that a network that predicts nothing raises them.
+    `one_sided` counts these cases. A class that neither has is in no mean.
 
     Attributes:
         class_sum: float64 `[C]`, sum of the scores of each class.
         class_images: int64 `[C]`, images with such a score.
         one_sided: int64 `[C]`, images with the class in either truth or prediction, not in both.
+        one_sided_images: int64 `[]`, images with any such class: of these, `mean` leaves out a
+            class.
         image_sum: float64 `[]`, sum over images of the mean over classes with a score.
         images: int64 `[]`, images with such a mean.
         image_sum_absent_as_zero, images_absent_as_zero: the same with one-sided absences scored 0.
@@ -165,6 +169,7 @@ class BFTotals:
     class_sum: np.ndarray
     class_images: np.ndarray
     one_sided: np.ndarray
+    one_sided_images: np.ndarray
     image_sum: np.ndarray
     images: np.ndarray
     image_sum_absent_as_zero: np.ndarray
@@ -179,6 +184,7 @@ class BFTotals:
             np.nansum(scores, 0),
             np.sum(~np.isnan(scores), 0),
             one_sided.sum(0),
+            np.asarray(one_sided.any(-1).sum()),
             np.asarray(np.nansum(means)),
             np.asarray(np.sum(~np.isnan(means))),
             np.asarray(np.nansum(means_zeroed)),
@@ -195,7 +201,7 @@ class BFTotals:
 
     @property
     def class_means(self) -> np.ndarray:
-        """Mean score of each class over the images that have one, float64 `[C]`."""
+        """Mean score of each class over the images that have one, float64 `[C]`: MATLAB's."""
         return ratio(self.class_sum, self.class_images)
 
     @property
@@ -205,12 +211,12 @@ class BFTotals:
 
     @property
     def mean(self) -> float:
-        """Score of the set: the mean over images of each image's mean over classes."""
+        """MATLAB's score of the set: mean over images of the mean over classes with a score."""
         return float(ratio(self.image_sum, self.images))
 
     @property
     def mean_absent_as_zero(self) -> float:
-        """Score of the set with one-sided absences scored 0."""
+        """Score of the set: the same with one-sided absences scored 0."""
         return float(ratio(self.image_sum_absent_as_zero, self.images_absent_as_zero))
 
 

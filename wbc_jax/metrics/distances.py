@@ -79,12 +79,32 @@ class SurfaceDistances:
         hausdorff_95_px: float64 `[N, C]`, the larger of the two 95th percentiles (linear between
             points) of the distances from the true to the predicted boundary and back.
         average_px: float64 `[N, C]`, mean distance over the points of both boundaries.
+        in_truth, in_prediction: bool `[N, C]`, whether the mask has a pixel of the class.
 
-    Both are NaN where a class is absent in truth, prediction or both.
+    Both distances are NaN where a class is absent in truth, prediction or both. A mean that leaves
+    NaN out falls when a network misses the difficult cells: state `images`, `missed` and `added`
+    beside it.
     """
 
     hausdorff_95_px: np.ndarray
     average_px: np.ndarray
+    in_truth: np.ndarray
+    in_prediction: np.ndarray
+
+    @property
+    def images(self) -> np.ndarray:
+        """Number of images with a distance, int64 `[C]`."""
+        return (self.in_truth & self.in_prediction).sum(0)
+
+    @property
+    def missed(self) -> np.ndarray:
+        """Number of images with the class in the truth alone, int64 `[C]`."""
+        return (self.in_truth & ~self.in_prediction).sum(0)
+
+    @property
+    def added(self) -> np.ndarray:
+        """Number of images with the class in the prediction alone, int64 `[C]`."""
+        return (~self.in_truth & self.in_prediction).sum(0)
 
 
 def surface_distances(truth, prediction, num_classes: int) -> SurfaceDistances:
@@ -111,7 +131,7 @@ def surface_distances(truth, prediction, num_classes: int) -> SurfaceDistances:
         distances = np.sqrt(np.maximum(distances, 0, dtype=np.float64))
         average[chunk] = ratio(distances.sum((-2, -1)), number.sum(-1))
         hausdorff[chunk] = _percentile_95(distances, number).max(-1)
-    return SurfaceDistances(hausdorff, average)
+    return SurfaceDistances(hausdorff, average, points[..., 0] > 0, points[..., 1] > 0)
 
 
 def _percentile_95(ascending: np.ndarray, number: np.ndarray) -> np.ndarray:

@@ -16,11 +16,14 @@ from wbc_jax.utils.output_folder import OutputFolder
 
 CSV_COLUMNS = (
     "dataset", "score", "images", "first", "second", "difference", "low", "high", "median",
-    "better", "worse", "test", "p", "p_holm", "verdict",
+    "better", "worse", "test", "p", "p_holm", "verdict", "first_missed", "second_missed",
 )  # fmt: skip
 FILES = ("comparison.csv", "unpaired.csv", "index.html")
 UNPAIRED_COLUMNS = ("dataset", "id", "only_in")
-HEADS = ("images", "A", "B", "B − A", "95 % interval", "better", "worse", "p", "p (Holm)", "")
+HEADS = (
+    "images", "A", "B", "B − A", "95 % interval", "better", "worse", "A missed", "B missed", "p",
+    "p (Holm)", "",
+)  # fmt: skip
 
 
 def signed(value: float, digits: int = 4) -> str:
@@ -42,6 +45,8 @@ def cells(row: paired.Row) -> tuple[str, ...]:
         f"[{signed(row.low)}, {signed(row.high)}]" if known else "",
         tables.count(row.better),
         tables.count(row.worse),
+        tables.count(row.first_missed),
+        tables.count(row.second_missed),
         _p(row.p),
         _p(row.p_holm),
         row.verdict,
@@ -68,6 +73,13 @@ def notes(found: paired.Comparison) -> list[str]:
         f"for the {number} tests of this comparison; a run is called better where it is below "
         f"{paired.ALPHA} and the interval lies on one side of 0."
     ]
+    if found.task == "segmentation":
+        said.append(
+            "Means are over the images that have the score in both runs (images). A missed, B "
+            "missed: number of images that lack it in the run though the truth has it. The BF "
+            "score counts a class that only truth or only prediction has as 0; MATLAB's leaves it "
+            "out, so that a miss raises it, and missed counts the images of which it does."
+        )
     if any(score.lower_is_better for score in found.scores):
         lower = [score.name for score in found.scores if score.lower_is_better]
         said.append(f"Lower is better: {', '.join(lower)} (relative, as in each run's report).")
@@ -119,6 +131,7 @@ def csv_rows(found: paired.Comparison) -> list[dict[str, Any]]:
     return [
         {key: getattr(row, key) for key in (*same, "better", "worse", "p", "p_holm", "verdict")}
         | {"score": row.score.key, "test": row.score.test}
+        | {"first_missed": row.first_missed, "second_missed": row.second_missed}
         for row in found.rows
     ]
 

@@ -8,6 +8,7 @@ a number's name or its digits.
 import dataclasses
 import itertools
 import math
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -101,10 +102,25 @@ COLUMNS = (
     _with_interval("dice_cytoplasm", "Dice", "cytoplasm", "cytopl."),
     _with_interval("dice_nucleus", "Dice", "nucleus", "nucleus"),
     _with_interval("bf_score", "BF", "mean", "mean"),
+    _with_interval("bf_score_matlab", "BF", "MATLAB's", "MATLAB's"),
+    Column("bf_left_out", "BF", "left out", "left out", count),
     _with_interval("nc_error", "N/C ratio", "median error", "error", form=percent),
     Column("nc_spearman", "N/C ratio", "Spearman", "Spearman"),
+    Column("nc_images", "N/C ratio", "images", "images", count),
+    Column("nc_missed", "N/C ratio", "missed", "missed", count),
 )
 """Columns of a segmentation's tables, after the one that names the row."""
+
+MASKS_EXPLAINED = (
+    "BF: boundary F1 score (tolerance 0.75 % of the diagonal), mean over images of the mean over "
+    "classes; a class that only the truth has (a miss) or only the prediction has counts as 0. "
+    "MATLAB's bfscore leaves such a class out of its mean, so that a miss raises it; left out: "
+    "number of images of which it leaves a class out. N/C median error: relative error of the "
+    "predicted nucleus to cytoplasm ratio, median over the images in which truth and prediction "
+    "have both parts (images); missed: number of images whose prediction lacks a part that the "
+    "truth has."
+)
+"""What the columns of a segmentation mean; page and terminal say it in the same words."""
 
 CLASSIFICATION_COLUMNS = (
     Column("images", "", "images", "images", count),
@@ -160,11 +176,19 @@ def _flat(result: Mapping[str, Any]) -> dict[str, Any]:
         row[f"iou_{name}"] = number(iou.get(name))
     for name in MASK_CLASSES:
         row[f"dice_{name}"] = number(dice.get(name))
-    row["bf_score"] = number((result.get("bf_score") or {}).get("mean"))
-    row["nc_images"], row["nc_flagged"] = nc.get("images"), nc.get("flagged")
+    bf = result.get("bf_score") or {}
+    row["bf_score"] = number(bf.get("mean_absent_as_zero"))
+    row["bf_score_matlab"] = number(bf.get("mean"))
+    row["bf_left_out"] = bf.get("images_left_out")
+    for key in ("images", "missed", "flagged"):
+        row[f"nc_{key}"] = nc.get(key)
     row["nc_error"] = number(nc.get("median_relative_error"))
     row["nc_spearman"] = number(nc.get("spearman"))
-    named = {"bf_score": "bf_score_mean", "nc_error": "nc_median_relative_error"}
+    named = {
+        "bf_score": "bf_score_mean_absent_as_zero",
+        "bf_score_matlab": "bf_score_mean",
+        "nc_error": "nc_median_relative_error",
+    }
     for column in COLUMNS:
         if column.low:
             key = named.get(column.key, column.key)
@@ -214,8 +238,8 @@ def result_rows(results: Mapping[str, Any], task: str = "segmentation") -> list[
 
     Returns:
         Rows with `dataset` and the keys of the view's columns with their intervals' ends; for
-        segmentation also `dice_background`, `nc_images` and `nc_flagged`. Fractions stay fractions;
-        a missing value is None.
+        segmentation also `dice_background` and `nc_flagged`. Fractions stay fractions; a missing
+        value is None.
     """
     view = VIEWS[task]
     names = [name for name in results if name != ALL] + [ALL] * (ALL in results)
@@ -364,8 +388,11 @@ def text(summary: Mapping[str, Any]) -> str:
     """Writes all tables of `report/metrics.json`, for the end of a run."""
     task, results = summary["task"], summary["results"]
     scored = f"Test split, scored at {summary['eval_size']} x {summary['eval_size']}:"
+    table = results_table(results, task)
+    if table and task == "segmentation":
+        table += "\n" + textwrap.fill(MASKS_EXPLAINED, 100)
     parts = [
-        ("Test split:" if task == "classification" else scored, results_table(results, task)),
+        ("Test split:" if task == "classification" else scored, table),
         ("By cell type:", type_table(results, task=task)),
     ]
     if task == "classification":
