@@ -9,7 +9,7 @@ import pytest
 from wbc_jax import config_checks
 from wbc_jax.config import Config, Data
 from wbc_jax.data import pipeline, sources, splits
-from wbc_jax.errors import DataError
+from wbc_jax.errors import ConfigError, DataError
 
 FRACTIONS = (0.56, 0.14, 0.30)
 
@@ -381,15 +381,43 @@ def test_empty_split():
     with pytest.raises(DataError) as error:
         split_ids(source(labels=(0, 0)))
     assert str(error.value) == (
-        "drawn: the validation split is empty: 2 of 2 records can be used. Records of one group, "
-        "and near duplicates, are never split apart. Add images, set the share of validation in "
-        "config.data.fractions to 0, or leave the data set out of config.data.datasets."
+        "drawn: the validation split is empty: its share is 0.14, and 2 of 2 records can be used. "
+        "Records of one group, and near duplicates, are never split apart. Remedies: add images; "
+        "raise the share of validation in config.data.fractions or set it to 0."
     )
     usable = np.arange(20) < 1
     with pytest.raises(DataError, match="1 of 20 records can be used"):
         split_ids(source(), usable=usable)
-    with pytest.raises(DataError, match="train split is empty: 0 of 20"):
+    with pytest.raises(DataError, match=r"train split is empty: .* 0.56, and 0 of 20"):
         split_ids(source(), usable=np.zeros(20, bool))
+
+
+def test_a_remedy_of_an_empty_split_is_one_that_the_config_takes():
+    with pytest.raises(DataError) as error:
+        split_ids(source(labels=(0,) * 8), fractions=(0.02, 0, 0.98))
+    said = str(error.value)
+    assert "train split is empty: its share is 0.02, and 8 of 8 records" in said
+    assert said.endswith("add images; raise the share of train in config.data.fractions.")
+    # A share of 0, which the message does not advise, is refused.
+    with pytest.raises(ConfigError, match="the share of train must be above 0"):
+        config_checks.validate(Config(data=Data(fractions=(0, 0.02, 0.98))))
+    assert split_ids(source(labels=(0,) * 8), fractions=(0.2, 0, 0.8))["train"]
+
+    def remedies(labels=(0, 0), **fields):
+        with pytest.raises(DataError) as error:
+            data = protocol(**fields)
+            splits.split_sources([source(labels=labels)], [np.ones(len(labels), bool)], data)
+        return str(error.value).partition("Remedies: ")[2]
+
+    assert remedies(protocol="k_fold", folds=5) == (
+        "add images; set config.data.folds to a smaller number."
+    )
+    assert remedies(protocol="paper_b").startswith(
+        "add images; set config.data.protocol to 'fractions'"
+    )
+    assert remedies(datasets=("drawn", "other")).endswith(
+        "; leave the data set out of config.data.datasets."
+    )
 
 
 def test_check_disjoint():

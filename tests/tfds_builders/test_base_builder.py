@@ -111,6 +111,9 @@ def test_the_example_says_what_is_missing(module, layout, tmp_path):
         f"my_smears is not in {tmp_path / 'nowhere'}: download https://example.org/my_smears and "
         f"unpack it so that the folder {tmp_path / 'nowhere' / 'my_smears'} holds"
     )
+    assert str(caught.value).endswith(
+        "config.data.manual_dir names the folder, which does not exist."
+    )
 
 
 def test_the_example_is_rebuilt_byte_for_byte(module, layout, tmp_path):

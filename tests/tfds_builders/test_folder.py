@@ -12,10 +12,12 @@ from PIL import Image
 
 from helpers import builders
 from helpers.builders import digests, read
-from wbc_jax.data import reading
+from wbc_jax.config import Data
+from wbc_jax.data import pipeline, preparing, reading
 from wbc_jax.data.images import decode_image, decode_mask
 from wbc_jax.errors import DataError
 from wbc_jax.tfds_builders.folder import folder_dataset_builder as module
+from wbc_jax.tfds_builders.folder import layout
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (12, 10, 3), np.uint8)
 MASK = np.zeros((12, 10), np.uint8)
@@ -79,6 +81,7 @@ def test_class_folders_and_masks(root, tmp_path):
     save(root / "images" / "a.png")
     save(root / "masks" / "Neutrophil" / "deep" / "a.PNG", MASK)
     save(root / "masks" / "a.png", MASK)
+    (root / "mask_values.json").write_text('{"missing": "allowed"}')
     built = build(root, tmp_path / "out")
     found = read(built)
     assert {id: (r["label"], r["label_source"], r["has_mask"]) for id, r in found.items()} == {
@@ -193,6 +196,153 @@ def test_masks_of_0_and_255_alone(root, tmp_path):
     assert np.array_equal(mask, np.where(MASK > 0, 255, 0))
 
 
+def mask(*values):
+    """A mask of 12×10 pixels that holds these values, in stripes."""
+    return np.resize(np.array(values, np.uint8), (12, 10)).copy()
+
+
+def eight(root, **masks):
+    """Saves eight images a … h and their masks, of 0, 1 and 2 unless told; None: no mask."""
+    for name in "abcdefgh":
+        save(root / "images" / f"{name}.png")
+        drawn = masks.get(name, mask(0, 1, 2))
+        if drawn is not None:
+            save(root / "masks" / f"{name}.png", drawn)
+
+
+def test_two_of_eight_masks_missing(root, tmp_path):
+    eight(root, c=None, f=None)
+    said = raises(root, tmp_path, "2 bad files; .*")
+    for name in "cf":
+        assert f"images/{name}.png: has no mask: {root / 'masks' / name}.png is missing" in said
+    assert f'write "missing": "allowed" into {root / "mask_values.json"}' in said
+    with reading.on_bad_file("skip") as collector:
+        built = build(root, tmp_path / "skipped")
+    assert sorted(read(built)) == list("abdegh")
+    assert [path for path, _ in collector.files] == [str(root / f"images/{n}.png") for n in "cf"]
+    (root / "mask_values.json").write_text('{"missing": "allowed"}')
+    built = build(root, tmp_path / "out")
+    assert [id for id, row in sorted(read(built).items()) if not row["has_mask"]] == ["c", "f"]
+    assert built.info.metadata["images_without_mask"] == 2
+
+
+@pytest.mark.parametrize(
+    "odd, held",
+    [((0, 255), "0, 255"), ((255,), "255"), ((0, 1), "0, 1"), ((0,), "0")],
+)
+def test_one_mask_of_other_values_than_the_others(root, tmp_path, odd, held):
+    eight(root, d=mask(*odd))
+    said = raises(root, tmp_path, f"masks/d.png: holds {held}, without nucleus .2., and 7 other")
+    assert f"such as {root / 'masks' / 'a.png'} with 0, 1, 2: redraw it, or write" in said
+    assert "1 bad file;" in said
+    with reading.on_bad_file("skip"):
+        assert sorted(read(build(root, tmp_path / "skipped"))) == list("abcefgh")
+    explained = {"0": "background", "1": "cytoplasm", "2": "nucleus", "255": "ignore"}
+    assert json.dumps(explained) in said
+    (root / "mask_values.json").write_text(json.dumps(explained))
+    row = read(build(root, tmp_path / "out"))["d"]
+    assert np.unique(decode_mask(row["mask"])).tolist() == sorted(odd)
+
+
+def test_a_mask_of_another_drawing_program_among_the_others(root, tmp_path):
+    eight(root, d=mask(0, 128, 255))
+    assert "masks/d.png" in raises(root, tmp_path, r"mask values 128 \(40 pixels\) are unknown")
+
+
+def test_masks_of_whole_cells_alone(root, tmp_path):
+    eight(root, **dict.fromkeys("abcdefgh", mask(0, 1)))
+    said = raises(root, tmp_path, r"no mask holds a nucleus \(2\), only 0, 1. If 1 is the whole")
+    assert str(root / "masks") in said and str(root / "mask_values.json") in said
+    whole = '{"0": "background", "1": "cell"}'
+    assert whole in said
+    (root / "mask_values.json").write_text(whole)
+    row = read(build(root, tmp_path / "out"))["a"]
+    # As Raabin's: nobody knows where in the cell the nucleus is.
+    assert row["subtype"] == b"cell_only"
+    assert np.array_equal(decode_mask(row["mask"]), mask(0, 255))
+
+
+def test_masks_of_nuclei_alone(root, tmp_path):
+    eight(root, **dict.fromkeys("abcdefgh", mask(0, 2)))
+    said = raises(root, tmp_path, r"no mask holds cytoplasm \(1\), only 0, 2. If the cells have")
+    assert str(root / "mask_values.json") in said
+
+
+def test_masks_with_other_names_than_their_images(root, tmp_path):
+    for name in ("c.PNG", "D.png", "monocyte/e.png", "f.png"):
+        save(root / "images" / name)
+    for name in ("c_mask.png", "d.png", "monocyte/e-Labels.PNG", "other.png"):
+        save(root / "masks" / name, MASK)
+    said = raises(root, tmp_path, "8 bad files; .*")
+    for image, drawn in (
+        ("c", "c_mask.png"),
+        ("D", "d.png"),
+        ("monocyte/e", "monocyte/e-Labels.PNG"),
+    ):
+        assert f"masks/{drawn}: has no image; if it is that of {root / 'images' / image}" in said
+        assert f"rename it to {root / 'masks' / image}.png" in said
+        assert f"{image}.png is missing; {root / 'masks' / drawn} is named differently" in said
+    assert f"masks/other.png: has no image: {root / 'images' / 'other'} with .png, .jpg" in said
+    assert f"images/f.png: has no mask: {root / 'masks' / 'f'}.png is missing; if some" in said
+    for name, image in (
+        ("c_mask.png", "c"),
+        ("d.png", "D"),
+        ("monocyte/e-Labels.PNG", "monocyte/e"),
+    ):
+        (root / "masks" / name).rename(root / "masks" / f"{image}.png")
+    (root / "masks" / "other.png").rename(root / "masks" / "f.PNG")
+    assert all(row["has_mask"] for row in read(build(root, tmp_path / "out")).values())
+
+
+@pytest.mark.parametrize("name", ["Masks", "mask"])
+def test_a_folder_of_masks_with_another_name(root, tmp_path, name):
+    save(root / "images" / "a.png")
+    save(root / name / "a.png", MASK)
+    assert str(root / name) in raises(root, tmp_path, "read only under the name 'masks': rename")
+
+
+def test_a_folder_of_masks_without_masks(root, tmp_path):
+    save(root / "images" / "a.png")
+    (root / "masks").mkdir()
+    raises(root, tmp_path, "masks: holds no mask: allowed are PNG files")
+
+
+def turned(file, orientation, pixels=PIXELS):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    save(file, pixels, exif=exif)
+
+
+@pytest.mark.parametrize(
+    "orientation, shape, reason",
+    [
+        (6, (10, 12), ""),  # lies as the image that is shown: 12×10 turned by a quarter
+        (6, (12, 10), "fits the pixels that are not turned"),
+        (6, (9, 9), "the mask is 9 x 9 pixels"),
+        (3, (12, 10), "fits the image turned or not"),
+        (1, (12, 10), ""),
+        (1, (10, 12), "the mask is 12 x 10 pixels"),
+    ],
+)
+def test_the_mask_of_an_image_that_its_exif_turns(root, tmp_path, orientation, shape, reason):
+    turned(root / "images" / "a.jpg", orientation)
+    save(root / "masks" / "a.png", np.resize(np.array([0, 1, 2], np.uint8), shape).copy())
+    if not reason:
+        row = read(build(root, tmp_path / "out"))["a"]
+        assert decode_mask(row["mask"]).shape == decode_image(row["image"]).shape[:2] == shape
+        return
+    said = raises(root, tmp_path, reason)
+    assert str(root / "masks" / "a.png") in said
+    if "fits" in reason:
+        assert f"EXIF orientation {orientation}" in said and "save it without the tag" in said
+
+
+def test_a_mask_that_its_own_exif_turns(root, tmp_path):
+    save(root / "images" / "a.png")
+    turned(root / "masks" / "a.png", 3, MASK)
+    raises(root, tmp_path, "a.png: has the EXIF orientation 3, and masks are read as stored")
+
+
 def png_of_size(width, height):
     chunks = (
         (b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)),
@@ -303,7 +453,9 @@ def test_bad_masks(root, tmp_path, kind):
     save(root / "images" / "a.png")
     save(root / "masks" / name, mask)
     said = raises(root, tmp_path, reason)
-    assert str(root / "masks" / name) in said and "1 bad file;" in said
+    assert str(root / "masks" / name) in said
+    # Without a mask of its own name, the image is bad as well.
+    assert ("2 bad files;" if kind == "no image" else "1 bad file;") in said
 
 
 def test_values_that_the_file_does_not_name(root, tmp_path):
@@ -360,7 +512,8 @@ def test_class_folder_that_contradicts_the_labels(root, tmp_path):
 def test_two_files_of_one_id(root, tmp_path):
     for name in ("a.png", "a.jpg", "b.png"):
         save(root / "images" / name)
-    save(root / "masks" / "a.png", MASK)
+    for name in "ab":
+        save(root / "masks" / f"{name}.png", MASK)
     (root / "labels.csv").write_text("name,label\na.png,basophil\n")
     said = raises(root, tmp_path, "has the id 'a', as has .*a.jpg: allowed is one file")
     assert str(root / "images" / "a.png") in said and "1 bad file;" in said
@@ -387,6 +540,19 @@ def test_no_folder_of_images(tmp_path):
     (tmp_path / "mine").mkdir()
     said = raises(tmp_path / "mine", tmp_path, "has no folder 'images': expected is:")
     assert str(tmp_path / "mine") in said and "labels.csv" in said and "masks/" in said
+    assert "config.data.manual_dir names the folder" in said
+    (tmp_path / "mine" / "Images").mkdir()
+    raises(tmp_path / "mine", tmp_path, "mine/Images: is read only under the name 'images'")
+
+
+def test_a_manual_dir_that_does_not_exist_or_is_not_named(tmp_path):
+    said = raises(tmp_path / "nowhere", tmp_path, "nowhere: does not exist: expected is:")
+    assert "config.data.manual_dir names the folder" in said
+    with pytest.raises(DataError, match=r"config\.data\.manual_dir is empty: set it to the folder"):
+        layout.find_folder(None)
+    # TFDS puts a folder of its own in the place of none.
+    with pytest.raises(DataError, match=r"config\.data\.manual_dir names the folder"):
+        build(None, tmp_path / "out", own=False)
 
 
 def test_no_images(root, tmp_path):
@@ -469,3 +635,34 @@ def test_rebuilt_byte_for_byte(root, tmp_path):
     first = digests(build(root, tmp_path / "one"))
     assert first == digests(build(root, tmp_path / "two"))
     assert "folder-train.array_record-00000-of-00001" in first
+
+
+# What a task lacks.
+
+
+def prepared(root, tmp_path, task):
+    data = Data(
+        datasets=("folder",), manual_dir=str(root), data_dir=str(tmp_path / "data"), threads=1
+    )
+    preparing.prepare("folder", data)
+    return pipeline.load_splits(data, 16, task)
+
+
+def test_images_without_masks_cannot_be_segmented(root, tmp_path):
+    for name in "abcdefgh":
+        save(root / "images" / f"{name}.png")
+    with pytest.raises(DataError, match=r"none of its 8 records has a mask\. Seg") as caught:
+        prepared(root, tmp_path, "segmentation")
+    said = str(caught.value)
+    assert "needs a folder 'masks' beside 'images', with a mask of each image" in said
+    assert "config.data.manual_dir" in said and said.endswith(layout.LAYOUT)
+    assert "fractions" not in said
+    with pytest.raises(DataError, match=r"a known cell type\. Classification needs cell types"):
+        prepared(root, tmp_path, "classification")
+
+
+def test_masks_of_whole_cells_cannot_be_segmented_unless_told(root, tmp_path):
+    eight(root, **dict.fromkeys("abcdefgh", mask(0, 1)))
+    (root / "mask_values.json").write_text('{"0": "background", "1": "cell"}')
+    with pytest.raises(DataError, match=r"Set config\.data\.cell_only_masks to use these"):
+        prepared(root, tmp_path, "segmentation")

@@ -4,6 +4,8 @@ import dataclasses
 import hashlib
 import os
 import re
+from collections.abc import Iterator
+from typing import ClassVar
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -11,8 +13,15 @@ from etils import epath
 
 from wbc_jax.data import building
 from wbc_jax.errors import DataError
-from wbc_jax.labels import CYTOPLASM, IGNORE, NUCLEUS
-from wbc_jax.tfds_builders.folder import cell_types, layout, masks
+from wbc_jax.tfds_builders.folder import cell_types, layout, masks, pairing
+
+ADVICE = {
+    "masks": "Segmentation needs a folder 'masks' beside 'images', with a mask of each image; "
+    f"expected in the folder that config.data.manual_dir names is:{layout.LAYOUT}",
+    "types": "Classification needs cell types, from folders below 'images' or from "
+    f"{layout.LABELS}; expected in the folder that config.data.manual_dir names is:{layout.LAYOUT}",
+}
+"""What to do where no record has what a task needs."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +45,11 @@ class Builder(building.Builder):
             were made of another folder or of other files.
     """
 
+    VERSION = tfds.core.Version("1.1.0")
+    RELEASE_NOTES: ClassVar[dict[str, str]] = {
+        "1.0.0": "First release.",
+        "1.1.0": "Images without a mask, and masks that disagree on their values, are errors.",
+    }
     MANUAL_DOWNLOAD_INSTRUCTIONS = f"place your files in manual_dir:{layout.LAYOUT}"
     counted = (
         "folder",
@@ -69,16 +83,17 @@ class Builder(building.Builder):
         table = folder / layout.LABELS
         entries = cell_types.read_labels(table, found, root) if table.exists() else None
         types = cell_types.folder_types(images, root, entries)
-        values = masks.read_mask_values(folder / layout.MASK_VALUES)
-        mask_files = {}
-        if (folder / "masks").is_dir():
-            mask_files = layout.find_files(folder / "masks", (".png",), notes.bad)
-            mask_files = {id: paths[0] for id, paths in mask_files.items() if len(paths) == 1}
-        for id in sorted(mask_files.keys() - found.keys()):
-            suffixes = ", ".join(layout.SUFFIXES)
-            notes.bad.add(mask_files[id], f"has no image: {root / id} with {suffixes}")
+        values, may_lack = masks.read_mask_values(folder / layout.MASK_VALUES)
+        mask_files = pairing.find_masks(folder, found, notes.bad, may_lack)
+        lacks = {id for id in images if mask_files and id not in mask_files and not may_lack}
+        if values is None:
+            alike = masks.check_alike(mask_files, folder, notes.bad)
+            lacks |= mask_files.keys() - alike.keys()
+            mask_files = alike
         items = []
         for id, path in images.items():
+            if id in lacks:  # it, or its mask, is a bad file
+                continue
             entry = (entries or {}).get(id, cell_types.Entry())
             listed = entry.label >= 0
             items.append(
@@ -95,21 +110,18 @@ class Builder(building.Builder):
             )
         return items
 
+    def read(self, item: Image, notes: building.Notes) -> Iterator[building.Record]:
+        for record in super().read(item, notes):
+            yield record | {"subtype": "cell_only" if notes.counts["cell_only_masks"] else ""}
+
     def read_mask(self, item: Image, notes: building.Notes) -> np.ndarray:
-        mask = masks.read_mask(item.mask, item.values)
-        if item.values is None:
-            notes.counts["masks_with_ignore"] += (mask == IGNORE).any()
-            notes.counts["masks_with_cell"] += np.isin(mask, (CYTOPLASM, NUCLEUS)).any()
+        mask, cell_only = masks.read_mask(item.mask, item.values)
+        pairing.check_turned(item.path, item.mask, mask.shape)
+        notes.counts["cell_only_masks"] += cell_only
         return mask
 
     def finish(self, folder: epath.Path, notes: building.Notes) -> None:
         notes.bad.finish(f"folder {folder}")
-        if notes.counts["masks_with_ignore"] and not notes.counts["masks_with_cell"]:
-            raise DataError(
-                f"{folder / 'masks'}: no mask holds cytoplasm (1) or nucleus (2), only 255 ignore "
-                f"and perhaps 0 background: write {folder / layout.MASK_VALUES} to say what the "
-                f"values mean, such as {masks.VALUES_EXAMPLE}"
-            )
 
 
 # TFDS knows a data set only by its name, its config and `data_dir`, so records of different folders

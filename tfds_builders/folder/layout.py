@@ -20,7 +20,8 @@ SKIPPED = ("thumbs.db", "desktop.ini")
 LAYOUT = """
   images/             PNG, JPEG, BMP or TIFF, also in folders below; or by cell type:
   images/neutrophil/  (basophil, eosinophil, lymphocyte, monocyte, neutrophil)
-  masks/              optional: masks of the same path and name, 8-bit gray PNG
+  masks/              for segmentation: a mask of each image, of the same path and name, 8-bit
+                      gray PNG: 0 background, 1 cytoplasm, 2 nucleus, 255 ignore
   mask_values.json    optional: what the masks' values mean
   labels.csv          optional: name,label and, if you like, group and um_per_px"""
 
@@ -29,14 +30,37 @@ def find_folder(manual_dir: epath.Path | None) -> epath.Path:
     """Finds the folder that holds `images/`: `manual_dir/folder`, else `manual_dir` itself.
 
     Raises:
-        DataError: neither does; shows the expected layout.
+        DataError: neither does; names `config.data.manual_dir` and shows the expected layout.
     """
-    if manual_dir is not None:
-        path = resolved(manual_dir)
-        for folder in (path / FOLDER, path):
-            if (folder / "images").is_dir():
-                return folder
-    raise DataError(f"{manual_dir or '<manual_dir>'}: has no folder 'images': expected is:{LAYOUT}")
+    if manual_dir is None:
+        raise DataError(
+            "config.data.manual_dir is empty: set it to the folder that holds your 'images': "
+            f"expected is:{LAYOUT}"
+        )
+    path = resolved(manual_dir)
+    for folder in (path / FOLDER, path):
+        if (folder / "images").is_dir():
+            return folder
+    for folder in (path / FOLDER, path):
+        check_spelling(folder, "images")
+    what = "has no folder 'images'" if path.exists() else "does not exist"
+    raise DataError(
+        f"{manual_dir}: {what}: expected is:{LAYOUT}\nconfig.data.manual_dir names the folder that "
+        "holds these"
+    )
+
+
+def check_spelling(folder: epath.Path, name: str) -> None:
+    """Checks that a missing folder `name` is not there under a similar name.
+
+    Raises:
+        DataError: there is one in other letters, or in the singular.
+    """
+    if not folder.is_dir():
+        return
+    alike = [p for p in folder.iterdir() if p.is_dir() and p.name.lower() in (name, name[:-1])]
+    if alike:
+        raise DataError(f"{alike[0]}: is read only under the name {name!r}: rename the folder")
 
 
 def find_files(

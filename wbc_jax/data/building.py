@@ -130,9 +130,14 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     def not_found(self, dl_manager: tfds.download.DownloadManager, more: str = "") -> str:
         """Returns the message that the files are not in `manual_dir` (and `more`): what to do."""
-        manual_dir = str(manual_path(dl_manager) or MANUAL_DIR)
+        path = manual_path(dl_manager)
+        manual_dir = str(path or MANUAL_DIR)
         instructions = (self.MANUAL_DOWNLOAD_INSTRUCTIONS or "").replace(MANUAL_DIR, manual_dir)
-        return f"{self.title} is not in {manual_dir}{more}: {instructions}"
+        state = "" if path is None or path.exists() else ", which does not exist"
+        return (
+            f"{self.title} is not in {manual_dir}{more}: {instructions}. config.data.manual_dir "
+            f"names the folder{state}."
+        )
 
     def splits(self, folder: epath.Path) -> dict[str, epath.Path]:
         """Returns the folder of each split. Override it where the authors publish splits."""

@@ -103,6 +103,24 @@ def usable(source: Source, data: Data, task: str) -> np.ndarray:
     return kept
 
 
+def _check_usable(source: Source, kept: np.ndarray, data: Data, task: str) -> None:
+    """Raises `DataError` where bool `kept` `[N]` has no record; says what the task lacks."""
+    if kept.any():
+        return
+    if task == "classification":
+        lacks, what = "a known cell type", "types"
+    elif source.has_mask.any() and not data.cell_only_masks:
+        lacks, what = (
+            "a mask with nucleus and cytoplasm: all mark the whole cell alone. Set "
+            "config.data.cell_only_masks to use these",
+            "",
+        )
+    else:
+        lacks, what = "a mask", "masks"
+    advice = sources.advice(source.name, what)
+    raise DataError(f"{source.name}: none of its {len(source)} records has {lacks}.{advice}")
+
+
 def load_whole(
     name: str,
     data: Data,
@@ -123,10 +141,9 @@ def load_whole(
         DataError: the records are missing, or none of them can be used.
     """
     source = _open(name, data, masks)
-    kept = np.flatnonzero(usable(source, data, task))
-    if not len(kept):
-        lacks = "a known cell type" if task == "classification" else "a mask"
-        raise DataError(f"{name}: none of its {len(source)} records has {lacks}.")
+    usable_records = usable(source, data, task)
+    _check_usable(source, usable_records, data, task)
+    kept = np.flatnonzero(usable_records)
     entries = [(source, int(i)) for i in kept]
     size = 0 if task == "classification" else mask_size
     return Examples(entries, data.image_size, size, data.cache_megabytes)
@@ -155,6 +172,8 @@ def load_splits(
     """
     sets = [_open(name, data, masks) for name in data.datasets]
     kept = [usable(source, data, task) for source in sets]
+    for source, mask in zip(sets, kept):
+        _check_usable(source, mask, data, task)
     entries = {name: [] for name in (*splits.SPLITS, ALL)}
     for source, mask, split in zip(sets, kept, splits.split_sources(sets, kept, data)):
         for name, indices in split.items():

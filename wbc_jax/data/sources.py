@@ -143,6 +143,18 @@ def builder_module(base: str) -> types.ModuleType:
     return importlib.import_module(f"wbc_jax.tfds_builders.{base}.{base}_dataset_builder")
 
 
+def advice(name: str, lacks: str) -> str:
+    """Returns what a data set's builder says to do where all records lack `types` or `masks`.
+
+    It is `ADVICE` of the builder's module, a dict; empty where there is none.
+    """
+    base = name.partition("/")[0]
+    if base not in _builder_packages():
+        return ""
+    found = getattr(builder_module(base), "ADVICE", {}).get(lacks, "")
+    return f" {found}" if found else ""
+
+
 def _builder_packages() -> list[str]:
     package = importlib.import_module("wbc_jax.tfds_builders")
     return sorted(module.name for module in pkgutil.iter_modules(package.__path__) if module.ispkg)

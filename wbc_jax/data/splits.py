@@ -152,7 +152,7 @@ def split_sources(
         owner_of = {int(i): owner for i, owner in zip(indices, owners)}
         for name, places in split.items():
             decided |= {owner_of[int(i)]: name for i in places}
-        _check_not_empty(source, split, shares, len(indices))
+        _check_not_empty(source, split, shares, len(indices), data)
         if lost := len(indices) - sum(map(len, split.values())):
             logging.warning(
                 "%s: %d records are left out, being near duplicates (or of a group) of records"
@@ -182,18 +182,30 @@ def cluster(sets: Sequence[Source], kept: Sequence[np.ndarray]) -> list[list[int
 
 
 def _check_not_empty(
-    source: Source, split: dict[str, np.ndarray], shares: Pieces, kept: int
+    source: Source, split: dict[str, np.ndarray], shares: Pieces, kept: int, data: Data
 ) -> None:
-    begins = [0.0, *(end for end, _ in shares)]
-    wanted = {name for begin, (end, name) in zip(begins, shares) if end > begin}
+    wanted: dict[str, float] = {}
+    for begin, (end, name) in zip([0.0, *(end for end, _ in shares)], shares):
+        wanted[name] = wanted.get(name, 0) + end - begin
     for name in SPLITS:
-        if name in wanted and not len(split[name]):
-            raise DataError(
-                f"{source.name}: the {name} split is empty: {kept} of {len(source)} records can be "
-                "used. Records of one group, and near duplicates, are never split apart. Add "
-                f"images, set the share of {name} in config.data.fractions to 0, or leave the data "
-                "set out of config.data.datasets."
-            )
+        if wanted.get(name, 0) <= 0 or len(split[name]):
+            continue
+        remedies = ["add images"]
+        if data.protocol == "k_fold":
+            remedies.append("set config.data.folds to a smaller number")
+        elif data.protocol in PAPER_FRACTIONS:
+            remedies.append("set config.data.protocol to 'fractions' and choose other shares")
+        else:
+            remedies.append(f"raise the share of {name} in config.data.fractions")
+            if name != "train":  # which must be above 0
+                remedies[-1] += " or set it to 0"
+        if len(data.datasets) > 1:
+            remedies.append("leave the data set out of config.data.datasets")
+        raise DataError(
+            f"{source.name}: the {name} split is empty: its share is {wanted[name]:.3g}, and "
+            f"{kept} of {len(source)} records can be used. Records of one group, and near "
+            f"duplicates, are never split apart. Remedies: {'; '.join(remedies)}."
+        )
 
 
 def check_disjoint(groups: Mapping[str, Sequence[tuple[str, str]]]) -> None:
