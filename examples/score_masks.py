@@ -57,15 +57,15 @@ def main(argv: list[str] | None = None) -> None:
             rows[-1] |= {f"bf_{n}": float(s) for n, s in zip(NAMES, zeroed)}
             rows[-1] |= {f"bf_matlab_{n}": float(s) for n, s in zip(NAMES, matlab)}
             for key in ("hausdorff_95_px", "average_px"):
-                values = getattr(distances[-1], key)[0]
-                rows[-1] |= {f"{key}_{n}": float(v) for n, v in zip(NAMES, values)}
+                px = getattr(distances[-1], key)[0]
+                rows[-1] |= {f"{key}_{n}": float(v) for n, v in zip(NAMES, px)}
             rows[-1] |= {"truth_nc_ratio": float(ratios[-1][0]), "nc_ratio": float(ratios[-1][1])}
     except (DataError, OSError, ValueError) as error:
         sys.exit(f"error: {error}")
     confusions, (matlab, zeroed, one_sided) = np.array(confusions), metrics.bf_per_image(counts)
 
     def line(name: str, value: float, ends: np.ndarray) -> None:
-        print(f"{name:<18} {value:6.3f} [{ends[0]:.3f}, {ends[1]:.3f}]")
+        print(f"{name:<22} {value:6.3f} [{ends[0]:.3f}, {ends[1]:.3f}]")
 
     print(f"{len(rows)} images\n")
     line(
@@ -79,32 +79,30 @@ def main(argv: list[str] | None = None) -> None:
             line(f"{metric.__name__} {name}", metric(confusions.sum(0))[i], ends[:, i])
     # A class that only one of the two masks has counts as 0; MATLAB's bfscore leaves it out.
     for label, scores in (("BF", zeroed), ("MATLAB's BF", matlab)):
-        for i, name in enumerate(NAMES):
-            known = scores[~np.isnan(scores[:, i]), i]
+        means = [row[~np.isnan(row)].mean() for row in scores if not np.isnan(row).all()]
+        for name, column in (("mean", np.array(means)), *zip(NAMES, scores.T)):
+            known = column[~np.isnan(column)]
             if len(known):
                 line(f"{label} {name}", known.mean(), metrics.bootstrap_interval(np.mean, known))
-    print(f"MATLAB's BF leaves a class out of {int(one_sided.any(1).sum())} of {len(rows)} images")
-    in_truth, in_prediction = (
-        np.concatenate([getattr(one, key) for one in distances])
-        for key in ("in_truth", "in_prediction")
-    )
-    for label, key in (("95 % Hausdorff", "hausdorff_95_px"), ("surface", "average_px")):
-        values = np.concatenate([getattr(one, key) for one in distances])
+    print(f"MATLAB's BF leaves a class out of {one_sided.any(1).sum()} images")
+    # A distance needs the class in both masks.
+    missed, added = sum(one.missed for one in distances), sum(one.added for one in distances)
+    for label, key in (("95 % Hausdorff", "hausdorff_95_px"), ("average surface", "average_px")):
+        found_px = np.concatenate([getattr(one, key) for one in distances])
         for i, name in enumerate(NAMES):
-            known = values[~np.isnan(values[:, i]), i]
+            known = found_px[~np.isnan(found_px[:, i]), i]
             print(
-                f"mean {label} distance {name}: {known.mean() if len(known) else np.nan:.2f} px, "
-                f"{len(known)} images; {(in_truth & ~in_prediction)[:, i].sum()} missed, "
-                f"{(in_prediction & ~in_truth)[:, i].sum()} not in the truth"
+                f"{label} distance {name}: {known.mean() if len(known) else np.nan:.2f} px, "
+                f"mean of {len(known)} images; {missed[i]} missed, {added[i]} not in the truth"
             )
     true_ratios, found_ratios = np.array(ratios).T
     agreement = metrics.limits_of_agreement(true_ratios, found_ratios)
     usual = np.isfinite(found_ratios) & (found_ratios > 0)
-    missed = (np.isfinite(true_ratios) & (true_ratios > 0) & ~usual).sum()
+    lost = (np.isfinite(true_ratios) & (true_ratios > 0) & ~usual).sum()
     low, high = agreement.limits
     print(
         f"N/C ratio: bias {100 * agreement.bias:+.1f} %, 95 % limits of agreement "
-        f"{100 * low:+.1f} % to {100 * high:+.1f} %, {agreement.images} images; {missed} missed"
+        f"{100 * low:+.1f} % to {100 * high:+.1f} %, {agreement.images} images; {lost} missed"
     )
     if given.out:
         atomic.write_csv(given.out, rows, list(rows[0]))

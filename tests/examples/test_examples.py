@@ -81,6 +81,26 @@ def test_score_masks(cells, tmp_path, capsys):
     assert "N/C ratio: bias +" in printed
     with (tmp_path / "rows.csv").open() as file:
         assert len(list(csv.DictReader(file))) == 14
+    assert "MATLAB's BF leaves a class out of 0 images" in printed
+    # A program that sees nothing in seven of the cells.
+    for path in sorted((tmp_path / "predictions").iterdir())[:7]:
+        atomic.write_bytes(path, encode_png(read_mask_file(path) * 0))
+    example("score_masks")([*arguments, *values, f"--out={tmp_path / 'rows.csv'}"])
+    printed = capsys.readouterr().out
+    scores = {line[:22].strip(): float(line[22:29]) for line in printed.splitlines() if "[" in line}
+    assert scores["BF nucleus"] == 0.5 and scores["MATLAB's BF nucleus"] == 1
+    assert scores["BF mean"] < scores["MATLAB's BF mean"]
+    assert "MATLAB's BF leaves a class out of 7 images" in printed
+    zero = "0.00 px, mean of 7 images; 7 missed, 0 not in the truth"
+    assert f"95 % Hausdorff distance nucleus: {zero}" in printed
+    assert f"average surface distance nucleus: {zero}" in printed
+    assert printed.endswith(", 7 images; 7 missed\n")
+    with (tmp_path / "rows.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [float(row["bf_nucleus"]) for row in rows].count(0.0) == 7
+    names = ("background", "cytoplasm", "nucleus")
+    by_image = [sum(float(row[f"bf_{name}"]) for name in names) / 3 for row in rows]
+    assert scores["BF mean"] == pytest.approx(sum(by_image) / 14, abs=5e-4)
     with pytest.raises(SystemExit, match=r"--values does not say what 100 \(\d+ pixels\)"):
         example("score_masks")(arguments)
 

@@ -36,6 +36,12 @@ def test_tables_9_11_and_13_are_the_runs_scores(built, folder):
     assert not row.ours.known and row.reason == NO_INDEPENDENT_MASKS
 
 
+@pytest.mark.parametrize("number", [9, 10, 11, 12, 13])
+def test_tables_of_bf_scores_say_that_they_are_matlabs(built, number):
+    notes = built["b", f"table_{number}"].protocol
+    assert sum("BF scores are MATLAB's" in note for note in notes) == 1
+
+
 def test_scores_that_a_run_lacks_are_blank_with_the_reason(tmp_path):
     scores = paper_runs.mask_scores(0)
     del scores["by_type"]["neutrophil"]

@@ -38,8 +38,8 @@ MASKS_NOTE = (
     "sets were drawn by its authors and not published."
 )
 BF_NOTE = (
-    "The BF scores are MATLAB's, as in the paper: a class that only truth or only prediction has is "
-    "left out of the mean, where the reports of the runs count it as 0."
+    "The BF scores are MATLAB's, as in the paper: a class that only truth or only prediction has "
+    "is left out of the mean, where the reports of the runs count it as 0."
 )
 P_NOTE = (
     "Significant is p < 0.017 (Bonferroni, three pairs), as in the paper. Its Kruskal–Wallis "
