@@ -45,6 +45,8 @@ def test_summarize_by_hand():
     assert found["macro_recall"] == pytest.approx((1 + 0.5 + 1 + 0 + 1) / 5)
     # Precision of basophils and lymphocytes is 1/2; of monocytes, never predicted, undefined.
     assert found["macro_precision"] == pytest.approx((0.5 + 1 + 0.5 + 1) / 4)
+    assert found["macro_precision_absent_as_zero"] == pytest.approx((0.5 + 1 + 0.5 + 0 + 1) / 5)
+    assert found["types_never_predicted"] == 1
     assert found["macro_f1"] == pytest.approx((2 / 3 + 2 / 3 + 2 / 3 + 0 + 1) / 5)
     assert found["mean_one_vs_rest_accuracy"] == pytest.approx((5 / 6 * 4 + 1) / 5)
     basophil = found["by_type"]["basophil"]

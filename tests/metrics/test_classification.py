@@ -88,6 +88,18 @@ def test_absent_classes_are_nan_and_left_out_of_means():
     assert np.isnan(metrics.mean_balanced_accuracy(counts))
 
 
+def test_a_class_that_is_never_predicted_does_not_raise_the_mean_precision():
+    # All of 8, 1 and 1 cells are taken for class 0; class 3 is nowhere.
+    counts = np.array([[8, 0, 0, 0], [1, 0, 0, 0], [1, 0, 0, 0], [0, 0, 0, 0]])
+    assert metrics.macro_precision(counts) == 0.8
+    assert metrics.macro_precision(counts, absent_as_zero=True) == pytest.approx(0.8 / 3)
+    truth = np.repeat([0, 1, 2], [8, 1, 1])
+    theirs = oracle.precision_score(truth, truth * 0, average="macro", zero_division=0)
+    assert metrics.macro_precision(counts, absent_as_zero=True) == pytest.approx(theirs)
+    both = metrics.macro_precision(np.stack([counts, np.eye(4)]), absent_as_zero=True)
+    np.testing.assert_allclose(both, [0.8 / 3, 1])
+
+
 def test_paper_b_table_4_follows_from_its_figure_7():
     printed = {
         metrics.precision: [0.9793, 0.9499, 0.9733, 0.9245, 0.9917],

@@ -116,7 +116,8 @@ def summarize(
 
     All but AUROC and calibration error come from one confusion matrix. Intervals are the 2.5th and
     97.5th percentiles over resamples of the images (Efron's percentile bootstrap). Means leave out
-    types for which a metric is not defined.
+    types for which a metric is not defined; `macro_precision_absent_as_zero`, which reports show,
+    counts the types in the truth that are never predicted (`types_never_predicted`) as 0.
 
     Args:
         labels: int `[N]`.
@@ -133,6 +134,7 @@ def summarize(
         **values,
         "macro_auroc": metrics.macro_auroc(labels, probabilities),
         "expected_calibration_error": metrics.expected_calibration_error(labels, probabilities),
+        "types_never_predicted": int(((confusion.sum(1) > 0) & (confusion.sum(0) == 0)).sum()),
         "confusion": confusion.tolist(),
         "by_type": _by_type(confusion, auroc),
     }
@@ -183,6 +185,7 @@ def _headlines(confusions: np.ndarray) -> dict[str, np.ndarray]:
         "accuracy": metrics.global_accuracy(confusions),
         "macro_recall": metrics.macro_recall(confusions),
         "macro_precision": metrics.macro_precision(confusions),
+        "macro_precision_absent_as_zero": metrics.macro_precision(confusions, absent_as_zero=True),
         "macro_f1": metrics.macro_f1(confusions),
         "mean_one_vs_rest_accuracy": metrics.mean_one_vs_rest_accuracy(confusions),
         "mean_balanced_accuracy": metrics.mean_balanced_accuracy(confusions),

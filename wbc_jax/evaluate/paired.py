@@ -65,7 +65,7 @@ SCORES = {
         Score("iou_cytoplasm", "cytoplasm IoU"),
         Score("iou_nucleus", "nucleus IoU"),
         Score("bf_score_absent_as_zero", "BF score"),
-        Score("bf_score", "BF score, MATLAB's", leaves_out="bf_one_sided_classes"),
+        Score("bf_score", "MATLAB's BF", leaves_out="bf_one_sided_classes"),
         Score("nc_relative_error", "N/C error", lower_is_better=True, needs=_TRUTH["segmentation"]),
     ),
     "classification": (

@@ -107,9 +107,19 @@ def balanced_accuracy(confusion) -> np.ndarray:
     return (recall(confusion) + specificity(confusion)) / 2
 
 
-def macro_precision(confusion) -> np.ndarray:
-    """Returns the mean precision over the classes that were predicted, float64 `[...]`."""
-    return nan_mean(precision(confusion))
+def macro_precision(confusion, absent_as_zero: bool = False) -> np.ndarray:
+    """Returns the mean precision over classes, float64 `[...]`.
+
+    Args:
+        confusion: as in the module's docstring.
+        absent_as_zero: a class that is in the truth and never predicted counts as 0 (as in
+            scikit-learn). False: it is left out, so that a model that never gives a difficult class
+            has a higher mean.
+    """
+    values = precision(confusion)
+    if absent_as_zero:
+        values = np.where(np.isnan(values) & (marginals(confusion)[1] > 0), 0, values)
+    return nan_mean(values)
 
 
 def macro_recall(confusion) -> np.ndarray:

@@ -163,7 +163,8 @@ _CLASSES = {
 _EXPLAINED = {
     "segmentation": tables.MASKS_EXPLAINED,
     "classification": "Accuracy: share of the cells whose type is right. One-vs-rest and balanced "
-    "accuracy also count the true negatives of each type, so they are higher.",
+    "accuracy also count the true negatives of each type, so they are higher. A type that is never "
+    "predicted has a precision of 0 in the mean.",
 }
 
 

@@ -126,7 +126,7 @@ CLASSIFICATION_COLUMNS = (
     Column("images", "", "images", "images", count),
     _with_interval("accuracy", "", "accuracy", "accuracy"),
     _with_interval("macro_recall", "mean over types", "recall", "recall"),
-    _with_interval("macro_precision", "mean over types", "precision", "precision"),
+    _with_interval("macro_precision_absent_as_zero", "mean over types", "precision", "precision"),
     _with_interval("macro_f1", "mean over types", "F1", "F1"),
     _with_interval(
         "mean_one_vs_rest_accuracy", "mean over types", "one-vs-rest accuracy", "1-vs-rest"
