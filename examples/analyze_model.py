@@ -83,6 +83,11 @@ def main(argv: list[str] | None = None) -> None:
     truth, predicted = (by_type(rows, column) for column in ("truth_nc_ratio", "nc_ratio"))
     report("True N/C ratio", truth)
     report("Predicted N/C ratio", predicted)
+    ratios = np.array([[row["truth_nc_ratio"], row["nc_ratio"]] for row in rows], np.float64)
+    known = np.isfinite(ratios)
+    print(
+        f"\nMissed (no predicted ratio): {(known[:, 0] & ~known[:, 1]).sum()} of {len(rows)} images"
+    )
     figure = Figure(figsize=(8, 4), layout="constrained")
     for axes, (title, groups) in zip(
         figure.subplots(1, 2, sharey=True), (("true", truth), ("predicted", predicted))

@@ -71,6 +71,7 @@ _KEPT = {
     ),
     "classification": (
         *("images", "left_out", "accuracy", "macro_recall", "macro_precision", "macro_f1"),
+        *("macro_precision_absent_as_zero", "types_never_predicted"),
         *("mean_one_vs_rest_accuracy", "mean_balanced_accuracy", "macro_auroc"),
         *("expected_calibration_error", "confusion", "recall", "precision", "f1"),
     ),

@@ -39,6 +39,7 @@ def test_analyze_model(run, tmp_path, capsys):
     example("analyze_model")([str(run.workdir), f"--out={tmp_path / 'out'}"])
     printed = capsys.readouterr().out
     assert "True N/C ratio" in printed and "Kruskal-Wallis: H = " in printed
+    assert "Missed (no predicted ratio): 0 of 20 images" in printed
     with (tmp_path / "out" / "cells.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 20 and {row["dataset"] for row in rows} == {tiny_runs.DATASET}
