@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile
 
-from wbc_jax.data import images
+from wbc_jax.data import image_opening, images
 from wbc_jax.data.images import (
     decode_image,
     decode_mask,
@@ -313,7 +313,7 @@ def test_bad_masks_are_named(tmp_path, kind):
 
 
 def test_a_file_beyond_the_limit_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(images, "MAX_FILE_BYTES", 3 * 2**20)
+    monkeypatch.setattr(image_opening, "MAX_FILE_BYTES", 3 * 2**20)
     path = tmp_path / "large.bin"
     with path.open("wb") as file:
         file.truncate(2**40)  # sparse
@@ -331,7 +331,7 @@ def test_reading_asks_for_no_more_than_a_piece_at_a_time(size):
             return super().read(n)
 
     data = bytes(range(256)) * (size // 256 + 1)
-    assert images._read_at_most(File(data[:size]), 3 * 2**20) == data[: min(size, 3 * 2**20)]
+    assert image_opening._read_at_most(File(data[:size]), 3 * 2**20) == data[: min(size, 3 * 2**20)]
     assert 0 < min(asked) <= max(asked) <= 2**20
 
 

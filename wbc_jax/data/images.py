@@ -5,33 +5,25 @@ Records hold encoded images and masks. Only this module turns bytes into pixels 
 
 import contextlib
 import dataclasses
-import io
-import logging as python_logging
-import threading
-import warnings
-from collections.abc import Iterator
-from typing import BinaryIO
 
 import cv2
 import numpy as np
 from etils import epath
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
+from wbc_jax.data import image_damage, image_depth, image_metadata
+from wbc_jax.data.image_opening import MAX_PIXELS as MAX_PIXELS
+from wbc_jax.data.image_opening import SUFFIXES as SUFFIXES
+from wbc_jax.data.image_opening import decoding, opened
 from wbc_jax.errors import DataError
 from wbc_jax.labels import BACKGROUND, CYTOPLASM, IGNORE, NUCLEUS
 
-MAX_PIXELS = 100_000_000
-"""Larger images are refused from their header alone, before any pixel is decoded."""
-MAX_FILE_BYTES = 2**30
-"""Larger files are refused after this many bytes have been read."""
-IMAGE_FORMATS = ("PNG", "JPEG", "BMP", "DIB", "TIFF", "WEBP", "PPM")
-"""Formats (Pillow's names) that `read_image` and `read_image_file` open."""
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
-"""Endings of files that the search of a folder takes for images."""
 MASK_VALUES = (BACKGROUND, CYTOPLASM, NUCLEUS, IGNORE)
+PLAIN_SPREAD = 16
+"""Images whose gray values differ by less are plain, not gray pictures."""
 
-_PIECE = 2**20
 _EXIF_ORIENTATION = 0x0112
+_LOSSY = ("JPEG", "MPO", "HEIF", "AVIF")
 _KINDS = {
     "P": "a palette, whose entries may be classes or colours",
     "RGB": "three different channels",
@@ -42,6 +34,7 @@ _KINDS = {
     "I": "32-bit samples",
     "F": "floating-point samples",
 }
+_GRAY_MODES = ("1", "L", "LA", "La", "I")  # and those that start with I;16
 
 
 def encode_png(array: np.ndarray) -> bytes:
@@ -112,8 +105,8 @@ def decode_mask(data: bytes) -> np.ndarray:
 def read_image(path: epath.PathLike) -> np.ndarray:
     """Reads an image file of any supported format.
 
-    Gray is repeated on the three channels, alpha is dropped, 16-bit samples keep their high byte,
-    and an EXIF orientation is applied.
+    Gray is repeated on the three channels, alpha is dropped, 16-bit samples are brought to 8 bits
+    by their real range (`image_depth`), and an EXIF orientation is applied.
 
     Args:
         path: the file, local or remote.
@@ -129,8 +122,8 @@ def read_image(path: epath.PathLike) -> np.ndarray:
     # fills the rest with gray), and their pixels are the same, since both bundle libjpeg-turbo:
     # with Pillow 13.0 and OpenCV 5.0 on 1,972 real files, on all JPEG subsamplings, and on all 881
     # damaged JPEGs that Pillow accepts. Decoding with both took 2.4 times as long.
-    with _decoding(path), _open(path) as (_, image):
-        return _to_rgb(path, _upright(image))
+    with decoding(path), opened(path) as (data, image):
+        return _to_rgb(path, data, image)[0]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -139,8 +132,10 @@ class ImageFile:
 
     Attributes:
         pixels: uint8 `[H, W, 3]` RGB.
-        flags: what was unusual, such as `decoder_warning` or `scaled_12_bit`.
-        um_per_px: micrometers per pixel that the file states, or None.
+        flags: what was unusual. `decoder_warning`: pixels are damaged. `scaled_12_bit` (or another
+            number): 16-bit samples hold values of so many bits, and were scaled by these.
+        um_per_px: micrometers per pixel that the file states, if a blood smear can have them
+            (`image_metadata.pixel_size`); else None.
         um_per_px_source: where the file states it, such as `ome` or `tiff_resolution`; empty
             without a size.
         notes: sentences for the log, each with the file's name.
@@ -154,18 +149,39 @@ class ImageFile:
 
 
 def read_with_metadata(path: epath.PathLike) -> ImageFile:
-    """Reads an image file of any supported format, with what the file says of its pixels.
+    """Reads an image for analysis: in color, with what the file says of its pixels.
 
     Args:
         path: the file, local or remote.
 
     Returns:
-        The pixels, flags, the pixel size and notes.
+        The pixels as by `read_image`, flags, the pixel size and notes.
 
     Raises:
-        DataError: as `read_image`.
+        DataError: as `read_image`; or the image is gray: one channel, or three that are equal
+            everywhere and not plain (`PLAIN_SPREAD`).
     """
-    return ImageFile(read_image(path))
+    flags, notes = [], []
+    with decoding(path), opened(path) as (data, image):
+        pixels, found = _to_rgb(path, data, image)
+        _check_color(path, image.mode, pixels)
+        damage = image_damage.decoder_warnings(data, image)
+        size = image_metadata.pixel_size(path, image)
+    if damage:
+        flags.append("decoder_warning")
+        notes.append(
+            f"{path}: the decoder warns of damaged pixels ({'; '.join(damage)}): fetch the file "
+            "again, and do not rely on its results"
+        )
+    if found.bits != 16 and found.source:
+        flags.append(f"scaled_{found.bits}_bit")
+        notes.append(
+            f"{path}: its 16-bit samples were read as values of {found.bits} bits (0 to "
+            f"{2**found.bits - 1}), as {found.source}"
+        )
+    if size.note:
+        notes.append(size.note)
+    return ImageFile(pixels, tuple(flags), size.um, size.source, tuple(notes))
 
 
 def read_image_file(path: epath.PathLike) -> tuple[bytes, int, int]:
@@ -183,13 +199,13 @@ def read_image_file(path: epath.PathLike) -> tuple[bytes, int, int]:
     Raises:
         DataError: as `read_image`.
     """
-    with _decoding(path), _open(path) as (data, image):
+    with decoding(path), opened(path) as (data, image):
         if _passes_through(data, image):
             # Pillow has found no truncation; OpenCV, which decodes records, must cope as well.
             with contextlib.suppress(DataError):
                 if decode_image(data).shape[:2] == (image.height, image.width):
                     return data, image.height, image.width
-        pixels = _to_rgb(path, _upright(image))
+        pixels = _to_rgb(path, data, image)[0]
     return encode_png(pixels), pixels.shape[0], pixels.shape[1]
 
 
@@ -206,11 +222,11 @@ def read_mask_file(path: epath.PathLike) -> np.ndarray:
     Raises:
         DataError: as `read_image`; or the mask is a JPEG, or has a palette, 16 bits or colors.
     """
-    with _decoding(path), _open(path) as (_, image):
-        if image.format in ("JPEG", "MPO"):
+    with decoding(path), opened(path) as (_, image):
+        if image.format in _LOSSY:
             raise DataError(
-                f"{path}: the mask is a JPEG, whose compression changes values at every edge: "
-                "save masks as 8-bit grey PNG"
+                f"{path}: the mask is a {image.format}, whose compression changes values at every "
+                "edge: save masks as 8-bit grey PNG"
             )
         if image.mode in ("L", "1"):
             return np.array(image.convert("L"))
@@ -267,106 +283,9 @@ def _imdecode(data: bytes, flags: int) -> np.ndarray:
     return pixels
 
 
-class _Quiet:
-    """Context in which Pillow neither warns about a file nor logs the errors that it raises.
-
-    Like `warnings.catch_warnings`, but safe with threads: the first thread to enter sets the
-    filter, and the last one to leave restores the previous one.
-    """
-
-    def __init__(self):
-        self._lock, self._inside = threading.Lock(), 0
-        self._logger = python_logging.getLogger("PIL")
-
-    def __enter__(self) -> None:
-        with self._lock:
-            if not self._inside:
-                self._before = warnings.catch_warnings()
-                self._before.__enter__()
-                warnings.filterwarnings("ignore", module=r"PIL\.")
-                self._level = self._logger.level
-                self._logger.setLevel(python_logging.CRITICAL)
-            self._inside += 1
-
-    def __exit__(self, *_) -> None:
-        with self._lock:
-            self._inside -= 1
-            if not self._inside:
-                self._before.__exit__()
-                self._logger.setLevel(self._level)
-
-
-_quiet = _Quiet()
-
-
-@contextlib.contextmanager
-def _decoding(path: epath.PathLike) -> Iterator[None]:
-    """Reports whatever Pillow raises inside as a damaged file."""
-    try:
-        with _quiet:
-            yield
-    except DataError:
-        raise
-    except Exception as error:  # OSError, SyntaxError, ValueError, struct.error ...
-        raise DataError(f"{path}: is truncated or damaged ({error}): fetch it again") from error
-
-
-def _read_at_most(file: BinaryIO, size: int) -> bytes:
-    """Returns the first `size` bytes. `file.read(size)` would allocate that much for any file."""
-    pieces, left = [], size
-    while left and (piece := file.read(min(left, _PIECE))):
-        pieces.append(piece)
-        left -= len(piece)
-    return b"".join(pieces)
-
-
-@contextlib.contextmanager
-def _open(path: epath.PathLike) -> Iterator[tuple[bytes, Image.Image]]:
-    """Yields the file's bytes and its image, fully decoded by Pillow, which reports truncation."""
-    try:
-        with epath.Path(path).open("rb") as file:
-            data = _read_at_most(file, MAX_FILE_BYTES + 1)
-    except OSError as error:
-        raise DataError(
-            f"{path}: cannot be read ({error}): check that it exists and may be read"
-        ) from error
-    if not data:
-        raise DataError(f"{path}: the file is empty (0 bytes): fetch it again")
-    if len(data) > MAX_FILE_BYTES:
-        raise DataError(
-            f"{path}: is larger than {MAX_FILE_BYTES:,} bytes, which is all that is allowed; cut "
-            "the image into parts"
-        )
-    try:
-        image = Image.open(io.BytesIO(data), formats=IMAGE_FORMATS)
-    except Image.DecompressionBombError as error:
-        raise DataError(
-            f"{path}: {error}: allowed are {MAX_PIXELS:,} pixels; cut the image into parts"
-        ) from error
-    except UnidentifiedImageError as error:
-        raise DataError(
-            f"{path}: is not an image that can be read (first bytes {data[:8]!r}): allowed are "
-            f"{', '.join(IMAGE_FORMATS)}; fetch or convert the file again"
-        ) from error
-    except Exception as error:  # Pillow's readers raise many kinds on damaged headers
-        raise DataError(f"{path}: has a damaged header ({error}): fetch it again") from error
-    with image:
-        if image.width * image.height > MAX_PIXELS:
-            raise DataError(
-                f"{path}: has {image.width} x {image.height} pixels: allowed are {MAX_PIXELS:,}; "
-                "cut the image into parts"
-            )
-        pages = getattr(image, "n_frames", 1)
-        # MPO, the JPEG of some cameras, holds previews behind its first image.
-        if pages > 1 and image.format != "MPO":
-            raise DataError(f"{path}: holds {pages} pages: allowed is one; save one page a file")
-        image.load()
-        yield data, image
-
-
 def _passes_through(data: bytes, image: Image.Image) -> bool:
     """Returns whether a record may store the file as it is: an upright 8-bit RGB PNG or JPEG."""
-    if image.mode != "RGB" or _is_turned(image):
+    if image.mode != "RGB" or _orientation(image) != 1:
         return False
     if image.format == "PNG":
         # Bytes 24 and 25 of the file are bit depth and color type 2 (RGB): Pillow shows 16-bit RGB
@@ -375,32 +294,37 @@ def _passes_through(data: bytes, image: Image.Image) -> bool:
     return image.format in ("JPEG", "MPO")
 
 
-def _is_turned(image: Image.Image) -> bool:
-    return image.getexif().get(_EXIF_ORIENTATION, 1) not in (0, 1)
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    return ImageOps.exif_transpose(image) if _is_turned(image) else image
-
-
-def _to_rgb(path: epath.PathLike, image: Image.Image) -> np.ndarray:
-    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):
-        gray = (np.asarray(image).astype(np.uint32) >> 8).astype(np.uint8)
-        return np.repeat(gray[..., None], 3, axis=-1)
-    if image.mode in ("I", "F"):
-        raise DataError(
-            f"{path}: has {_KINDS[image.mode]}, whose range is not known: allowed are 8-bit and "
-            "16-bit samples; convert it to 8-bit RGB"
-        )
+def _orientation(image: Image.Image) -> int:
+    """Returns EXIF's number of the turn that makes the image upright: 2 to 8, or 1 for none."""
     try:
-        if image.mode == "LA":
-            image = image.convert("L")
-        return np.array(image if image.mode == "RGB" else image.convert("RGB"))
-    except ValueError as error:
-        raise DataError(
-            f"{path}: colours of mode {image.mode} cannot be converted ({error}): convert the file "
-            "to 8-bit RGB"
-        ) from error
+        number = image.getexif().get(_EXIF_ORIENTATION, 1)
+    except Exception:  # what is no EXIF at all says nothing of the pixels
+        return 1
+    return number if number in range(2, 9) else 1
+
+
+def _to_rgb(
+    path: epath.PathLike, data: bytes, image: Image.Image
+) -> tuple[np.ndarray, image_depth.Range]:
+    """Returns uint8 `[H, W, 3]`, upright, and the range of the file's samples."""
+    pixels, found = image_depth.to_rgb(path, data, image)
+    if (number := _orientation(image)) != 1:
+        turned = Image.fromarray(pixels)
+        turned.getexif()[_EXIF_ORIENTATION] = number
+        pixels = np.array(ImageOps.exif_transpose(turned))
+    return pixels, found
+
+
+def _check_color(path: epath.PathLike, mode: str, pixels: np.ndarray) -> None:
+    one = mode in _GRAY_MODES or mode.startswith("I;16")
+    if not one:
+        gray = (pixels == pixels[..., :1]).all()
+        if not gray or int(pixels.max()) - int(pixels.min()) < PLAIN_SPREAD:
+            return
+    raise DataError(
+        f"{path}: is grey ({'one channel' if one else 'three channels that are equal'}): colour is "
+        "needed, as cells are found by the colour of their nuclei; take the image in colour"
+    )
 
 
 def describe_size(shape: tuple[int, ...]) -> str:
