@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile
 
-from wbc_jax.data import image_opening, images
+from wbc_jax.data import images
 from wbc_jax.data.images import (
     decode_image,
     decode_mask,
@@ -312,31 +312,71 @@ def test_bad_masks_are_named(tmp_path, kind):
     assert str(path) in str(caught.value)
 
 
-def test_a_file_beyond_the_limit_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(image_opening, "MAX_FILE_BYTES", 3 * 2**20)
-    path = tmp_path / "large.bin"
-    with path.open("wb") as file:
-        file.truncate(2**40)  # sparse
-    with pytest.raises(DataError, match=r"large\.bin: is larger than 3,145,728 bytes"):
-        read_image_file(path)
-
-
-@pytest.mark.parametrize("size", [0, 5, 2**20, 2**20 + 1, 5 * 2**20])
-def test_reading_asks_for_no_more_than_a_piece_at_a_time(size):
-    asked = []
-
-    class File(io.BytesIO):
-        def read(self, n=-1):
-            asked.append(n)
-            return super().read(n)
-
-    data = bytes(range(256)) * (size // 256 + 1)
-    assert image_opening._read_at_most(File(data[:size]), 3 * 2**20) == data[: min(size, 3 * 2**20)]
-    assert 0 < min(asked) <= max(asked) <= 2**20
-
-
 def test_reading_with_metadata_gives_the_same_pixels(tmp_path):
     path = saved(tmp_path / "a.png", noise())
     found = images.read_with_metadata(path)
     assert np.array_equal(found.pixels, read_image(path))
     assert (found.flags, found.um_per_px, found.um_per_px_source, found.notes) == ((), None, "", ())
+
+
+def palette(path, pixels):
+    Image.fromarray(pixels).convert("RGB").quantize(256).save(path)
+    return path
+
+
+RAMP = np.add.outer(np.arange(40), 3 * np.arange(60)).astype(np.uint8)
+GRAY = {
+    "8 bits": (lambda p: saved(p / "a.png", RAMP), "one channel"),
+    "16 bits": (lambda p: gray16(p / "a.png", RAMP.astype(np.uint16) * 257), "one channel"),
+    "16-bit TIFF": (lambda p: gray16(p / "a.tif", RAMP.astype(np.uint16) * 16), "one channel"),
+    "JPEG": (lambda p: saved(p / "a.jpg", RAMP), "one channel"),
+    "with alpha": (lambda p: saved(p / "a.png", np.dstack([RAMP, RAMP])), "one channel"),
+    "black and white": (lambda p: saved(p / "a.png", RAMP > 90), "one channel"),
+    "one channel, plain": (lambda p: saved(p / "a.png", np.full_like(RAMP, 255)), "one channel"),
+    "palette": (lambda p: palette(p / "a.png", RAMP), "three channels that are equal"),
+    "RGB": (lambda p: saved(p / "a.png", np.dstack([RAMP] * 3)), "three channels that are equal"),
+    "RGB, 16 bits": (
+        lambda p: gray16(p / "a.png", np.dstack([RAMP.astype(np.uint16) * 257] * 3)),
+        "three channels that are equal",
+    ),
+    "RGB JPEG": (
+        lambda p: saved(p / "a.jpg", np.dstack([RAMP] * 3)),
+        "three channels that are equal",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", GRAY)
+def test_gray_images_are_refused_where_color_is_needed(tmp_path, kind):
+    write, what = GRAY[kind]
+    path = write(tmp_path)
+    with pytest.raises(
+        DataError, match=rf"is grey \({what}\): colour is needed, as cells are"
+    ) as e:
+        images.read_with_metadata(path)
+    assert str(e.value).startswith(f"{path}: ")
+    read = read_image(path)  # data sets may hold it
+    assert np.array_equal(read, np.repeat(read[..., :1], 3, -1))
+
+
+@pytest.mark.parametrize("spread", [0, images.PLAIN_SPREAD - 1])
+@pytest.mark.parametrize("value", [0, 100, 240])
+def test_plain_pictures_are_no_gray_images(tmp_path, value, spread):
+    pixels = np.full((20, 30, 3), value, np.uint8)
+    pixels[3:9, 4:7] += np.uint8(spread)
+    found = images.read_with_metadata(saved(tmp_path / "a.png", pixels))
+    assert np.array_equal(found.pixels, pixels)
+
+
+def test_one_colored_pixel_makes_color(tmp_path):
+    pixels = np.dstack([RAMP] * 3)
+    pixels[7, 8] = (9, 8, 7)
+    assert images.read_with_metadata(saved(tmp_path / "a.png", pixels)).flags == ()
+
+
+@pytest.mark.parametrize("form", ["AVIF", "JPEG"])
+def test_masks_of_formats_that_change_values_are_refused(tmp_path, form):
+    path = tmp_path / "a.mask"
+    Image.fromarray(np.dstack([RAMP] * 3)).save(path, form)
+    with pytest.raises(DataError, match=f"the mask is a {form}, whose compression changes values"):
+        read_mask_file(path)

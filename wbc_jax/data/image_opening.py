@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Iterator
 from typing import BinaryIO
 
+import cv2
 from etils import epath
 from PIL import Image, TiffImagePlugin, UnidentifiedImageError, features
 
@@ -49,7 +50,7 @@ def unknown_range(path: epath.PathLike, samples: str) -> DataError:
 
 
 class _Quiet:
-    """Context in which Pillow neither warns about a file nor logs the errors that it raises.
+    """Context in which Pillow and OpenCV neither warn about a file nor log the errors they raise.
 
     Like `warnings.catch_warnings`, but safe with threads: the first thread to enter sets the
     filter, and the last one to leave restores the previous one.
@@ -67,6 +68,8 @@ class _Quiet:
                 warnings.filterwarnings("ignore", module=r"PIL\.")
                 self._level = self._logger.level
                 self._logger.setLevel(logging.CRITICAL)
+                self._opencv = cv2.utils.logging.getLogLevel()
+                cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
             self._inside += 1
 
     def __exit__(self, *_) -> None:
@@ -75,6 +78,7 @@ class _Quiet:
             if not self._inside:
                 self._before.__exit__()
                 self._logger.setLevel(self._level)
+                cv2.utils.logging.setLogLevel(self._opencv)
 
 
 _quiet = _Quiet()
@@ -199,7 +203,7 @@ def _unidentified_tiff(path: epath.PathLike, data: bytes) -> DataError:
             for offsets, counts in _STRIPS
             for offset, count in zip(tags.get(offsets, ()), tags.get(counts, ()), strict=False)
         ]
-        whole = bool(tags) and max(ends, default=0) <= len(data)
+        whole = all(tag in tags for tag in (256, 257, 262)) and 0 < max(ends) <= len(data)
     except Exception:  # damaged tags raise many kinds
         whole = False
     if not whole:
