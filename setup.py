@@ -53,7 +53,11 @@ setuptools.setup(
         "llvmlite>=0.46; sys_platform == 'linux' and platform_machine == 'x86_64'",
         "scipy>=1.13",
         "scikit-image>=0.24",
-        "pillow>=10.3",
+        # From 11.3 on, Pillow turns TIFF by its orientation as OpenCV does, and reads AVIF.
+        "pillow>=11.3",
+        # Says what libjpeg warns of, which Pillow and OpenCV keep to themselves.
+        "simplejpeg>=1.8.1",
+        "tifffile>=2024.8.10",
         "pyarrow>=17",
         "opencv-python-headless>=4.11",
         "matplotlib>=3.9",
@@ -77,7 +81,10 @@ setuptools.setup(
             "gcsfs>=2025.3",
             "google-cloud-storage>=2.14",
             "gcp-storage-emulator>=2024.8.3",
+            "pillow-heif>=1.0",
         ],
+        # HEIC and HEIF, the files of iPhones.
+        "heif": ["pillow-heif>=1.0"],
         "cuda13": ["jax[cuda13]>=0.10,<0.12"],
         "tpu": ["jax[tpu]>=0.10,<0.12"],
         # python -m wbc_jax.export RUN --out=FILE.onnx; takes orbax-checkpoint back below 0.11.37.

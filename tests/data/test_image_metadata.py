@@ -2,7 +2,6 @@
 
 import re
 
-import cv2
 import numpy as np
 import pytest
 import tifffile
@@ -202,4 +201,3 @@ def test_the_size_beside_16_bits(tmp_path):
     found = read_with_metadata(tmp_path / "a.tif")
     assert found.um_per_px == 0.1 and found.flags == ("scaled_12_bit",)
     assert np.array_equal(found.pixels, PIXELS)
-    assert cv2.utils.logging.getLogLevel() > cv2.utils.logging.LOG_LEVEL_SILENT  # as before

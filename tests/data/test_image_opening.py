@@ -1,7 +1,9 @@
 """wbc_jax.data.image_opening: which files are opened, and why others are refused."""
 
 import io
+import logging
 import struct
+import warnings
 import zlib
 
 import cv2
@@ -92,6 +94,29 @@ def test_heic_without_its_extra_names_it(tmp_path, monkeypatch):
     path = written(tmp_path / "a.heic", b"\0\0\0\x1cftypheic" + bytes(500))
     with pytest.raises(DataError, match=r"a\.heic: is HEIF.*pip install 'wbc_jax\[heif\]', or"):
         read_image(path)
+
+
+@pytest.mark.parametrize("brands", [b"heicmif1", b"mif1\0\0\0\0mif1heic"])
+def test_heic_is_known_by_any_of_its_brands(tmp_path, monkeypatch, brands):
+    monkeypatch.setattr(image_opening, "_HEIF", False)
+    data = (8 + len(brands)).to_bytes(4, "big") + b"ftyp" + brands + bytes(500)
+    with pytest.raises(DataError, match="is HEIF"):
+        read_image(written(tmp_path / "a.jpg", data))
+
+
+def test_decoders_are_silent_and_logging_is_as_before_afterwards(tmp_path, capfd, monkeypatch):
+    log = image_opening._opencv_log
+    before = log.getLogLevel(), logging.getLogger("PIL").level, list(warnings.filters)
+    path = tmp_path / "a.tif"
+    # OpenCV would print why it cannot decode what Pillow could.
+    cv2.imwrite(str(path), PIXELS.astype(np.uint16), [cv2.IMWRITE_TIFF_COMPRESSION, 1])
+    decode = cv2.imdecode
+    monkeypatch.setattr(cv2, "imdecode", lambda data, flags: decode(data[:9000], flags))
+    with pytest.raises(DataError, match="16-bit samples could not be decoded"):
+        read_image(path)
+    assert "ERROR" not in capfd.readouterr().err
+    found = log.getLogLevel(), logging.getLogger("PIL").level, list(warnings.filters)
+    assert found == before and before[0] > 0
 
 
 def with_chunk(data, kind, body):

@@ -1,10 +1,12 @@
 """Writes randomly damaged image files and reads them; run by tests/test_fuzz.py.
 
 `python tests/helpers/mutated_files.py FOLDER COUNT` writes COUNT of them to FOLDER, one after the
-other, reads each with `wbc_jax.read_image` and prints the outcomes as JSON. Files that were neither
-read nor refused as they should be stay in FOLDER. File i is the same in every run.
+other, reads each with `wbc_jax.read_image` and `images.read_with_metadata`, and prints the outcomes
+as JSON. Files that were neither read nor refused as they should be stay in FOLDER. File i is the
+same in every run.
 """
 
+import contextlib
 import io
 import json
 import pathlib
@@ -13,7 +15,9 @@ import sys
 import time
 import warnings
 
+import cv2
 import numpy as np
+import tifffile
 from PIL import Image
 
 HUGE = (0, 1, 0x7FFF, 0xFFFF, 0x7FFFFFFF, 0xFFFFFFFF, 20_000, 60_000)
@@ -30,6 +34,7 @@ def seeds() -> list[tuple[str, bytes]]:
     made = Image.fromarray(color)
     wide = Image.fromarray(color[..., 0].astype(np.uint16) * 200)
     found = []
+    names = {".jpg": "JPEG", ".tif": "TIFF", ".jp2": "JPEG2000"}
     for ending, image, options in (
         (".png", made, {}),
         (".png", made.convert("P"), {}),
@@ -47,12 +52,22 @@ def seeds() -> list[tuple[str, bytes]]:
         (".tif", made, {"compression": "tiff_adobe_deflate"}),
         (".tif", made, {"compression": "jpeg"}),
         (".tif", wide, {}),
+        (".webp", made, {}),
+        (".jp2", made, {}),
     ):
         file = io.BytesIO()
-        image.save(
-            file, {".jpg": "JPEG", ".tif": "TIFF"}.get(ending, ending[1:].upper()), **options
-        )
+        image.save(file, names.get(ending, ending[1:].upper()), **options)
         found.append((ending, file.getvalue()))
+    twelve = color.astype(np.uint16) << 4
+    found += [(end, cv2.imencode(end, twelve)[1].tobytes()) for end in (".png", ".tif", ".ppm")]
+    text = '<OME><Image><Pixels PhysicalSizeX="0.1" SignificantBits="8"/></Image></OME>'
+    for options in (
+        {"description": text, "metadata": None},
+        {"imagej": True, "resolution": (10, 10)},
+    ):
+        file = io.BytesIO()
+        tifffile.imwrite(file, color, photometric="rgb", **options)
+        found.append((".tif", file.getvalue()))
     return found
 
 
@@ -101,6 +116,7 @@ def write(folder: pathlib.Path, count: int, first: int = 0) -> list[pathlib.Path
 
 def main(folder: str, count: str) -> None:
     import wbc_jax
+    from wbc_jax.data.images import read_with_metadata
     from wbc_jax.errors import DataError
 
     read = wbc_jax.read_image  # imports JAX, which takes seconds
@@ -115,6 +131,9 @@ def main(folder: str, count: str) -> None:
                 image = read(path)
                 good, which = image.dtype == np.uint8 and image.shape[2:] == (3,), "read"
                 why = f"{image.dtype} {image.shape}"
+                with contextlib.suppress(DataError):  # gray
+                    if not np.array_equal(read_with_metadata(path).pixels, image):
+                        good, why = False, "read_with_metadata gives other pixels"
             except DataError as error:
                 good, which, why = str(path) in str(error), "refused", str(error)
             except BaseException as error:

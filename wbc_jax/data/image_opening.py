@@ -35,7 +35,8 @@ SUFFIXES = (
 
 _PIECE = 2**20
 _TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-_HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
+_HEIF_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx"}
+_AVIF_BRANDS = {b"avif", b"avis"}
 _SAMPLE_FORMATS = {2: "signed", 3: "floating-point", 5: "complex", 6: "complex"}
 _STRIPS = ((273, 279), (324, 325))
 """TIFF tags: offsets and byte counts of strips, and of tiles."""
@@ -47,6 +48,10 @@ def unknown_range(path: epath.PathLike, samples: str) -> DataError:
         f"{path}: has {samples}, whose range is not known: allowed are 8-bit and 16-bit samples; "
         "convert it to 8-bit RGB"
     )
+
+
+_SILENT = 0
+_opencv_log = getattr(cv2.utils, "logging", cv2)  # the latter up to OpenCV 4
 
 
 class _Quiet:
@@ -68,8 +73,8 @@ class _Quiet:
                 warnings.filterwarnings("ignore", module=r"PIL\.")
                 self._level = self._logger.level
                 self._logger.setLevel(logging.CRITICAL)
-                self._opencv = cv2.utils.logging.getLogLevel()
-                cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
+                self._opencv_level = _opencv_log.getLogLevel()
+                _opencv_log.setLogLevel(_SILENT)
             self._inside += 1
 
     def __exit__(self, *_) -> None:
@@ -78,7 +83,7 @@ class _Quiet:
             if not self._inside:
                 self._before.__exit__()
                 self._logger.setLevel(self._level)
-                cv2.utils.logging.setLogLevel(self._opencv)
+                _opencv_log.setLogLevel(self._opencv_level)
 
 
 _quiet = _Quiet()
@@ -127,7 +132,7 @@ def opened(path: epath.PathLike) -> Iterator[tuple[bytes, Image.Image]]:
             f"{path}: is larger than {MAX_FILE_BYTES:,} bytes, which is all that is allowed; cut "
             "the image into parts"
         )
-    heif = is_heif(data)
+    heif = bool(_brands(data) & _HEIF_BRANDS)
     if heif:
         _register_heif(path)
     try:
@@ -154,8 +159,12 @@ def opened(path: epath.PathLike) -> Iterator[tuple[bytes, Image.Image]]:
         yield data, image
 
 
-def is_heif(data: bytes) -> bool:
-    return data[4:8] == b"ftyp" and data[8:12] in _HEIF_BRANDS
+def _brands(data: bytes) -> set[bytes]:
+    """Returns the kinds that a file of the family of HEIF and AVIF says that it is of."""
+    if data[4:8] != b"ftyp":
+        return set()
+    box = data[8 : min(int.from_bytes(data[:4], "big"), 256)]
+    return {box[i : i + 4] for i in range(0, len(box), 4)}
 
 
 def _register_heif(path: epath.PathLike) -> None:
@@ -177,7 +186,7 @@ def _register_heif_once() -> None:
 def _unidentified(path: epath.PathLike, data: bytes) -> DataError:
     if data[:4] in _TIFF_STARTS:
         return _unidentified_tiff(path, data)
-    if data[4:12] in (b"ftypavif", b"ftypavis"):
+    if _brands(data) & _AVIF_BRANDS:
         return DataError(
             f"{path}: is AVIF, which the installed Pillow cannot read: pip install --upgrade "
             "'pillow>=11.3', or convert the file to PNG"
