@@ -106,6 +106,19 @@ def test_the_largest_value_decides_without_a_tag(bits):
         assert image_depth.sample_range(largest, None, "").bits == bits
 
 
+@pytest.mark.parametrize("bits", [10, 12, 14, 16])
+def test_how_dark_a_copy_may_be_without_a_tag(tmp_path, bits):
+    values = np.clip(smear(), 0, 64)
+    for copy in (rounded, cut, shifted):
+        write_cv(tmp_path / "a.png", copy(values, bits))
+        assert np.array_equal(read_image(tmp_path / "a.png"), values)
+    # Below 64 it is taken for one of fewer bits, and the flag says of how many.
+    write_cv(tmp_path / "a.png", shifted(np.clip(smear(), 0, 63), bits))
+    found = read_with_metadata(tmp_path / "a.png")
+    assert found.pixels.max() > 200
+    assert found.flags == (f"scaled_{bits - 2}_bit",)
+
+
 def with_chunk(path, kind, body):
     """Writes a chunk behind a PNG's header."""
     data = path.read_bytes()

@@ -178,6 +178,24 @@ def test_a_truncated_lzw_tiff_of_opencv(tmp_path):
         read_image(path)
 
 
+@pytest.mark.parametrize("kind", [k for k in FORMATS if k not in ("BMP", "PPM")])
+def test_a_cut_header_is_not_called_a_foreign_format(tmp_path, kind):
+    data = encoded(kind.split()[0], **FORMATS[kind][0])
+    for length in (12, 20, 40, 100):
+        path = written(tmp_path / "a.img", data[:length])
+        with pytest.raises(DataError, match=r"damaged.*fetch it again") as caught:
+            read_image(path)
+        assert str(path) in str(caught.value) and "allowed" not in str(caught.value)
+
+
+def test_a_jpeg_of_12_bits_is_of_a_rare_kind(tmp_path):
+    data = bytearray(encoded("JPEG"))
+    data[data.index(b"\xff\xc0") + 4] = 12
+    path = written(tmp_path / "a.jpg", bytes(data))
+    with pytest.raises(DataError, match=r"begins as JPEG but .* 12 bits; .* to 8-bit RGB PNG"):
+        read_image(path)
+
+
 def test_a_tiff_of_a_rare_kind_is_described(tmp_path):
     path = tmp_path / "a.tif"
     tifffile.imwrite(

@@ -37,6 +37,12 @@ _PIECE = 2**20
 _TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _HEIF_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx"}
 _AVIF_BRANDS = {b"avif", b"avis"}
+_STARTS = {
+    b"\x89PNG": "PNG",
+    b"\xff\xd8\xff": "JPEG",
+    b"\0\0\0\x0cjP  ": "JPEG 2000",
+    b"\xff\x4f\xff\x51": "JPEG 2000",
+}
 _SAMPLE_FORMATS = {2: "signed", 3: "floating-point", 5: "complex", 6: "complex"}
 _STRIPS = ((273, 279), (324, 325))
 """TIFF tags: offsets and byte counts of strips, and of tiles."""
@@ -186,10 +192,20 @@ def _register_heif_once() -> None:
 def _unidentified(path: epath.PathLike, data: bytes) -> DataError:
     if data[:4] in _TIFF_STARTS:
         return _unidentified_tiff(path, data)
+    kind = next((kind for start, kind in _STARTS.items() if data.startswith(start)), "")
     if _brands(data) & _AVIF_BRANDS:
+        if "AVIF" not in FORMATS:
+            return DataError(
+                f"{path}: is AVIF, which the installed Pillow cannot read: pip install --upgrade "
+                "'pillow>=11.3', or convert the file to PNG"
+            )
+        kind = "AVIF"
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        kind = "WebP"
+    if kind:
         return DataError(
-            f"{path}: is AVIF, which the installed Pillow cannot read: pip install --upgrade "
-            "'pillow>=11.3', or convert the file to PNG"
+            f"{path}: begins as {kind} but cannot be read: it is truncated or damaged, or of a "
+            "rare kind, such as JPEG with 12 bits; fetch it again, or convert it to 8-bit RGB PNG"
         )
     return DataError(
         f"{path}: is not an image that can be read (first bytes {data[:8]!r}): allowed are "
