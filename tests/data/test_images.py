@@ -300,6 +300,8 @@ BAD_MASKS = {
         "palette",
     ),
     "16 bits": (lambda p: gray16(p / "a.png", np.ones((2, 2), np.uint16)), "16-bit"),
+    "16 bits, RGB": (lambda p: gray16(p / "a.png", np.ones((2, 2, 3), np.uint16)), "16-bit"),
+    "16 bits, RGB TIFF": (lambda p: gray16(p / "a.tif", np.ones((2, 2, 3), np.uint16)), "16-bit"),
 }
 
 

@@ -86,7 +86,7 @@ def _samples(path: epath.PathLike, data: bytes, image: Image.Image) -> np.ndarra
     """Returns uint16 `[H, W, 1 or 3]` of a file that holds more than 8 bits a sample, or None."""
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format in ("PNG", "PPM")):
         return np.asarray(image).astype(np.uint16)[..., None]
-    if not _is_deep(data, image):
+    if not is_deep(data, image):
         return None
     if image.format == "TIFF" and image.tag_v2.get(284) == 2:
         pixels = _planes(path, data)
@@ -102,7 +102,8 @@ def _samples(path: epath.PathLike, data: bytes, image: Image.Image) -> np.ndarra
     return pixels
 
 
-def _is_deep(data: bytes, image: Image.Image) -> bool:
+def is_deep(data: bytes, image: Image.Image) -> bool:
+    """Returns whether Pillow has cut a color file's samples of more than 8 bits."""
     if image.mode not in ("RGB", "RGBA", "LA", "RGBX"):
         return False
     if image.format == "PNG":

@@ -1,6 +1,7 @@
 """Reads, checks, encodes and decodes images and masks.
 
-Records hold encoded images and masks. Only this module turns bytes into pixels and back.
+Records hold encoded images and masks. Only this module, with `image_opening` and `image_depth`,
+turns bytes into pixels and back.
 """
 
 import contextlib
@@ -222,7 +223,7 @@ def read_mask_file(path: epath.PathLike) -> np.ndarray:
     Raises:
         DataError: as `read_image`; or the mask is a JPEG, or has a palette, 16 bits or colors.
     """
-    with decoding(path), opened(path) as (_, image):
+    with decoding(path), opened(path) as (data, image):
         if image.format in _LOSSY:
             raise DataError(
                 f"{path}: the mask is a {image.format}, whose compression changes values at every "
@@ -230,12 +231,14 @@ def read_mask_file(path: epath.PathLike) -> np.ndarray:
             )
         if image.mode in ("L", "1"):
             return np.array(image.convert("L"))
-        if image.mode == "RGB":
+        deep = image_depth.is_deep(data, image)
+        if image.mode == "RGB" and not deep:
             pixels = np.array(image)
             if (pixels == pixels[..., :1]).all():
                 return pixels[..., 0].copy()
+        kind = "I;16" if deep else image.mode
         raise DataError(
-            f"{path}: the mask has {_KINDS.get(image.mode, f'mode {image.mode}')}: allowed is one "
+            f"{path}: the mask has {_KINDS.get(kind, f'mode {kind}')}: allowed is one "
             "8-bit grey channel; save the mask as 8-bit grey PNG"
         )
 
