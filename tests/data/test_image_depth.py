@@ -73,7 +73,7 @@ def test_copies_in_16_bits_have_the_pixels_of_the_8_bit_image(tmp_path, kind, bi
     path = tmp_path / name
     write(path, copy(pixels, bits))
     found = read_with_metadata(path)
-    assert np.array_equal(found.pixels, pixels)
+    assert np.array_equal(found.pixels, pixels) and found.pixels.flags.c_contiguous
     assert np.array_equal(read_image(path), pixels)
     assert np.array_equal(decode_image(read_image_file(path)[0]), pixels)
     assert found.flags == ((f"scaled_{bits}_bit",) if bits < 16 else ())
@@ -225,6 +225,17 @@ def test_16_bits_that_opencv_cannot_decode(tmp_path, monkeypatch):
     monkeypatch.setattr(cv2, "imdecode", lambda *_: None)
     with pytest.raises(DataError, match=r"a\.png: its 16-bit samples could not be decoded: conv"):
         read_image(tmp_path / "a.png")
+
+
+def test_a_png_whose_chunk_claims_more_than_the_file_is_not_given_to_opencv(tmp_path, monkeypatch):
+    path = tmp_path / "a.png"
+    write_cv(path, shifted(smear(), 12))
+    data = path.read_bytes()
+    start = data.index(b"IDAT") - 4
+    path.write_bytes(data[:start] + b"\x40" + data[start + 1 :])  # 1 GiB, which OpenCV sets aside
+    monkeypatch.setattr(cv2, "imdecode", lambda *_: pytest.fail("given to OpenCV"))
+    with pytest.raises(DataError, match=r"a\.png: "):
+        read_image(path)
 
 
 def test_jpeg_2000_states_its_bits():

@@ -331,6 +331,7 @@ GRAY = {
     "8 bits": (lambda p: saved(p / "a.png", RAMP), "one channel"),
     "16 bits": (lambda p: gray16(p / "a.png", RAMP.astype(np.uint16) * 257), "one channel"),
     "16-bit TIFF": (lambda p: gray16(p / "a.tif", RAMP.astype(np.uint16) * 16), "one channel"),
+    "16-bit PGM": (lambda p: gray16(p / "a.pgm", RAMP.astype(np.uint16) * 257), "one channel"),
     "JPEG": (lambda p: saved(p / "a.jpg", RAMP), "one channel"),
     "with alpha": (lambda p: saved(p / "a.png", np.dstack([RAMP, RAMP])), "one channel"),
     "black and white": (lambda p: saved(p / "a.png", RAMP > 90), "one channel"),

@@ -84,6 +84,16 @@ def png_chunk(data: bytes, kind: bytes) -> bytes:
     return b""
 
 
+def png_fits(data: bytes) -> bool:
+    """Returns whether a PNG's chunks lie within the file; OpenCV sets aside what they claim."""
+    start, kind = _PNG_START, b""
+    while start + 8 <= len(data) and kind != b"IEND":
+        (length,) = struct.unpack_from(">I", data, start)
+        kind = data[start + 4 : start + 8]
+        start += length + 12
+    return start <= len(data)
+
+
 def tiff_bits(image: Image.Image) -> tuple[int | None, str]:
     """Returns the bits of a 16-bit TIFF's samples that it states, or None, and where."""
     try:

@@ -35,7 +35,7 @@ _KINDS = {
     "I": "32-bit samples",
     "F": "floating-point samples",
 }
-_GRAY_MODES = ("1", "L", "LA", "La", "I")  # and those that start with I;16
+_GRAY_MODES = ("1", "L", "LA", "La")
 
 
 def encode_png(array: np.ndarray) -> bytes:
@@ -164,8 +164,12 @@ def read_with_metadata(path: epath.PathLike) -> ImageFile:
     """
     flags, notes = [], []
     with decoding(path), opened(path) as (data, image):
+        if _is_gray(image):
+            raise _without_color(path, "one channel")
         pixels, found = _to_rgb(path, data, image)
-        _check_color(path, image.mode, pixels)
+        plain = int(pixels.max()) - int(pixels.min()) < PLAIN_SPREAD
+        if not plain and _are_equal_channels(pixels):
+            raise _without_color(path, "three channels that are equal")
         damage = image_damage.decoder_warnings(data, image)
         size = image_metadata.pixel_size(path, image)
     if damage:
@@ -318,18 +322,19 @@ def _to_rgb(
     return pixels, found
 
 
-def _check_color(path: epath.PathLike, mode: str, pixels: np.ndarray) -> None:
-    one = mode in _GRAY_MODES or mode.startswith("I;16")
-    plain = int(pixels.max()) - int(pixels.min()) < PLAIN_SPREAD
-    if not one and (plain or not _is_gray(pixels)):
-        return
-    raise DataError(
-        f"{path}: is grey ({'one channel' if one else 'three channels that are equal'}): colour is "
-        "needed, as cells are found by the colour of their nuclei; take the image in colour"
+def _is_gray(image: Image.Image) -> bool:
+    deep = image.mode.startswith("I;16") or (image.mode == "I" and image.format != "TIFF")
+    return deep or image.mode in _GRAY_MODES
+
+
+def _without_color(path: epath.PathLike, what: str) -> DataError:
+    return DataError(
+        f"{path}: is grey ({what}): colour is needed, as cells are found by the colour of their "
+        "nuclei; take the image in colour"
     )
 
 
-def _is_gray(pixels: np.ndarray) -> bool:
+def _are_equal_channels(pixels: np.ndarray) -> bool:
     # A few rows settle it for nearly every image.
     for part in (pixels[::16], pixels):
         if not all(np.array_equal(part[..., 0], part[..., channel]) for channel in (1, 2)):
