@@ -1,17 +1,14 @@
 """wbc_jax.cli: inputs, names of outputs, switches, exit statuses."""
 
 import argparse
+import os
+import subprocess
+import sys
 
 import pytest
 
 from wbc_jax import cli
 from wbc_jax.errors import DataError, Interrupted
-from wbc_jax.utils import outputs
-
-
-def test_output_names_never_meet():
-    paths = ["x/a.png", "y/a.png", "y/a_2.png", "z/A.jpg", "b.c.png", "b.tif"]
-    assert outputs.output_names(paths) == ["a", "a_2", "a_2_2", "A_3", "b.c", "b"]
 
 
 @pytest.mark.parametrize(
@@ -63,6 +60,16 @@ def test_expected_errors_become_messages(error, status, text, capsys):
         raise error
     assert caught.value.code == status
     assert capsys.readouterr().err == text
+
+
+def test_names_that_a_stream_cannot_encode_are_printed(tmp_path):
+    program = "from wbc_jax import cli\nwith cli.reported_errors(): print('caf\\udce9 \\xb5')"
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "PYTHONIOENCODING": "ascii:strict"},
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (0, "caf\\udce9 \\xb5\n"), done.stderr
 
 
 def test_bugs_keep_their_traceback():

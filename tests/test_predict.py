@@ -107,6 +107,17 @@ def test_bad_files_among_shards_have_a_status_of_their_own(run, folder, tmp_path
     assert last.startswith("error: 1 of 2 files could not be predicted; they are listed in ")
 
 
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf", "abc", "0", "-1", "1e300", ""])
+def test_a_pixel_size_that_is_none(value, capsys):
+    with pytest.raises(SystemExit) as caught:
+        predict.main(["a.png", "--out=o", f"--um_per_px={value}"])
+    assert caught.value.code == 2
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        f"python -m wbc_jax.predict: error: argument --um_per_px: {value!r} is not allowed; "
+        "allowed is a number from 0.000001 to 1000, such as 0.1"
+    )
+
+
 _HELP = """
 import json, sys
 from wbc_jax import predict

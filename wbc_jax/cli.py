@@ -24,8 +24,12 @@ EXPECTED = (UserError, OSError)
 def reported_errors() -> Iterator[None]:
     """Ends the program with a message, not a traceback, on an expected error in the block.
 
-    An error ends it with `error: ...` and status 1, a signal with 128 + its number.
+    An error ends it with `error: ...` and status 1, a signal with 128 + its number. What a stream
+    cannot encode, such as a file name that is no UTF-8, is printed with a backslash.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
     try:
         yield
     except Interrupted as stop:

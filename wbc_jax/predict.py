@@ -9,6 +9,7 @@ Parquet shards, written by one process or many.
 """
 
 import argparse
+import math
 import os
 import sys
 import tempfile
@@ -77,9 +78,19 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _positive(text: str) -> float:
-    value = float(text)
-    if not value >= 1e-6:
-        raise argparse.ArgumentTypeError(f"{text} is not a number above 0")
+    """Returns a number of micrometers per pixel.
+
+    Raises:
+        argparse.ArgumentTypeError: it is no number, or none that a microscope can give.
+    """
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 1e-6 <= value <= 1e3:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not allowed; allowed is a number from 0.000001 to 1000, such as 0.1"
+        )
     return value
 
 

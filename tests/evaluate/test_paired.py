@@ -9,6 +9,7 @@ from helpers.scored_runs import MASKS, TYPES, masks, row, types, write
 from wbc_jax import metrics
 from wbc_jax.evaluate import paired
 from wbc_jax.report import comparison
+from wbc_jax.utils import atomic
 
 
 @pytest.fixture
@@ -149,6 +150,13 @@ def test_what_a_run_misses_is_counted_and_does_not_raise_its_score(tmp_path):
     known = row(paired.compare(paired.read(old), paired.read(a)), "jtsc", "bf_score")
     assert (known.first_missed, known.second_missed) == (None, 0)
     assert comparison.cells(known)[7:9] == ("–", "0")
+
+
+def test_ids_are_read_as_they_were_before_they_became_csv(tmp_path):
+    ids = ["=1+2.png", "'=1", "-3", "'a'"]
+    rows = [row | {"id": id} for row, id in zip(masks([0.5] * 4), ids)]
+    atomic.write_csv(tmp_path / "report" / "per_image.csv", rows, MASKS)
+    assert [id for _, id in paired.read(tmp_path).rows] == ids
 
 
 def fails(words, *runs):

@@ -99,6 +99,20 @@ def test_geojson(cell):
     assert polygons.geojson([cell], "a.png") == found
 
 
+def test_ids_of_two_files_of_one_name_differ(cell):
+    images = [np.full((9, 9, 3), value, np.uint8) for value in (0, 1)]
+
+    def ids(name, image):
+        found = polygons.geojson([cell], polygons.identity(name, image))
+        return {feature["id"] for feature in found["features"]}
+
+    # x/a.png and y/a.png of one call; then each in a call of its own; then a copy of one.
+    first = ids("a", images[0])
+    assert first == ids("a", images[0].copy())
+    for other in (ids("a_2", images[1]), ids("a", images[1]), ids("a_2", images[0])):
+        assert not first & other
+
+
 def test_coco(cell):
     parts = [
         polygons.coco_part("none.png", (20, 20), []),

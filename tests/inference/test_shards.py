@@ -294,8 +294,6 @@ def test_lists_and_settings_that_cannot_be_used(model, listing, tmp_path):
         shards.read_listing(tmp_path / "none.txt", 3)
     with pytest.raises(ShardsError, match=r"--part_size is 0; it must be at least 1"):
         shards.Settings(part_size=0)
-    with pytest.raises(ShardsError, match=r"'a\\nb.png' holds a line break"):
-        shards.write_listing(["a\nb.png"], tmp_path / "list.txt")
     shards.write_listing(["ü .png", "b\udcff.png"], tmp_path / "list.txt")
     assert shards.read_listing(tmp_path / "list.txt", 1).paths(1) == ["b\udcff.png"]
     # The list shrinks while parts are made of it.
@@ -305,6 +303,23 @@ def test_lists_and_settings_that_cannot_be_used(model, listing, tmp_path):
     changing.write_bytes(b"\n" * 5000)
     with pytest.raises(ShardsError, match="has changed meanwhile"):
         shards.predict(model, read, tmp_path / "out", settings=SETTINGS)
+
+
+def test_line_breaks_in_names_cost_no_file(tmp_path):
+    names = ["a\nb.png", "\r\n.png", "c\\n.png", "d.png\n"]
+    shards.write_listing(names, tmp_path / "list.txt")
+    listing = shards.read_listing(tmp_path / "list.txt", 3)
+    assert listing.count == 4 and listing.paths(0) + listing.paths(1) == names
+
+
+def test_bad_files_of_any_name_are_listed(model, tmp_path):
+    names = ["b\udce9.png", "é.png", "a\nb.png", "=1+2.png"]
+    shards.write_listing(names, tmp_path / "list.txt")
+    _predict(model, tmp_path / "list.txt", tmp_path / "out")
+    text = (tmp_path / "out" / "bad_files.csv").read_bytes().decode("utf-8")
+    read = [row["file"] for row in csv.DictReader(io.StringIO(text, newline=""))]
+    assert read == ["b\ufffd.png", "é.png", "a\nb.png", "'=1+2.png"]
+    assert [row["file"] for row in _rows(tmp_path / "out")][2:] == ["a\nb.png", "=1+2.png"]
 
 
 def test_devices_share_a_batch(run, folder, tmp_path):

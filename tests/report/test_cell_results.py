@@ -1,9 +1,13 @@
 """wbc_jax.report.cell_results: files in, masks and a table out."""
 
 import csv
+import itertools
+import json
+import os
 import types
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -75,6 +79,32 @@ def test_predict_files(model, folder, tmp_path, capsys):
     # A later call without bad files removes the list.
     assert cell_results.predict_files(models, paths[:1], out, "no") == []
     assert not (out / "bad_files.csv").exists()
+
+
+def test_no_name_costs_the_others(model, cells, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = [b"caf\xe9.png", b"caf\xe8.png", b"a" * 230 + b".png", ("细" * 77 + ".png").encode()]
+    names += [b"=1+2.png", b"a\nb.png", b"bad\xe9.png"]
+    paths = [os.fsdecode(name) for name in names]
+    for path, image in zip(paths[:-1], itertools.cycle(cells)):
+        Image.fromarray(image).save(path)
+    os.write(os.open(paths[-1], os.O_CREAT | os.O_WRONLY), b"no image")
+    models = fields.Models(segmenter=model)
+    bad = cell_results.predict_files(models, paths, tmp_path / "out", "no")
+    assert [path for path, _ in bad] == paths[-1:]
+    files = [row["file"] for row in _read(tmp_path / "out" / "cells.csv")]
+    assert files == ["caf\ufffd.png", "caf\ufffd.png", *paths[2:4], "'=1+2.png", "a\nb.png"]
+    rows = pq.read_table(tmp_path / "out" / "cells.parquet").to_pylist()
+    assert [row["file"] for row in rows][2:] == paths[2:6]
+    assert [row["file"] for row in _read(tmp_path / "out" / "bad_files.csv")] == ["bad\ufffd.png"]
+    ids = []
+    for row in rows:
+        name = os.path.basename(row["mask"]).removesuffix(".png")
+        collection = json.loads((tmp_path / "out" / "geojson" / f"{name}.geojson").read_text())
+        ids += [feature["id"] for feature in collection["features"]]
+        assert Image.open(tmp_path / "out" / row["overlay"]).size == (row["width"], row["height"])
+    assert len(set(ids)) == len(ids) >= 6
+    assert len(json.loads((tmp_path / "out" / "coco.json").read_text())["images"]) == 6
 
 
 def test_cells_without_a_ratio(folder, tmp_path, capsys):

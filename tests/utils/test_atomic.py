@@ -91,3 +91,42 @@ def test_csv(tmp_path):
     )
     atomic.write_csv(tmp_path / "t.csv", [], ("file", "n"))
     assert (tmp_path / "t.csv").read_text() == "file,n\n"
+
+
+# What spreadsheets take for formulas (OWASP, "CSV Injection"), and what they do not.
+_FORMULAS = [
+    '=HYPERLINK("http://x";"a").png', "+1+2", "-2+3", "@SUM(A1)", "\t=1", "\r=1", "\n=1", "＝1",
+    "'=1", "''=1", "-", "-1e", "=",
+]  # fmt: skip
+_TEXTS = ["a=1.png", "'quoted'", "", "dir/=1.png", "-1.5", "+3", "-1e-05", " =1", "'", "µ"]
+
+
+@pytest.mark.parametrize("text", _FORMULAS)
+def test_a_text_is_no_formula_and_can_be_read_back(text):
+    cell = atomic.csv_text(text)
+    assert cell == f"'{text}" and atomic.read_csv_text(cell) == text
+
+
+@pytest.mark.parametrize("text", _TEXTS)
+def test_other_texts_stay_as_they_are(text):
+    assert atomic.csv_text(text) == atomic.read_csv_text(text) == text
+
+
+def test_numbers_in_csv_are_no_texts(tmp_path):
+    rows = [{"file": "=1+2.png", "n": -3, "x": -0.5}, {"file": "-3", "x": -math.inf}]
+    atomic.write_csv(tmp_path / "t.csv", rows, ("file", "n", "x"))
+    assert (tmp_path / "t.csv").read_text() == "file,n,x\n'=1+2.png,-3,-0.5\n-3,,-inf\n"
+
+
+def test_bytes_that_are_no_utf8_cost_no_file(tmp_path):
+    atomic.write_csv(tmp_path / "t.csv", [{"file": "caf\udce9.png"}], ("file",))
+    assert (tmp_path / "t.csv").read_bytes().decode("utf-8") == "file\ncaf\ufffd.png\n"
+    atomic.write_text(tmp_path / "t.html", "<p>caf\udce9")
+    assert (tmp_path / "t.html").read_bytes().decode("utf-8") == "<p>caf\ufffd"
+
+
+def test_the_test_of_a_folder_touches_no_file(tmp_path):
+    (tmp_path / ".wbc_jax").write_text("mine")
+    atomic.check_writable(tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == [".wbc_jax"]
+    assert (tmp_path / ".wbc_jax").read_text() == "mine"

@@ -22,6 +22,7 @@ from wbc_jax import labels as labels_lib
 from wbc_jax.errors import CompareError
 from wbc_jax.labels import type_name
 from wbc_jax.metrics import statistics
+from wbc_jax.utils import atomic
 
 Key = tuple[str, str]
 """Data set and id of an image."""
@@ -198,7 +199,8 @@ def read(folder: epath.PathLike) -> ScoredRun:
         raise CompareError(f"{path} lacks the column {missing[0]}; evaluate the run again.")
     rows: dict[Key, dict[str, float]] = {}
     for number, line in enumerate(lines, 2):
-        key, where = (str(line["dataset"]), str(line["id"])), f"{path}, line {number}"
+        id = atomic.read_csv_text(str(line["id"]))
+        key, where = (str(line["dataset"]), id), f"{path}, line {number}"
         if key in rows:
             raise CompareError(
                 f"{where}: {key[0]} {key[1]} is listed twice; evaluate the run again."

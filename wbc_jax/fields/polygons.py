@@ -11,6 +11,7 @@ and `cv2.findContours` runs through their centers, so the area is not the number
 
 from __future__ import annotations
 
+import hashlib
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -162,7 +163,17 @@ def _shifted(ring: Ring, cell: Cell) -> list[list[int]]:
     return [[x + cell.left, y + cell.top] for x, y in ring]
 
 
-def geojson(cells: Sequence[Cell], name: str) -> dict[str, Any]:
+def identity(name: str, image: np.ndarray) -> str:
+    """Returns a text that is another one for each image of one `--out`, and for other pixels.
+
+    Args:
+        name: stem of the image's results.
+        image: uint8 `[H, W, 3]`.
+    """
+    return f"{name}/{hashlib.sha256(np.ascontiguousarray(image)).hexdigest()}"
+
+
+def geojson(cells: Sequence[Cell], image: str) -> dict[str, Any]:
     """Returns the cells of an image as a FeatureCollection that QuPath imports.
 
     Each cell has up to three annotations, classified as `cell`, `nucleus` and `cytoplasm`. Their
@@ -171,7 +182,7 @@ def geojson(cells: Sequence[Cell], name: str) -> dict[str, Any]:
 
     Args:
         cells: the cells of one image.
-        name: the image's name; ids are derived from it, so they are the same in each call.
+        image: from `identity`; ids are derived from it, so they are the same in each call.
     """
     features = []
     for cell in cells:
@@ -193,7 +204,7 @@ def geojson(cells: Sequence[Cell], name: str) -> dict[str, Any]:
             features.append(
                 {
                     "type": "Feature",
-                    "id": str(uuid.uuid5(_NAMESPACE, f"{name}/{cell.cell}/{kind}")),
+                    "id": str(uuid.uuid5(_NAMESPACE, f"{image}/{cell.cell}/{kind}")),
                     "geometry": {
                         "type": "Polygon" if one else "MultiPolygon",
                         "coordinates": shapes[0] if one else shapes,

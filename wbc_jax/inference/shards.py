@@ -60,6 +60,8 @@ error; outputs that the model does not have are null. Ratios are +inf and NaN as
 
 # Number of batches that are read, and computed, ahead of the one whose masks are encoded.
 _READ_AHEAD, _COMPUTE_AHEAD = 2, 1
+# Line breaks in paths, and how a list has them: no path holds a zero byte.
+_BREAKS = ((b"\n", b"\0n"), (b"\r", b"\0r"))
 _T, _S = TypeVar("_T"), TypeVar("_S")
 
 
@@ -111,7 +113,7 @@ class Listing:
         with self.path.open("rb") as file:
             file.seek(self.starts[shard])
             lines = (line for line in map(_stripped, file) if line)
-            return [os.fsdecode(line) for line in itertools.islice(lines, self.part_size)]
+            return [_path_of(line) for line in itertools.islice(lines, self.part_size)]
 
     def size(self, shard: int) -> int:
         """Returns the number of paths of a shard."""
@@ -162,21 +164,24 @@ def read_listing(path: epath.PathLike, part_size: int) -> Listing:
 
 
 def write_listing(paths: Iterable[str], path: epath.PathLike) -> None:
-    """Writes paths as a list for `read_listing`.
-
-    Raises:
-        ShardsError: a path contains a line break.
-    """
+    """Writes paths as a list for `read_listing`; line breaks in names are marked by `_BREAKS`."""
     with epath.Path(path).open("wb") as file:
         for name in paths:
-            if "\n" in name or "\r" in name:
-                raise ShardsError(f"the file name {name!r} holds a line break; rename the file.")
-            file.write(os.fsencode(name) + b"\n")
+            line = os.fsencode(name)
+            for break_, marked in _BREAKS:
+                line = line.replace(break_, marked)
+            file.write(line + b"\n")
 
 
 def _stripped(line: bytes) -> bytes:
     line = line.rstrip(b"\r\n")  # a file name may begin or end with a blank
     return line if line.strip() else b""
+
+
+def _path_of(line: bytes) -> str:
+    for break_, marked in _BREAKS:
+        line = line.replace(marked, break_)
+    return os.fsdecode(line)
 
 
 def find_shard(text: str, environment: Mapping[str, str]) -> tuple[int, int]:

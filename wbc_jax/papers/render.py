@@ -308,7 +308,7 @@ def write(
         columns = (*CSV_COLUMNS, *item.stand_ins)
         files = {
             f"{item.item}.txt": f"{text(item)}\n".encode(),
-            f"{item.item}.csv": atomic.csv_text(csv_rows(item), columns).encode(),
+            f"{item.item}.csv": atomic.csv_table(csv_rows(item), columns).encode(),
             f"{item.item}.tex": latex(item).encode(),
         }
         for number, figure in enumerate(item.figures, 1):

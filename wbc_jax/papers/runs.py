@@ -22,6 +22,7 @@ from wbc_jax.inference import cell_masks
 from wbc_jax.papers import plans
 from wbc_jax.papers.plans import Plan
 from wbc_jax.training import metric_writer
+from wbc_jax.utils import atomic
 
 QUICK = (
     "Quick scale: small images, few steps and narrow networks, so that all runs take under an hour "
@@ -154,7 +155,7 @@ def _read_rows(path: epath.Path) -> list[dict[str, Any]]:
 
 def _parse(key: str, value: str) -> Any:
     if key in ("dataset", "id", "flag", "label_source"):
-        return value
+        return atomic.read_csv_text(value)
     if value in ("True", "False"):
         return value == "True"
     try:

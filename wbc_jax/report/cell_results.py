@@ -21,7 +21,6 @@ import contextlib
 import dataclasses
 import json
 import math
-import os
 import signal
 import sys
 import time
@@ -189,7 +188,7 @@ def _finish(image: Input, field: Field) -> tuple[Finished, dict[str, bytes]]:
     if field.mask is not None and field.labels is not None:
         about |= {"mask": f"masks/{name}.png", "overlay": f"overlays/{name}.png"}
         drawn = overlays.field_overlay(pixels, field)
-        collection = polygons.geojson(field.cells, os.path.basename(image.path))
+        collection = polygons.geojson(field.cells, polygons.identity(name, pixels))
         coco = polygons.coco_part(about["file"], (height, width), field.cells)
         files = {
             about["mask"]: encode_png(field.mask),

@@ -7,6 +7,7 @@ import io
 import json
 import math
 import os
+import re
 import tempfile
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -53,7 +54,7 @@ def check_writable(folder: epath.PathLike) -> None:
     Raises:
         OSError: the folder is not writable.
     """
-    path = epath.Path(folder).expanduser() / ".wbc_jax_is_writable"
+    path = epath.Path(folder).expanduser() / f".wbc_jax-{uuid.uuid4().hex[:8]}"
     write_bytes(path, b"")
     path.unlink()
 
@@ -81,8 +82,8 @@ def write_bytes(path: epath.PathLike, data: bytes) -> None:
 
 
 def write_text(path: epath.PathLike, text: str) -> None:
-    """Writes UTF-8 text with `atomic_write`."""
-    write_bytes(path, text.encode("utf-8"))
+    """Writes UTF-8 text with `atomic_write`; bytes of file names that are no UTF-8 are replaced."""
+    write_bytes(path, utf8(text).encode("utf-8"))
 
 
 def write_json(path: epath.PathLike, value: Any) -> None:
@@ -98,11 +99,14 @@ def json_text(value: Any) -> str:
 def write_csv(
     path: epath.PathLike, rows: Sequence[Mapping[str, Any]], columns: Sequence[str]
 ) -> None:
-    """Writes rows as CSV with a header; None and NaN become empty cells, infinities `inf`."""
-    write_text(path, csv_text(rows, columns))
+    """Writes rows as CSV with a header; None and NaN become empty cells, infinities `inf`.
+
+    Texts are written as `csv_text` says.
+    """
+    write_text(path, csv_table(rows, columns))
 
 
-def csv_text(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:
+def csv_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:
     """Returns the content of `write_csv`'s file."""
     out = io.StringIO()
     writer = csv.DictWriter(out, columns, lineterminator="\n")
@@ -115,6 +119,30 @@ def csv_text(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:
 def utf8(name: str) -> str:
     """Returns a file name as valid UTF-8, as tables need it; other bytes are replaced."""
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
+# Characters with which a spreadsheet takes a cell for a formula, and what it would leave out before
+# them: https://owasp.org/www-community/attacks/CSV_Injection. The last four are full width.
+_FORMULA = re.compile("'*[=+\\-@\t\r\n\uff1d\uff0b\uff0d\uff20]")
+
+
+def csv_text(text: str) -> str:
+    """Returns a text as a cell of a CSV file that no spreadsheet runs as a formula.
+
+    A text that begins like a formula gets an apostrophe in front; a number stays as it is. Bytes of
+    file names that are no UTF-8 are replaced.
+    """
+    text = utf8(text)
+    return f"'{text}" if _FORMULA.match(text) and not _is_number(text) else text
+
+
+def read_csv_text(cell: str) -> str:
+    """Returns the text that `csv_text` made a cell of."""
+    return cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell
+
+
+def _is_number(text: str) -> bool:
+    return re.fullmatch(r"[+-]?[0-9]+(\.[0-9]+)?(e[+-]?[0-9]+)?", text) is not None
 
 
 def finite(value: Any) -> Any:
@@ -131,4 +159,6 @@ def finite(value: Any) -> Any:
 def _cell(value: Any) -> Any:
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return ""
+    if isinstance(value, str):
+        return csv_text(value)
     return f"{value:.6g}" if isinstance(value, float) else value

@@ -219,7 +219,7 @@ class OutputFolder:
         self, name: str, rows: Sequence[Mapping[str, Any]], columns: Sequence[str]
     ) -> None:
         """Writes a table as `atomic.write_csv` does; see `write`."""
-        self.write_text(name, atomic.csv_text(rows, columns))
+        self.write_text(name, atomic.csv_table(rows, columns))
 
     def remove(self, name: str) -> None:
         """Deletes a file of an earlier call, if it is there and has not changed."""
