@@ -12,6 +12,7 @@ _LAZY = {
     "analyze": "wbc_jax.fields.analyze",
     "load": "wbc_jax.inference.model",
     "read_image": "wbc_jax.data.images",
+    "release_models": "wbc_jax.fields.analyze",
     "Model": "wbc_jax.inference.model",
     "Prediction": "wbc_jax.inference.model",
 }

@@ -35,6 +35,7 @@ def _parser() -> argparse.ArgumentParser:
         help="a run's folder, a .safetensors file, or a name of shipped weights; given twice, a "
         "segmenter and a classifier; by default the shipped segmenter and classifier",
     )
+    cli.add_switch(parser, "flips", False, "average masks over reflections, at four times the work")
     parser.add_argument("--paths", help="file with one path per line, instead of IMAGES")
     parser.add_argument(
         "--format",
@@ -55,7 +56,6 @@ def _parser() -> argparse.ArgumentParser:
         type=_positive,
         help="micrometers per pixel, for areas; by default estimated from each image's red cells",
     )
-    cli.add_switch(tables, "flips", False, "average masks over reflections, at four times the work")
     shards = parser.add_argument_group("parquet")
     shards.add_argument(
         "--shard",
@@ -64,7 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     shards.add_argument("--part_size", type=int, default=1024, help="images per Parquet file")
     shards.add_argument(
-        "--batch_size", type=int, default=32, help="images per pass through the network"
+        "--batch_size", type=int, default=32, help="images that are read and computed together"
     )
     shards.add_argument(
         "--threads",
@@ -166,7 +166,6 @@ def _inputs(names: Sequence[str]) -> inputs.Inputs:
 
 def _write_shards(given: argparse.Namespace) -> None:
     from wbc_jax.fields import analyze as fields
-    from wbc_jax.inference import model as inference
     from wbc_jax.inference import shards
 
     settings = shards.Settings(
@@ -183,7 +182,9 @@ def _write_shards(given: argparse.Namespace) -> None:
             listed = os.path.join(folder, "paths.txt")
             shards.write_listing(_inputs(given.images).paths, listed)
         listing = shards.read_listing(listed, settings.part_size)
-        model = inference.load((given.model or [fields.SEGMENTER])[0])
+        # As for a table: one file, one mask.
+        models = fields.load_models(given.model or [fields.SEGMENTER], given.flips)
+        model = models.segmenter or models.classifier
         summary = shards.predict(model, listing, given.out, shard, settings)
     print(shards.describe(summary, given.out, shard), flush=True)
     if summary.bad_files:

@@ -265,3 +265,61 @@ def test_sharded_equals_one_device(tmp_path, onednn):
     largest = max(np.abs(x).max() for x in results[0])
     for one, many in zip(*results, strict=True):
         np.testing.assert_allclose(many, one, rtol=1e-4, atol=1e-5 * largest)
+
+
+_DIVIDED = """
+import sys
+import jax, numpy as np
+from wbc_jax import cpu
+from wbc_jax.parallel import sharding
+
+rng = np.random.default_rng(0)
+x, kernel = (rng.normal(size=s).astype(np.float32) for s in ((4, 9, 9, 8), (3, 3, 8, 8)))
+bias = np.zeros(8, np.float32)
+def convolve(weights, x):
+    return cpu.convolve(x, *weights, ((1, 1), (1, 1)))
+in_groups = sharding.InGroups(convolve, sharding.local_mesh())
+lowered = [f.lower((kernel, bias), x).as_text() for f in (in_groups._program, jax.jit(convolve))]
+print(*("onednn" in text for text in lowered))
+np.save(sys.argv[1], in_groups((kernel, bias), x))
+"""
+
+
+def test_it_is_fast_where_each_device_has_a_program_of_its_own(tmp_path, onednn):
+    found = []
+    for devices in (1, 2):
+        path = tmp_path / f"{devices}.npy"
+        environment = os.environ | tiny_runs.devices(devices)
+        environment.pop("JAX_COMPILATION_CACHE_DIR", None)
+        done = subprocess.run(
+            [sys.executable, "-c", _DIVIDED, path],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        # With two devices, a program that XLA may divide has XLA's own convolution.
+        assert done.stdout == f"True {devices == 1}\n"
+        found.append(np.load(path))
+    np.testing.assert_array_equal(*found)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_sums_of_predictions_do_not_depend_on_the_number_of_images(training):
+    code = (
+        "import jax, numpy as np; from wbc_jax import cpu\n"
+        "x = np.random.default_rng(0).normal(size=(16, 64, 64, 16)).astype(np.float32)\n"
+        "f = jax.jit(lambda x: (x * x).mean((1, 2)),"
+        f" compiler_options=cpu.compiler_options(training={training}))\n"
+        "one = np.concatenate([np.asarray(f(x[i:i + 1])) for i in range(16)])\n"
+        "print(int((one != np.asarray(f(x))).sum()),"
+        " float(abs(one - (x.astype(float) ** 2).mean((1, 2))).max()))\n"
+    )
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("JAX_")}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+    differing, error = done.stdout.split()
+    assert float(error) < 1e-5
+    if not training:
+        assert differing == "0"

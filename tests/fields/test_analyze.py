@@ -1,15 +1,24 @@
 """Whole fields in flat colors, analyzed by models that read these colors."""
 
+import time
+from concurrent import futures
+
 import cv2
+import jax
 import numpy as np
 import pytest
 
+import wbc_jax
 from helpers.drawn_fields import LIGHT, MODELS, Sizes, Thresholds, disk, plain_field
+from wbc_jax import models
+from wbc_jax.config import Config, Model
+from wbc_jax.errors import CheckpointError
 from wbc_jax.fields import analyze as fields
 from wbc_jax.fields import finder
 from wbc_jax.inference import model as inference
 from wbc_jax.labels import NUCLEUS, REVIEW
 from wbc_jax.tfds_builders.wbc_synthetic import render
+from wbc_jax.training import steps
 
 
 def test_cells_of_a_field():
@@ -169,3 +178,62 @@ def test_rendered_field():
         top, left, bottom, right = nearest.box
         assert np.abs(np.subtract(cell.box, nearest.box)).max() <= 12
         assert field.labels[top:bottom, left:right].max() >= cell.cell
+
+
+@pytest.fixture
+def nothing_kept():
+    wbc_jax.release_models()
+    yield
+    wbc_jax.release_models()
+
+
+def _least_model():
+    config = Config(model=Model(features=2, depth=1, norm="none"))
+    config.data.image_size = 16
+    return inference.Model(config, *steps.split_network(models.build(config.model, 0)), 0)
+
+
+def test_the_shipped_models_are_loaded_once(monkeypatch, nothing_kept):
+    """By two threads and by later calls; and compiled once. A release makes the next call load."""
+    loads, compiled, model = [], [], _least_model()
+
+    def load(names=(), flips=False):
+        loads.append(names)
+        time.sleep(0.05)  # the other thread arrives meanwhile
+        fresh = inference.Model(model.config, model.network, model.weights, model.step)
+        return fields.Models(segmenter=fresh)
+
+    def heard(event, seconds, **about):
+        if event == "/jax/core/compile/backend_compile_duration":
+            compiled.append(about)
+
+    monkeypatch.setattr(fields, "load_models", load)
+    image = render.render_cell(0, 1).image
+    jax.monitoring.register_event_duration_secs_listener(heard)
+    try:
+        with futures.ThreadPoolExecutor(2) as pool:
+            first = list(pool.map(lambda _: wbc_jax.analyze(image, find="no"), range(2)))
+        assert len(loads) == 1 and len(compiled) == 1
+        wbc_jax.analyze([image, image], find="no")
+        assert len(loads) == 1 and len(compiled) == 1
+        # Models that are given are used, and are not kept.
+        fields.analyze(image, MODELS, "no")
+        assert len(loads) == 1
+        wbc_jax.release_models()
+        again = wbc_jax.analyze(image, find="no")
+        assert len(loads) == 2 and len(compiled) == 2
+    finally:
+        jax.monitoring.unregister_event_duration_listener(heard)
+    for field in first:
+        np.testing.assert_array_equal(field.mask, again.mask)
+
+
+def test_a_failed_load_is_not_kept(monkeypatch, nothing_kept):
+    image = np.zeros((20, 20, 3), np.uint8)
+    with monkeypatch.context() as patch:
+        patch.setattr(fields, "load_models", lambda: (_ for _ in ()).throw(CheckpointError("gone")))
+        for _ in range(2):
+            with pytest.raises(CheckpointError, match="gone"):
+                wbc_jax.analyze(image, find="no")
+    monkeypatch.setattr(fields, "load_models", lambda: MODELS)
+    assert wbc_jax.analyze(image, find="no").one_cell

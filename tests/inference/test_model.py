@@ -80,12 +80,19 @@ def test_the_model_has_learnt_what_is_in_the_image(model, test_split):
 
 
 def _assert_same(one, two):
-    # The same sums in another order: only pixels at a tie may differ.
-    assert one.mask.shape == two.mask.shape
-    assert (one.mask != two.mask).sum() <= one.mask.size // 1000
+    """Asserts that two predictions are equal, bit for bit."""
+    for name in ("mask", "logits", "embedding", "probabilities"):
+        np.testing.assert_array_equal(getattr(one, name), getattr(two, name))
+    assert (one.label, one.flag) == (two.label, two.flag)
+    np.testing.assert_array_equal(one.nc_ratio, two.nc_ratio)
 
 
-def test_a_result_depends_on_no_other_image(model, cells):
+@pytest.mark.parametrize("kind", ["segmenter", "classifier", "with embeddings"])
+def test_a_result_depends_on_no_other_image(model, typed_run, cells, kind):
+    if kind == "classifier":
+        model = wbc_jax.load(typed_run.workdir)
+    elif kind == "with embeddings":
+        model = _embedding_model()
     images = _crops(cells)
     together = model.predict(images)
     assert len(together) == 5
@@ -93,8 +100,9 @@ def test_a_result_depends_on_no_other_image(model, cells):
         _assert_same(model.predict(image), together[i])
     for back, forth in zip(model.predict(images[::-1])[::-1], together):
         _assert_same(back, forth)
-    for small, one in zip(model.predict(images, batch_size=2), together):
-        _assert_same(small, one)
+    for size in (1, 2, 3):
+        for small, one in zip(model.predict(images, batch_size=size), together):
+            _assert_same(small, one)
 
 
 def test_arrays_tuples_and_nothing(model, cells):
@@ -144,7 +152,7 @@ def test_threads_get_the_same(run, cells):
                 np.testing.assert_array_equal(one.mask, other.mask)
 
 
-def test_few_shapes_are_compiled(run, cells):
+def test_one_shape_is_compiled(run, cells):
     fresh, compiled = wbc_jax.load(run.workdir), []
 
     def heard(event, seconds, **about):
@@ -160,7 +168,7 @@ def test_few_shapes_are_compiled(run, cells):
             assert [one.mask.shape for one in found] == [tuple(s) for s in sizes]
     finally:
         jax.monitoring.unregister_event_duration_listener(heard)
-    assert len(compiled) == 5, compiled  # batches of 1, 2, 4, 8 and 16, and nothing else
+    assert len(compiled) == 1, compiled
 
 
 def test_prediction_agrees_with_the_report(run, model, test_split):
@@ -229,15 +237,19 @@ def test_with_middle_cell(model):
     assert model.embedding_size is None
 
 
-def test_embedding_is_what_the_logits_are_linear_in(cells):
+def _embedding_model():
     config = Config(task="classification")
     config.model = Model(name="resnet", features=4, depth=1, norm="group", patch=2)
     config.data.image_size, config.evaluate.flips = 16, True
-    built = models.build(config.model, 3)
-    network, weights = steps.split_network(built)
-    model = inference.Model(config, network, weights, 0)
+    network, weights = steps.split_network(models.build(config.model, 3))
+    return inference.Model(config, network, weights, 0)
+
+
+def test_embedding_is_what_the_logits_are_linear_in(cells):
+    model = _embedding_model()
+    built = models.build(model.config.model, 3)
     found = model.predict(list(cells[:3]))
-    head = weights["params"]["head"]
+    head = model.weights["params"]["head"]
     images = steps.normalize(np.stack([model.fit(cell) for cell in cells[:3]]) / np.float32(255))
     views = [built.with_embedding(np.flip(images, axes))[1] for axes in ((), 1, 2, (1, 2))]
     for one, embedding in zip(found, np.mean(views, 0)):

@@ -189,3 +189,51 @@ def _cache(setting: str, **variables: str) -> str:
 )
 def test_compilation_cache_folder(setting, variables, expected):
     assert _cache(setting, **variables) == expected
+
+
+@pytest.mark.parametrize("group", [1, 4])
+@pytest.mark.parametrize("count", [1, 3, 4, 9])
+def test_groups_have_one_shape_and_keep_the_order(monkeypatch, group, count):
+    shapes = []
+
+    def doubled(weights, images):
+        shapes.append(images.shape)
+        return {"twice": weights * images, "sum": images.sum(1)}
+
+    monkeypatch.setattr(sharding, "group_size", lambda: group)
+    in_groups = sharding.InGroups(doubled, sharding.local_mesh(1))
+    images = np.arange(2.0 * count, dtype=np.float32).reshape(count, 2)
+    for part in (images, images[:1], images[::-1]):
+        found = in_groups(np.float32(2), part)
+        np.testing.assert_array_equal(found["twice"], 2 * part)
+        np.testing.assert_array_equal(found["sum"], part[:, 0] + part[:, 1])
+    assert set(shapes) == {(group, 2)} and len(shapes) == 1  # traced once
+
+
+_GROUPS = """
+import json, jax, numpy as np
+from wbc_jax.parallel import sharding
+
+sharding.group_size = lambda: 2
+shapes = []
+in_groups = sharding.InGroups(
+    lambda w, x: shapes.append(x.shape) or w * x, sharding.local_mesh()
+)
+x = np.arange(11, dtype=np.float32)
+print(json.dumps([shapes, in_groups(np.float32(3), x).tolist(), shapes]))
+print(json.dumps([sharding.local_mesh(n).size for n in (1, 2, 3, 8, 9, 100)]))
+"""
+
+
+def test_groups_on_several_devices():
+    done = subprocess.run(
+        [sys.executable, "-c", _GROUPS],
+        env=os.environ | tiny_runs.devices(4),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    found, sizes = map(json.loads, done.stdout.splitlines())
+    assert found == [[[2]], [3.0 * n for n in range(11)], [[2]]]
+    # A device without a group is left out.
+    assert sizes == [1, 1, 2, 4, 4, 4]

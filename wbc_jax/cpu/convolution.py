@@ -54,8 +54,9 @@ def disabled() -> Iterator[None]:
 def usable() -> bool:
     """Returns whether convolutions traced now may call oneDNN.
 
-    They may not with several devices, among which XLA could not divide the call, nor with JAX's
-    on-disk cache of compiled programs, which cannot hold it.
+    They may not in a program for several devices, among which XLA could not divide the call (inside
+    `jax.shard_map` it need not), nor with JAX's on-disk cache of compiled programs, which cannot
+    hold it.
 
     Raises:
         ConfigError: the environment variable `SWITCH` has another value than the two allowed.
@@ -67,21 +68,30 @@ def usable() -> bool:
         switch != "xla"
         and not _disabled.get()
         and jax.default_backend() == "cpu"
-        and jax.device_count() == 1
+        and _on_one_device()
         and not jax.config.jax_compilation_cache_dir
         and _has_onednn()
     )
 
 
-def compiler_options() -> dict[str, str] | None:
+def _on_one_device() -> bool:
+    """Returns whether code traced now runs on one device: by itself, or inside `jax.shard_map`."""
+    mesh = jax.sharding.get_abstract_mesh()
+    divided = not mesh.empty and all(t == jax.sharding.AxisType.Manual for t in mesh.axis_types)
+    return divided or jax.device_count() == 1
+
+
+def compiler_options(training: bool = True) -> dict[str, str] | None:
     """Returns the options with which `jax.jit` compiles programs that contain convolutions.
 
     On a CPU, XLA hands its own convolutions (the weight gradients that are left to it) to YNNPACK,
-    which takes twice as long as XLA itself on two cores; YNNPACK's sums are fast.
+    which takes twice as long as XLA itself on two cores. YNNPACK's sums are fast in training, but
+    their order depends on the number of threads and of images, so prediction leaves them to XLA.
     """
     if jax.default_backend() != "cpu" or jax.lib.__version__ not in _KNOWN_JAXLIB:
         return None
-    return {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_REDUCE"}
+    sums = "LIBRARY_FUSION_TYPE_REDUCE" if training else ""
+    return {"xla_cpu_experimental_ynn_fusion_type": sums}
 
 
 def convolve(x: jax.Array, kernel: jax.Array, bias: jax.Array, padding: Padding) -> jax.Array:

@@ -18,13 +18,13 @@ from wbc_jax.errors import DataError
 from wbc_jax.evaluate import baselines
 from wbc_jax.inference import cell_masks
 from wbc_jax.inference import model as inference
-from wbc_jax.parallel import processes
+from wbc_jax.parallel import processes, sharding
 from wbc_jax.training import steps
 
 # Calibration takes a second pass over the images, and needs far fewer pixels than they have.
 CALIBRATION_IMAGES = 64
 
-Predict = Callable[[np.ndarray], jax.Array | np.ndarray]
+Predict = Callable[[np.ndarray], np.ndarray]
 """From `inference.scored`."""
 
 
@@ -104,14 +104,17 @@ def _evenly(examples: pipeline.Examples, most: int) -> pipeline.Examples:
 
 def _pixel_probabilities(
     config: Config, model: inference.Model
-) -> Callable[[np.ndarray], jax.Array]:
+) -> Callable[[np.ndarray], np.ndarray]:
     """Returns a function from images to probabilities `[B, E, E, C]`."""
     scored = steps.make_scored_logits(config, model.network, config.evaluate.flips)
-    step_fn = jax.jit(
+    mesh = sharding.local_mesh(config.evaluate.batch_size)
+    weights = jax.device_put(model.weights, sharding.replicated(mesh))
+    step_fn = sharding.InGroups(
         lambda weights, images: jax.nn.softmax(scored(weights, images)),
-        compiler_options=cpu.compiler_options(),
+        mesh,
+        cpu.compiler_options(training=False),
     )
-    return lambda images: step_fn(model.weights, images)
+    return lambda images: step_fn(weights, images)
 
 
 def _baseline(config: Config, examples: dict[str, pipeline.Examples]) -> tuple[np.ndarray, str]:

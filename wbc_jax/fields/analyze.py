@@ -14,6 +14,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+import threading
 from collections.abc import Sequence
 from concurrent import futures
 from typing import Any
@@ -44,6 +45,9 @@ _MAX_CROP_ASPECT = 1.2
 _MAX_OFF_CENTER = 0.15
 """Largest distance of a crop's cell from the crop's center, as a part of the crop's sides."""
 
+_shipped: Models | None = None
+_loading = threading.Lock()
+
 _Merged = tuple[np.ndarray | None, np.ndarray | None]
 """An image's mask and labels; None without a segmenter."""
 
@@ -63,7 +67,7 @@ class Models:
 
 
 def load_models(names: Sequence[epath.PathLike] = (), flips: bool = False) -> Models:
-    """Loads a segmenter, a classifier or both.
+    """Loads a segmenter, a classifier or both; each call reads and compiles them anew.
 
     Args:
         names: runs, weights files or names of shipped weights, at most one for each task. By
@@ -94,6 +98,25 @@ def load_models(names: Sequence[epath.PathLike] = (), flips: bool = False) -> Mo
     return Models(segmenter, classifier, abstention.read_for(name, classifier) if name else None)
 
 
+def _shipped_models() -> Models:
+    """Returns the shipped models, which the first call of all threads loads."""
+    global _shipped
+    with _loading:
+        if _shipped is None:
+            _shipped = load_models()
+        return _shipped
+
+
+def release_models() -> None:
+    """Frees the shipped models and their compiled programs, which `analyze` keeps.
+
+    The next `analyze` without `models` loads them again.
+    """
+    global _shipped
+    with _loading:
+        _shipped = None
+
+
 def analyze(
     images: np.ndarray | Sequence[np.ndarray],
     models: Models | None = None,
@@ -104,7 +127,8 @@ def analyze(
 
     Args:
         images: uint8 `[H, W, 3]` RGB of any size, or a list of such images.
-        models: by default the shipped ones (`load_models()`).
+        models: from `load_models`; by default the shipped ones, which are loaded and compiled at
+            the first such call and kept for the next ones, of all threads, until `release_models`.
         find: `yes`: look for cells; `no`: each image is one cell; `auto`: decide by `is_one_cell`.
         um_per_px: micrometers per pixel, if known.
 
@@ -123,7 +147,7 @@ def analyze(
         return analyze([images], models, find, um_per_px)[0]
     for image in images:
         check_image(image)
-    models = models or load_models()
+    models = models or _shipped_models()
     # Threads help: scikit-image and OpenCV release Python's lock for most of their time.
     with futures.ThreadPoolExecutor() as pool:
         plans = list(pool.map(lambda image: _plan(image, find, um_per_px), images))
@@ -139,7 +163,12 @@ def analyze(
             masks = [found.mask for found in models.segmenter.predict(squares)]
             sizes = [image.shape[:2] for image in images]
             pairs = list(pool.map(_merge, sizes, plans, _grouped(masks, counts)))
-            known = [mask for plan, pair in zip(plans, pairs) for mask in _own_masks(plan, *pair)]
+            known = [
+                mask
+                for plan, pair, found in zip(plans, pairs, _grouped(masks, counts))
+                # A crop's mask is passed as a classifier alone would predict it.
+                for mask in (found if plan.one_cell else _own_masks(plan, *pair))
+            ]
             merged = pairs
         typed: Sequence[inference.Prediction | None] = [None] * len(squares)
         if models.classifier:

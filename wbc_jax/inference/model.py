@@ -1,7 +1,6 @@
 """Loads trained models and predicts images of any size with them."""
 
 import dataclasses
-import functools
 import itertools
 import threading
 from collections.abc import Callable, Sequence
@@ -13,7 +12,6 @@ import numpy as np
 import scipy.special
 from etils import epath
 from flax import nnx
-from jax.sharding import AxisType
 
 from wbc_jax import config_checks, cpu, metrics, models
 from wbc_jax.config import Config
@@ -83,14 +81,22 @@ class Model:
     ):
         self.config, self.network, self.weights = config, network, weights
         self.step, self.seen = step, seen
-        self._logits = jax.jit(
-            steps.make_logits(network, config.evaluate.flips),
-            compiler_options=cpu.compiler_options(),
-        )
         if config.data.isolate:
             weights_lib.find_segmenter(config.data.isolate)  # raises early if it is missing
-        self._mesh: jax.sharding.Mesh | None = None
+        self._segmenter: Model | None = None
         self._lock = threading.Lock()
+        self._use(sharding.local_mesh(1))
+
+    def _use(self, mesh: jax.sharding.Mesh) -> None:
+        """Lets the devices of `mesh` share the images."""
+        self.weights = jax.device_put(self.weights, sharding.replicated(mesh))
+        embeds = self.embedding_size is not None
+        logits = steps.make_logits(self.network, self.config.evaluate.flips, embedding=embeds)
+        self._outputs = sharding.InGroups(
+            logits if embeds else lambda *given: (logits(*given), None),
+            mesh,
+            cpu.compiler_options(training=False),
+        )
 
     def with_flips(self, flips: bool) -> "Model":
         """Returns the same model with or without averaging logits over the four reflections."""
@@ -107,21 +113,14 @@ class Model:
         config = dataclasses.replace(self.config, evaluate=evaluate)
         return Model(config, self.network, self.weights, self.step, self.seen)
 
-    @functools.cached_property
+    @property
     def segmenter(self) -> "Model | None":
         """The model that finds the cell that images are cut to; None without `data.isolate`."""
         isolate = self.config.data.isolate
-        return load_segmenter(isolate) if isolate else None
-
-    @functools.cached_property
-    def _embed(self) -> Callable[[Any, np.ndarray], tuple[jax.Array, jax.Array]] | None:
-        """Function from weights and images to logits and embeddings; None without embeddings."""
-        if self.embedding_size is None:
-            return None
-        return jax.jit(
-            steps.make_logits(self.network, self.config.evaluate.flips, embedding=True),
-            compiler_options=cpu.compiler_options(),
-        )
+        with self._lock:  # loaded once, not once per thread
+            if isolate and self._segmenter is None:
+                self._segmenter = load_segmenter(isolate)
+            return self._segmenter
 
     @property
     def embedding_size(self) -> int | None:
@@ -144,11 +143,11 @@ class Model:
         """Segments or classifies one image or several, of any sizes.
 
         Images are resized to the network's input, and the logits of masks back to each image's own
-        size. Batches are padded to a power of two, so that few shapes are compiled.
+        size. An image's prediction depends neither on the others nor on their number.
 
         Args:
             images: uint8 `[H, W, 3]` RGB, or a list (or `[N, H, W, 3]`) of such.
-            batch_size: images per pass.
+            batch_size: images whose logits are in memory at once.
             masks: for a model that cuts images to their cell, the masks to cut by, uint8 `[H, W]`
                 of any size (one mask for one image); None: its segmenter predicts them.
 
@@ -171,22 +170,18 @@ class Model:
                 else:
                     known = masks[start : start + batch_size]
                 batch = [isolation.isolate(image, mask) for image, mask in zip(batch, known)]
-            found += self._predict_batch(batch, batch_size)
+            found += self._predict_batch(batch)
         return found
 
     def spread(self) -> int:
-        """Distributes every further batch over all devices of this process, if its size allows.
+        """Distributes all further images over all devices of this process.
 
         Returns:
             The number of devices.
         """
-        devices = jax.local_devices()
-        mesh = jax.make_mesh(
-            (len(devices),), ("data",), devices=devices, axis_types=(AxisType.Auto,)
-        )
-        self.weights = jax.device_put(self.weights, sharding.replicated(mesh))
-        self._mesh = mesh
-        return len(devices)
+        mesh = sharding.local_mesh()
+        self._use(mesh)
+        return mesh.size
 
     def fit(self, image: np.ndarray) -> np.ndarray:
         """Resizes an image to the network's input, uint8 `[S, S, 3]`, and cuts it to its cell
@@ -199,21 +194,23 @@ class Model:
         side = self.config.data.image_size
         return resize_image(image, side, side)
 
-    def logits(self, images: np.ndarray) -> jax.Array:
+    def logits(self, images: np.ndarray) -> np.ndarray:
+        """Runs the network on uint8 images `[B, S, S, 3]`, as `fit` makes them.
+
+        Returns:
+            Float32 logits, `[B, S, S, 3]` or `[B, K]`.
+        """
+        return self.start(images)()[0]
+
+    def start(self, images: np.ndarray) -> Callable[[], tuple[np.ndarray, np.ndarray | None]]:
         """Starts the network on uint8 images `[B, S, S, 3]`, as `fit` makes them.
 
         Returns:
-            Float32 logits, `[B, S, S, 3]` or `[B, K]`, possibly before the device has finished.
+            The function that waits for the logits, float32 `[B, S, S, 3]` or `[B, K]`, and the
+            embeddings, float32 `[B, D]` (None if the network has none).
         """
-        return self._logits(self.weights, self._placed(images))
-
-    def _placed(self, images: np.ndarray) -> jax.Array | np.ndarray:
-        """Moves images to the devices that share them (`spread`)."""
-        if self._mesh is None:
-            return images
-        divides = len(images) % self._mesh.size == 0
-        place = sharding.batched if divides else sharding.replicated
-        return jax.device_put(images, place(self._mesh))
+        with self._lock:  # one compilation, not one per thread
+            return self._outputs.start(self.weights, images)
 
     def read(self, logits: np.ndarray, size: tuple[int, int]) -> Prediction:
         """Returns the prediction that one image's logits mean.
@@ -226,18 +223,10 @@ class Model:
             return _typed(logits)
         return _segmented(logits, size, self.config.evaluate.middle_cell)
 
-    def _predict_batch(self, images: Sequence[np.ndarray], most: int) -> list[Prediction]:
-        side = self.config.data.image_size
-        padded = min(most, 1 << (len(images) - 1).bit_length())
-        batch = np.zeros((padded, side, side, 3), np.uint8)
-        for i, image in enumerate(images):
-            batch[i] = self._resize(image)
-        embeddings: Any = itertools.repeat(None)
-        with self._lock:  # one compilation, not one per thread
-            if self._embed is None:
-                logits = np.asarray(self.logits(batch))
-            else:
-                logits, embeddings = map(np.asarray, self._embed(self.weights, self._placed(batch)))
+    def _predict_batch(self, images: Sequence[np.ndarray]) -> list[Prediction]:
+        logits, embeddings = self.start(np.stack([self._resize(image) for image in images]))()
+        if embeddings is None:
+            embeddings = itertools.repeat(None)
         return [
             dataclasses.replace(self.read(one, image.shape[:2]), embedding=embedding)
             for one, embedding, image in zip(logits, embeddings, images)
@@ -246,7 +235,7 @@ class Model:
 
 def scored(
     config: Config, model: Model, mesh: jax.sharding.Mesh | None = None
-) -> Callable[[np.ndarray], jax.Array | np.ndarray]:
+) -> Callable[[np.ndarray], np.ndarray]:
     """Returns the function that evaluation scores, from uint8 images `[B, S, S, 3]` to predictions.
 
     It returns the output of `steps.make_predict_step`, but keeps only the middle cell of masks if
@@ -255,7 +244,7 @@ def scored(
     Args:
         config: of the scoring; the network is the model's.
         model: the model to score.
-        mesh: devices that share a batch; None: the devices of the weights.
+        mesh: devices that share the images (`sharding.local_mesh`); None: one device.
     """
     step = steps.make_predict_step(config, model.network, config.evaluate.flips, mesh)
     weights = model.weights
@@ -265,14 +254,16 @@ def scored(
         return lambda images: step(weights, images)
 
     def middle_cells(images: np.ndarray) -> np.ndarray:
-        masks = np.asarray(step(weights, images))
-        return np.stack([isolation.keep_middle_cell(mask) for mask in masks])
+        return np.stack([isolation.keep_middle_cell(mask) for mask in step(weights, images)])
 
     return middle_cells
 
 
 def load(path: epath.PathLike) -> Model:
     """Loads the best checkpoint of a run's folder, or a weights file.
+
+    Each call reads the files and returns a model of its own, which compiles its program when it
+    first predicts: keep the model.
 
     Args:
         path: the run's `--workdir`, a `.safetensors` file that `wbc_jax.export` wrote, or the name

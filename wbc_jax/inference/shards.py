@@ -67,11 +67,11 @@ _T, _S = TypeVar("_T"), TypeVar("_S")
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Settings:
-    """Settings of the shards; `threads` and `retry_bad` do not change their content.
+    """Settings of the shards; `part_size` and `masks` alone change their content.
 
     Attributes:
         part_size: paths per shard.
-        batch_size: images per pass through the network, over all devices of the process.
+        batch_size: images read, computed and written together.
         masks: store each mask, as PNG.
         threads: number of threads that read images and encode masks.
         retry_bad: compute shards with bad files again.
@@ -222,7 +222,8 @@ def predict(
     (`bad_files-I-of-N.csv` if there are several processes).
 
     Args:
-        model: from `wbc_jax.load`; spread over the process's devices.
+        model: from `wbc_jax.load`; spread over the process's devices. A segmenter keeps the middle
+            cell alone.
         listing: from `read_listing`, with `settings.part_size`.
         out: folder, created if missing; `gs://` works.
         process: (i, n), this is process i of n.
@@ -231,18 +232,14 @@ def predict(
     Raises:
         InputError: another process writes the same shards to `out`, or a person's file would be
             replaced.
-        ShardsError: `out` holds results of another model, list or settings, or a damaged shard, or
-            the batch size is not a multiple of the number of devices.
+        ShardsError: `out` holds results of another model, list or settings, or a damaged shard.
         OSError: `out` cannot be written. Finished shards stay.
     """
     settings = settings or Settings()
     out = epath.Path(out).expanduser()
-    devices = model.spread()
-    if settings.batch_size % devices:
-        raise ShardsError(
-            f"--batch_size is {settings.batch_size}; it must be a multiple of the {devices} "
-            "devices of a process."
-        )
+    if model.config.task == "segmentation":
+        model = model.with_middle_cell(True)  # each image is one cell
+    model.spread()
     index, count = process
     name = f"{index}-of-{count}"
     listed = "bad_files.csv" if count == 1 else f"bad_files-{name}.csv"
@@ -399,19 +396,12 @@ def _batches(
         shard, first, reading = chunk
         found = [future.result() for future in reading]
         good = [i for i, (_, image, _) in enumerate(found) if image is not None]
-        logits = None
-        if good:
-            # One shape: compiled once, and a row does not depend on the length of its shard.
-            side = model.config.data.image_size
-            images = np.zeros((settings.batch_size, side, side, 3), np.uint8)
-            for place, i in enumerate(good):
-                images[place] = found[i][1]
-            logits = model.logits(images)
-        return shard, first, [row for row, _, _ in found], [(i, found[i][2]) for i in good], logits
+        started = model.start(np.stack([found[i][1] for i in good])) if good else None
+        return shard, first, [row for row, _, _ in found], [(i, found[i][2]) for i in good], started
 
     def finish(chunk):
-        shard, first, rows, good, logits = chunk
-        values = None if logits is None else np.asarray(logits)
+        shard, first, rows, good, started = chunk
+        values = started()[0] if started else None
         finishing = [
             pool.submit(_finish, model, rows[i], values[place], size, settings.masks)
             for place, (i, size) in enumerate(good)

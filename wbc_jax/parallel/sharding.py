@@ -1,11 +1,13 @@
 """The device mesh, and the sharding of arrays over it.
 
 A batch is sharded along the mesh's axis `data`. Parameters, their averages and the optimizer's
-state are replicated, or sharded along the axis `model`. No other module deals with devices.
+state are replicated, or sharded along the axis `model`. Predictions are computed in groups of one
+size (`InGroups`). No other module deals with devices.
 """
 
 import os
-from typing import TypeVar
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -19,6 +21,7 @@ from wbc_jax.errors import ConfigError
 T = TypeVar("T")
 _AXES = ("data", "model")
 _CACHE = "~/.cache/wbc_jax/compiled"
+_GROUP = 16
 
 
 def make_mesh(batch_size: int, settings: config_lib.Mesh | None = None) -> Mesh:
@@ -80,11 +83,81 @@ def make_mesh(batch_size: int, settings: config_lib.Mesh | None = None) -> Mesh:
     return mesh
 
 
-def local_mesh(batch_size: int) -> Mesh:
-    """Returns a mesh over as many devices of this process as divide `batch_size`."""
+def local_mesh(images: int | None = None) -> Mesh:
+    """Returns a mesh over devices of this process, for `InGroups`.
+
+    Args:
+        images: computed at once: a device without a group of them is left out; None: all devices.
+    """
     devices = jax.local_devices()
-    used = max(n for n in range(1, len(devices) + 1) if batch_size % n == 0)
-    return jax.make_mesh((used, 1), _AXES, (AxisType.Auto,) * 2, devices=devices[:used])
+    if images is not None:
+        devices = devices[: max(1, -(-images // group_size()))]
+    return jax.make_mesh((len(devices), 1), _AXES, (AxisType.Auto,) * 2, devices=devices)
+
+
+def group_size() -> int:
+    """Returns the number of images that a device predicts at once.
+
+    One on a CPU, where larger groups save no time (docs/performance.md); 16 on accelerators.
+    """
+    return 1 if jax.default_backend() == "cpu" else _GROUP
+
+
+class InGroups:
+    """A function of weights and images that one program computes, however many images there are.
+
+    XLA compiles a program for each shape, and two programs may add in another order, so that an
+    image's result would depend on the images beside it, and on the number of devices. Here each
+    device computes groups of `group_size` images, the last one filled up with black images.
+
+    Args:
+        function: (weights, images `[B, ...]`) → tree of arrays `[B, ...]`; not jitted.
+        mesh: devices that share the images.
+        compiler_options: of `jax.jit`.
+    """
+
+    def __init__(
+        self,
+        function: Callable[[Any, jax.Array], T],
+        mesh: Mesh,
+        compiler_options: dict[str, str] | None = None,
+    ):
+        self._mesh, spread = mesh, PartitionSpec("data")
+        # Not `in_shardings`: the function must see the shapes of one device, and may call code that
+        # XLA cannot divide.
+        self._program = jax.jit(
+            jax.shard_map(
+                function,
+                mesh=mesh,
+                in_specs=(PartitionSpec(), spread),
+                out_specs=spread,
+                check_vma=False,
+            ),
+            compiler_options=compiler_options,
+        )
+
+    def start(self, weights: Any, images: np.ndarray) -> Callable[[], T]:
+        """Starts the computation for images `[B, ...]`, B at least 1.
+
+        Returns:
+            The function that waits for the result, a tree of NumPy arrays `[B, ...]`.
+        """
+        images, size = np.asarray(images), self._mesh.shape["data"] * group_size()
+        parts = []
+        for first in range(0, len(images), size):
+            part = images[first : first + size]
+            if missing := size - len(part):
+                part = np.concatenate([part, np.zeros((missing, *part.shape[1:]), part.dtype)])
+            parts.append(self._program(weights, jax.device_put(part, batched(self._mesh))))
+
+        def finish() -> T:
+            return jax.tree.map(lambda *a: np.concatenate(jax.device_get(a))[: len(images)], *parts)
+
+        return finish
+
+    def __call__(self, weights: Any, images: np.ndarray) -> T:
+        """Returns the result for images `[B, ...]`, as `start` gives it."""
+        return self.start(weights, images)()
 
 
 def _rows(mesh: Mesh) -> range | None:

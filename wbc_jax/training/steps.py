@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import nnx
 from jax.sharding import Mesh
@@ -261,8 +262,8 @@ def make_predict_step(
     network: Network,
     flips: bool = False,
     mesh: Mesh | None = None,
-) -> Callable[[Any, jax.Array], jax.Array]:
-    """Returns the jitted function whose predictions are scored.
+) -> Callable[[Any, np.ndarray], np.ndarray]:
+    """Returns the function whose predictions are scored; an image's depends on no other image.
 
     It maps (weights, uint8 images `[B, S, S, 3]`) to uint8 classes `[B, E, E]` for segmentation,
     and to float32 probabilities `[B, K]` for classification. E is `config.evaluate.size`; the
@@ -272,7 +273,7 @@ def make_predict_step(
         config: `task` and `evaluate.size` are used.
         network: from `split_network`.
         flips: average the logits over the four reflections.
-        mesh: devices that share the images; None: wherever the weights are.
+        mesh: devices that share the images (`sharding.local_mesh`); None: one device.
     """
     scored = make_scored_logits(config, network, flips)
 
@@ -282,14 +283,8 @@ def make_predict_step(
             return jax.nn.softmax(logits)
         return logits.argmax(-1).astype(jnp.uint8)
 
-    if mesh is None:
-        return jax.jit(step_fn, compiler_options=cpu.compiler_options())
-    spread = sharding.batched(mesh)
-    return jax.jit(
-        step_fn,
-        in_shardings=(sharding.replicated(mesh), spread),
-        out_shardings=spread,
-        compiler_options=cpu.compiler_options(),
+    return sharding.InGroups(
+        step_fn, mesh or sharding.local_mesh(1), cpu.compiler_options(training=False)
     )
 
 
