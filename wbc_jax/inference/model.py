@@ -246,10 +246,9 @@ def scored(
         model: the model to score.
         mesh: devices that share the images (`sharding.local_mesh`); None: one device.
     """
+    mesh = mesh or sharding.local_mesh(1)
     step = steps.make_predict_step(config, model.network, config.evaluate.flips, mesh)
-    weights = model.weights
-    if mesh is not None:
-        weights = jax.device_put(weights, sharding.replicated(mesh))
+    weights = jax.device_put(model.weights, sharding.replicated(mesh))
     if config.task != "segmentation" or not config.evaluate.middle_cell:
         return lambda images: step(weights, images)
 
