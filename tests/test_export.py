@@ -1,5 +1,6 @@
 """python -m wbc_jax.export: a file that programs without Flax can run."""
 
+import json
 import subprocess
 import sys
 
@@ -8,6 +9,7 @@ import pytest
 
 import wbc_jax
 from helpers import tiny_runs
+from wbc_jax import export
 from wbc_jax.errors import ExportError
 from wbc_jax.inference import exporting
 from wbc_jax.training import steps
@@ -18,7 +20,7 @@ import jax, numpy as np
 from jax import export
 
 sys.modules["flax"] = None  # importing it would fail
-exported = export.deserialize(pathlib.Path("model.stablehlo").read_bytes())
+exported = export.deserialize(pathlib.Path("new/model.stablehlo").read_bytes())
 for count in (1, 3):
     np.save(f"logits{count}.npy", exported.call(np.load("images.npy")[:count]))
 """
@@ -27,9 +29,16 @@ for count in (1, 3):
 @pytest.mark.parametrize("kind", ["run", "typed_run"])
 def test_stablehlo_runs_without_flax(kind, request, tmp_path):
     run = request.getfixturevalue(kind)
-    done = tiny_runs.command("wbc_jax.export", run.workdir, "--out=model.stablehlo", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith("model.stablehlo: ")
+    for _ in range(2):  # the second call overwrites what the first wrote
+        done = tiny_runs.command(
+            "wbc_jax.export", run.workdir, "--out=new/model.stablehlo", "--network_only",
+            cwd=tmp_path,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("new/model.stablehlo: ")
+    assert f"1. Resize the image to {tiny_runs.SIZE}×{tiny_runs.SIZE} pixels" in done.stdout
+    notes = json.loads((tmp_path / "new" / "model.stablehlo.json").read_text())
+    assert notes["holds"] == "the network alone"
     size = tiny_runs.SIZE
     images = np.random.default_rng(0).integers(0, 256, (3, size, size, 3), np.uint8)
     np.save(tmp_path / "images.npy", images)
@@ -48,9 +57,15 @@ def test_onnx_runs_in_onnx_runtime(kind, request, tmp_path):
     import onnxruntime
 
     run = request.getfixturevalue(kind)
-    done = tiny_runs.command("wbc_jax.export", run.workdir, "--out=model.onnx", cwd=tmp_path)
+    done = tiny_runs.command(
+        "wbc_jax.export", run.workdir, "--out=model.onnx", "--network_only", cwd=tmp_path
+    )
     assert done.returncode == 0, done.stderr
+    notes = json.loads((tmp_path / "model.onnx.json").read_text())
     session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
+    stored = session.get_modelmeta().custom_metadata_map
+    assert stored["holds"] == "the network alone"
+    assert json.loads(stored["before"]) == notes["before"] != []
     size = tiny_runs.SIZE
     images = np.random.default_rng(0).integers(0, 256, (3, size, size, 3), np.uint8)
     model = wbc_jax.load(run.workdir)
@@ -77,11 +92,32 @@ def test_weights(run, tmp_path):
     assert not (tmp_path / "v.safetensors").exists()
 
 
+@pytest.mark.parametrize("name", ["x.safetensors", "x.stablehlo", "x.onnx"])
+def test_a_persons_file_stays(name, tmp_path):
+    flags = ["--network_only"] if name.endswith(".onnx") else []
+    (tmp_path / name).write_bytes(b"mine")
+    with pytest.raises(SystemExit) as caught:
+        export.main(["none", f"--out={tmp_path / name}", *flags])
+    assert str(caught.value).startswith(f"error: {tmp_path / name} exists, and no export wrote it")
+    assert (tmp_path / name).read_bytes() == b"mine" and len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_folder_that_cannot_be_written_is_said_first(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SystemExit) as caught:
+        export.main(["none", f"--out={tmp_path / 'file' / 'x.stablehlo'}"])
+    assert str(caught.value).startswith("error: ") and "file" in str(caught.value)
+    assert "holds no run" not in str(caught.value)
+
+
 @pytest.mark.parametrize(
     "arguments, expected",
     [
         (["none", "--out=x.safetensors"], "none holds no run"),
-        (["none", "--out=x.onnx"], "none holds no run"),
+        (["none", "--out=x.stablehlo"], "none holds no run"),
+        (["none", "--out=x.onnx", "--network_only"], "none holds no run"),
+        (["none", "--out=x.onnx"], "error: .onnx can hold the network alone"),
+        (["none", "--out=x.safetensors", "--network_only"], "usage"),
         (["none", "--out=x.pt"], "usage"),
         (["--out=x.safetensors"], "usage"),
     ],

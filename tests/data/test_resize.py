@@ -1,5 +1,8 @@
 """wbc_jax.data.resize: sizes whose pixels can be computed by hand."""
 
+import pathlib
+import re
+
 import cv2
 import numpy as np
 import pytest
@@ -30,6 +33,20 @@ def test_image_shrunk_is_the_mean_of_the_area(size):
     assert np.abs(found - parts.mean((1, 3))).max() <= 0.5 + 1e-4
     theirs = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
     assert np.abs(found.astype(int) - theirs).max() <= 1  # halves may be rounded either way
+
+
+@pytest.mark.parametrize("size", [(36, 35), (64, 40), (16, 16), (10, 12), (8, 40), (1, 1), (1, 9)])
+def test_the_resize_that_the_documents_define(size):
+    text = (pathlib.Path(__file__).parents[2] / "docs" / "export.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(import numpy as np\n.*?)```", text, re.DOTALL)
+    exec(code, defined := {})
+    image = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
+    found, expected = defined["resize"](image, 16), resize_image(image, 16, 16)
+    assert found.dtype == np.uint8 and found.shape == (16, 16, 3)
+    # A half may be rounded either way. OpenCV interpolates uint8 with 11 bits.
+    assert np.abs(found.astype(int) - expected).max() <= 1
+    shrinks = min(size) > 16
+    assert (found != expected).mean() <= (0.01 if shrinks or size == (16, 16) else 0.25)
 
 
 def test_image_shrunk_by_thirds():

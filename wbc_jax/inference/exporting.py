@@ -1,17 +1,24 @@
-"""Exports a model's whole computation as one file: StableHLO or ONNX.
+"""Exports a model as one file that runs without this package: StableHLO or ONNX.
 
 StableHLO, for any program with JAX, without Flax or this package:
 
-    exported = jax.export.deserialize(pathlib.Path("unet.stablehlo").read_bytes())
-    logits = exported.call(images)  # uint8 [B, S, S, 3], any B, to float32 [B, S, S, C] or [B, C]
+    exported = jax.export.deserialize(pathlib.Path("segmenter.stablehlo").read_bytes())
+    masks = exported.call(images)  # uint8 [B, H, W, 3], any B, H and W, to uint8 [B, H, W]
 
-ONNX, for ONNX Runtime and others (needs the extra `onnx`):
+It holds the whole function from pixels to answer (`wbc_jax.inference.traced`), or the network
+alone. ONNX, for ONNX Runtime and others, holds the network alone (needs the extra `onnx`):
 
     logits = onnxruntime.InferenceSession("unet.onnx").run(None, {"images": images})[0]
+
+`wbc_jax.inference.export_notes` describes a file.
 """
 
 import dataclasses
+import functools
+import json
 import logging
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import numpy as np
@@ -20,40 +27,51 @@ from jax import export
 from wbc_jax import cpu
 from wbc_jax.errors import ExportError
 from wbc_jax.inference import model as inference
+from wbc_jax.inference import traced
 from wbc_jax.training import steps
 
 STABLEHLO, ONNX = ".stablehlo", ".onnx"
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 
 
-def stablehlo(model: inference.Model) -> bytes:
+def stablehlo(
+    model: inference.Model, network_only: bool = False, notes: Mapping[str, Any] | None = None
+) -> bytes:
     """Returns a model's computation, with its weights, as `jax.export` serializes it.
 
-    It runs on CPU, GPU and TPU, and maps uint8 `[B, S, S, 3]` RGB (S =
-    `model.config.data.image_size`, any B) to float32 logits, `[B, S, S, C]` for masks or `[B, C]`
-    for types. Convolutions are XLA's own.
+    It runs on CPU, GPU and TPU. The whole function is `traced.whole`. The network alone maps uint8
+    `[B, S, S, 3]` RGB (S = `model.config.data.image_size`, any B) to float32 logits,
+    `[B, S, S, C]` for masks or `[B, C]` for types. Convolutions are XLA's own.
 
     Args:
         model: from `wbc_jax.load`.
+        network_only: export the network alone.
+        notes: JSON that a reader finds in `Exported.fun_name`, the format's only text.
     """
     side = model.config.data.image_size
-    logits = steps.make_logits(model.network, model.config.evaluate.flips)
-    shape = export.symbolic_shape(f"b, {side}, {side}, 3")
+    if network_only:
+        logits = steps.make_logits(model.network, model.config.evaluate.flips)
+        function = functools.partial(logits, model.weights)
+        shape = export.symbolic_shape(f"b, {side}, {side}, 3")
+    else:
+        function = traced.whole(model)
+        shape = export.symbolic_shape("b, h, w, 3")
     with cpu.disabled():
-        exported = export.export(
-            jax.jit(lambda images: logits(model.weights, images)), platforms=PLATFORMS
-        )(jax.ShapeDtypeStruct(shape, np.uint8))
-    return exported.serialize()
+        exported = export.export(jax.jit(function), platforms=PLATFORMS)(
+            jax.ShapeDtypeStruct(shape, np.uint8)
+        )
+    return dataclasses.replace(exported, fun_name=json.dumps(notes or {})).serialize()
 
 
-def onnx(model: inference.Model) -> bytes:
-    """Returns a model's computation as ONNX, converted by jax2onnx and checked in ONNX Runtime.
+def onnx(model: inference.Model, notes: Mapping[str, Any] | None = None) -> bytes:
+    """Returns a model's network as ONNX, converted by jax2onnx and checked in ONNX Runtime.
 
-    It maps `images` to `logits` as `stablehlo` does. It always computes in float32, even for a
-    bfloat16 network, as ONNX Runtime has no other convolution on CPUs.
+    It maps `images` to `logits` as `stablehlo` with `network_only` does. It always computes in
+    float32, even for a bfloat16 network, as ONNX Runtime has no other convolution on CPUs.
 
     Args:
         model: from `wbc_jax.load`.
+        notes: entries of the file's `metadata_props`; what is no text is written as JSON.
 
     Raises:
         ExportError: the extra `onnx` is not installed, the converter or the runtime does not
@@ -77,14 +95,18 @@ def onnx(model: inference.Model) -> bytes:
     try:
         logger.setLevel(logging.ERROR)  # it warns about shapes that it drops
         with cpu.disabled():
-            converted = jax2onnx.to_onnx(
+            graph = jax2onnx.to_onnx(
                 lambda images: logits(model.weights, images),
                 [jax.ShapeDtypeStruct(shape, np.uint8)],
                 model_name="wbc_jax",
                 input_names=["images"],
                 output_names=["logits"],
-            ).SerializeToString()
+            )
             expected = np.asarray(jax.jit(logits)(model.weights, images))
+        for name, value in (notes or {}).items():
+            entry = graph.metadata_props.add()
+            entry.key, entry.value = name, value if isinstance(value, str) else json.dumps(value)
+        converted = graph.SerializeToString()
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3  # errors
         found = onnxruntime.InferenceSession(converted, options).run(None, {"images": images})[0]
