@@ -112,7 +112,7 @@ def test_the_example_says_what_is_missing(module, layout, tmp_path):
         f"unpack it so that the folder {tmp_path / 'nowhere' / 'my_smears'} holds"
     )
     assert str(caught.value).endswith(
-        "config.data.manual_dir names the folder, which does not exist."
+        "config.data.manual_dir (if empty, $WBC_JAX_DATA) names the folder, which does not exist."
     )
 
 

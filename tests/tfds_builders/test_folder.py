@@ -324,8 +324,11 @@ def turned(file, orientation, pixels=PIXELS):
         (1, (10, 12), "the mask is 12 x 10 pixels"),
     ],
 )
-def test_the_mask_of_an_image_that_its_exif_turns(root, tmp_path, orientation, shape, reason):
-    turned(root / "images" / "a.jpg", orientation)
+@pytest.mark.parametrize("suffix", [".jpg", ".tif"])
+def test_the_mask_of_an_image_that_its_exif_turns(
+    root, tmp_path, orientation, shape, reason, suffix
+):
+    turned(root / "images" / f"a{suffix}", orientation)
     save(root / "masks" / "a.png", np.resize(np.array([0, 1, 2], np.uint8), shape).copy())
     if not reason:
         row = read(build(root, tmp_path / "out"))["a"]
@@ -540,18 +543,20 @@ def test_no_folder_of_images(tmp_path):
     (tmp_path / "mine").mkdir()
     said = raises(tmp_path / "mine", tmp_path, "has no folder 'images': expected is:")
     assert str(tmp_path / "mine") in said and "labels.csv" in said and "masks/" in said
-    assert "config.data.manual_dir names the folder" in said
+    assert "config.data.manual_dir (if empty, $WBC_JAX_DATA) names the folder" in said
     (tmp_path / "mine" / "Images").mkdir()
     raises(tmp_path / "mine", tmp_path, "mine/Images: is read only under the name 'images'")
 
 
 def test_a_manual_dir_that_does_not_exist_or_is_not_named(tmp_path):
     said = raises(tmp_path / "nowhere", tmp_path, "nowhere: does not exist: expected is:")
-    assert "config.data.manual_dir names the folder" in said
+    assert "config.data.manual_dir (if empty, $WBC_JAX_DATA) names the folder" in said
     with pytest.raises(DataError, match=r"config\.data\.manual_dir is empty: set it to the folder"):
         layout.find_folder(None)
     # TFDS puts a folder of its own in the place of none.
-    with pytest.raises(DataError, match=r"config\.data\.manual_dir names the folder"):
+    with pytest.raises(
+        DataError, match=r"config\.data\.manual_dir \(if empty, .* names the folder"
+    ):
         build(None, tmp_path / "out", own=False)
 
 

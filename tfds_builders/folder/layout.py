@@ -45,8 +45,8 @@ def find_folder(manual_dir: epath.Path | None) -> epath.Path:
         check_spelling(folder, "images")
     what = "has no folder 'images'" if path.exists() else "does not exist"
     raise DataError(
-        f"{manual_dir}: {what}: expected is:{LAYOUT}\nconfig.data.manual_dir names the folder that "
-        "holds these"
+        f"{manual_dir}: {what}: expected is:{LAYOUT}\nconfig.data.manual_dir (if empty, "
+        "$WBC_JAX_DATA) names the folder that holds these"
     )
 
 

@@ -14,6 +14,8 @@ MASKS = "masks"
 _AFFIX = re.compile(r"(^|[-_. ])(mask|label|labels|seg|segmentation|gt|annotation)s?($|[-_. ])")
 _ORIENTATION = 0x0112
 _UPRIGHT = (0, 1)
+_QUARTER_TURNED = 5
+"""From this EXIF orientation on, width and height change places."""
 
 
 def find_masks(
@@ -95,7 +97,7 @@ def check_turned(image: epath.PathLike, mask: epath.PathLike, mask_size: tuple[i
         )
     if turned in _UPRIGHT:
         return
-    upright = stored[::-1] if turned >= 5 else stored
+    upright = stored[::-1] if turned >= _QUARTER_TURNED else stored
     if mask_size == upright != stored:
         return
     fits_both = mask_size == upright == stored
@@ -112,7 +114,10 @@ def _orientation(path: epath.PathLike) -> tuple[int, tuple[int, int]]:
     """Returns the EXIF orientation and (height, width) as stored; (1, (0, 0)) if unreadable."""
     try:
         with epath.Path(path).open("rb") as file, Image.open(file) as image:
-            return image.getexif().get(_ORIENTATION, 1), (image.height, image.width)
+            orientation, size = image.getexif().get(_ORIENTATION, 1), (image.height, image.width)
+            # Pillow gives the size of a turned TIFF, and of no other file, as it is shown.
+            shown = image.format == "TIFF" and orientation >= _QUARTER_TURNED
+            return orientation, size[::-1] if shown else size
     except Exception:  # a damaged file, which reading its pixels reports
         return 1, (0, 0)
 

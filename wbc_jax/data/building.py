@@ -136,7 +136,7 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         state = "" if path is None or path.exists() else ", which does not exist"
         return (
             f"{self.title} is not in {manual_dir}{more}: {instructions}. config.data.manual_dir "
-            f"names the folder{state}."
+            f"(if empty, $WBC_JAX_DATA) names the folder{state}."
         )
 
     def splits(self, folder: epath.Path) -> dict[str, epath.Path]:
