@@ -110,3 +110,11 @@ def test_what_is_passed_over_is_counted_by_ending(tmp_path):
     # Named outright, a slide is taken: reading it says what is wrong.
     named = [str(tmp_path / "b.svs")]
     assert inputs.find_images(named) == inputs.Inputs(named, [])
+
+
+def test_heic_names_the_extra_where_it_is_missing(tmp_path, monkeypatch):
+    for name in ("a.png", "b.HEIC"):
+        (tmp_path / name).write_bytes(b"")
+    monkeypatch.setattr(inputs, "_suffixes", lambda: (".png",))
+    said = "1 ending .heic (pip install 'wbc_jax[heif]' reads it)"
+    assert said in inputs.find_images([str(tmp_path)]).describe()

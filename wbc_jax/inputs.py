@@ -17,6 +17,7 @@ from wbc_jax.utils import atomic, output_folder
 
 RESULT_FOLDERS = ("masks", "labels", "overlays", "geojson")
 """Folders that `wbc_jax.predict` writes; they hold no input, even if they are named."""
+_HEIF = (".heic", ".heif", ".hif")
 OWN, MASKS, MACOS, HIDDEN = (
     "written by wbc_jax", "masks beside images", "metadata of macOS", "hidden"
 )  # fmt: skip
@@ -121,6 +122,8 @@ def _reason(path: str, base: str) -> str | None:
         return OWN
     ending = os.path.splitext(name)[1].lower()
     if ending not in _suffixes():
+        if ending in _HEIF:
+            return f"ending {ending} (pip install 'wbc_jax[heif]' reads it)"
         return f"ending {atomic.utf8(ending)}" if ending else "without an ending"
     return None
 

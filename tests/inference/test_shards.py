@@ -323,6 +323,8 @@ def test_bad_files_of_any_name_are_listed(model, tmp_path):
     read = [row["file"] for row in csv.DictReader(io.StringIO(text, newline=""))]
     assert read == ["b\ufffd.png", "é.png", "a\nb.png", "'=1+2.png"]
     assert [row["file"] for row in _rows(tmp_path / "out")][2:] == ["a\nb.png", "=1+2.png"]
+
+
 @pytest.mark.parametrize("size", [1, 3, 8])
 def test_rows_do_not_depend_on_the_batch_size(model, listing, whole, tmp_path, size):
     _predict(model, listing, tmp_path, settings=shards.Settings(3, size, threads=1))

@@ -15,6 +15,7 @@ import hashlib
 import itertools
 import json
 import os
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent import futures
 from typing import Any, TypeVar
@@ -26,7 +27,7 @@ import pyarrow.parquet as pq
 from etils import epath
 
 from wbc_jax.config import flatten
-from wbc_jax.data.images import encode_png, read_image
+from wbc_jax.data.images import encode_png, read_with_metadata
 from wbc_jax.errors import DataError, ShardsError
 from wbc_jax.inference import model as inference
 from wbc_jax.inference import weights
@@ -434,11 +435,14 @@ def _read(
     """Returns the first columns, the image at the network's size (None: bad), and its own size."""
     row: dict[str, Any] = {"file": atomic.utf8(path)}
     try:
-        image = read_image(path)
+        file = read_with_metadata(path)
     except DataError as error:
         return row | {"error": atomic.utf8(str(error))}, None, (0, 0)
-    height, width = image.shape[:2]
-    return row | {"width": width, "height": height}, model.fit(image), (height, width)
+    for note in file.notes:
+        print(f"note: {atomic.utf8(note)}", file=sys.stderr, flush=True)
+    height, width = file.pixels.shape[:2]
+    row |= {"width": width, "height": height, "flag": ";".join(file.flags) or None}
+    return row, model.fit(file.pixels), (height, width)
 
 
 def _finish(
@@ -453,8 +457,9 @@ def _finish(
         row |= {"type": found.type, "probability": float(found.probabilities.max())}
         row["probabilities"] = found.probabilities
     if found.mask is not None:
-        for name in ("nucleus_px", "cytoplasm_px", "nc_ratio", "nucleus_share", "flag"):
+        for name in ("nucleus_px", "cytoplasm_px", "nc_ratio", "nucleus_share"):
             row[name] = getattr(found, name)
+        row["flag"] = ";".join(filter(None, (found.flag, row["flag"])))
         if masks:
             row["mask_png"] = encode_png(found.mask)
 

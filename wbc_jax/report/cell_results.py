@@ -318,7 +318,7 @@ def _batches(
             bad.append((path, str(error)))
             continue
         for note in file.notes:
-            print(f"note: {note}", file=sys.stderr, flush=True)
+            print(f"note: {atomic.utf8(note)}", file=sys.stderr, flush=True)
         size = file.pixels.size
         if good and sum(image.file.pixels.size for image in good) + size > 3 * BATCH_PIXELS:
             yield good, bad
