@@ -1,5 +1,6 @@
 """Whole fields in flat colors, analyzed by models that read these colors."""
 
+import math
 import time
 from concurrent import futures
 
@@ -9,12 +10,13 @@ import numpy as np
 import pytest
 
 import wbc_jax
-from helpers.drawn_fields import LIGHT, MODELS, Sizes, Thresholds, disk, plain_field
+from helpers.drawn_fields import CYTOPLASM, LIGHT, MODELS, Sizes, Thresholds, disk, plain_field
+from helpers.drawn_fields import NUCLEUS as NUCLEUS_COLOR
 from wbc_jax import models
 from wbc_jax.config import Config, Model
 from wbc_jax.errors import CheckpointError
 from wbc_jax.fields import analyze as fields
-from wbc_jax.fields import finder
+from wbc_jax.fields import finder, results
 from wbc_jax.inference import model as inference
 from wbc_jax.labels import NUCLEUS, REVIEW
 from wbc_jax.tfds_builders.wbc_synthetic import render
@@ -77,27 +79,6 @@ def test_an_image_as_one_cell():
     assert not fields.analyze(aside, MODELS).one_cell
 
 
-@pytest.mark.parametrize(
-    "shape, middle, red_cell_px, one",
-    [
-        ((300, 300), (150, 150), 70, True),
-        ((300, 300), (150, 150), 20, False),  # many red cells wide
-        ((480, 640), (240, 320), 90, False),  # not square
-        ((300, 300), (60, 150), 70, False),  # off center
-        ((300, 300), None, 70, False),  # red cells and nothing else
-        ((300, 300), None, None, True),
-        ((2400, 2400), (1200, 1200), 600, False),  # too large for a crop
-    ],
-)
-def test_is_one_cell(shape, middle, red_cell_px, one):
-    scale = red_cell_px and finder.Scale(red_cell_px, 7.5 / red_cell_px, 9, True)
-    cells = []
-    if middle:
-        y, x = middle
-        cells = [finder.Detection(y - 50, x - 50, y + 50, x + 50, 900, 1.0, False)]
-    assert fields.is_one_cell(shape, finder.Detections(cells, scale)) == one
-
-
 def test_differing_nuclei_are_flagged():
     """The segmenter predicts cytoplasm everywhere, and a nucleus in a corner."""
 
@@ -129,8 +110,150 @@ def test_arguments():
         fields.analyze(image, MODELS, "maybe")
     with pytest.raises(ValueError, match="um_per_px is 0: allowed is a number above zero"):
         fields.analyze(image, MODELS, um_per_px=0)
+    with pytest.raises(ValueError, match="pixel_sizes is nan: allowed is a number above zero"):
+        fields.analyze([image], MODELS, pixel_sizes=[(math.nan, "ome")])
+    with pytest.raises(ValueError, match="2 pixel_sizes for 1 images: give one for each image"):
+        fields.analyze([image], MODELS, pixel_sizes=[None, None])
     with pytest.raises(ValueError, match=r"must be uint8 \[H, W, 3\]"):
         fields.analyze(image[..., 0], MODELS)
+
+
+def test_pixel_sizes_from_files():
+    """The red cells are 40 pixels wide: 7.5 / 40 = 0.1875 µm per pixel."""
+    image = plain_field([(150, 120, 26, 40)])
+    images = [image] * 4
+    sizes = [(0.19, "tiff_resolution"), None, (0.25, "ome"), (0.1, "imagej")]
+    found = fields.analyze(images, MODELS, pixel_sizes=sizes)
+    assert [field.um_per_px_source for field in found] == [
+        *("tiff_resolution", "red_cells", "ome", "imagej"),
+    ]  # fmt: skip
+    assert [field.um_per_px for field in found[::2]] == [0.19, 0.25]
+    assert found[1].um_per_px == pytest.approx(0.1875, rel=0.05)
+    assert found[2].cells[0].nucleus_um2 == pytest.approx(0.0625 * found[2].cells[0].nucleus_px)
+    # A third above the red cells', and half of it.
+    assert [field.cells[0].flag for field in found] == ["", "", *["um_per_px_differs"] * 2]
+    # The user's own value wins over the file's.
+    (given,) = fields.analyze([image], MODELS, um_per_px=0.19, pixel_sizes=sizes[2:3])
+    assert (given.um_per_px, given.um_per_px_source) == (0.19, "given")
+    assert given.cells[0].flag == ""
+    differs = fields.analyze(image, MODELS, um_per_px=0.4).cells[0]
+    assert differs.flag == "um_per_px_differs"
+
+
+def test_an_unknown_scale_differs_from_none():
+    """Without red cells nothing contradicts the file."""
+    image = np.full((200, 200, 3), LIGHT, np.uint8)
+    cv2.circle(image, (100, 100), 50, CYTOPLASM, -1, cv2.LINE_AA)
+    cv2.circle(image, (100, 100), 36, NUCLEUS_COLOR, -1, cv2.LINE_AA)
+    (field,) = fields.analyze([image], MODELS, pixel_sizes=[(3.0, "ome")])
+    assert (field.um_per_px, field.um_per_px_source) == (3.0, "ome")
+    assert [cell.flag for cell in field.cells] == [""]
+
+
+@pytest.mark.parametrize("side, flag", [(22, "scale_out_of_range"), (30, "")])
+def test_cells_outside_of_the_checked_scales_are_flagged(side, flag):
+    image = plain_field([(180, 180, 80, 120)], 360, 360)
+    size = round(360 * side / 240)
+    small = cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA)
+    (cell,) = fields.analyze(small, MODELS, "no").cells
+    assert max(cell.bottom - cell.top, cell.right - cell.left) == pytest.approx(side, abs=1)
+    assert cell.flag == flag
+
+
+def test_progress_of_a_large_image(monkeypatch):
+    monkeypatch.setattr(finder, "_TILE", 128)
+    monkeypatch.setattr(fields, "_GROUP", 1)
+    image = plain_field([(150, 120, 26, 40), (220, 330, 24, 26)])
+    parts = []
+    found = fields.analyze(image, MODELS, on_progress=parts.append)
+    assert len(found.cells) == 2
+    assert parts == sorted(parts) and parts[-1] == 1
+    tiles = len(finder._tiles(image, finder.estimate_scale(image)))
+    assert len(parts) == tiles + 2 * 2 + 1  # two masks, two types, the end
+    # All tiles together are 60 %, each mask an eighth, and each type 7.5 %.
+    assert parts[tiles - 1 :] == pytest.approx([0.6, 0.725, 0.85, 0.925, 1, 1])
+    # Several images, in threads: each counts by its pixels.
+    parts.clear()
+    fields.analyze([image, image[:120]], MODELS, "no", on_progress=parts.append)
+    assert parts == sorted(parts) and parts[-1] == 1
+    assert parts[0] in (pytest.approx(0.6 * 360 / 480), pytest.approx(0.6 * 120 / 480))
+
+
+def plain_pictures():
+    rng = np.random.default_rng(0)
+    ramp = np.linspace(-30, 30, 300)[:, None, None]
+    colors = {"white": (255, 255, 255), "black": (0, 0, 0), "yellow": (255, 255, 0)}
+    for name, color in (colors | {"violet": NUCLEUS_COLOR, "pale": (240, 225, 170)}).items():
+        flat = np.full((300, 300, 3), color, float)
+        noise = rng.normal(0, 6, flat.shape)
+        for kind, picture in (("flat", flat), ("noise", flat + noise), ("ramp", flat + ramp)):
+            picture = picture.clip(0, 255).round().astype(np.uint8)
+            yield pytest.param(picture, id=f"{name}-{kind}")
+
+
+class SeesCells:
+    """Networks that see a cell in the middle of whatever they are given."""
+
+    def predict(self, images, masks=None):
+        found = []
+        for image in images:
+            mask = np.zeros(image.shape[:2], np.uint8)
+            center = tuple(side // 2 for side in mask.shape[::-1])
+            cv2.circle(mask, center, 90, 1, -1)
+            cv2.circle(mask, center, 60, NUCLEUS, -1)
+            found.append(inference.Prediction(mask, logits=np.array([9.0, 0, 0, 0, 0], "f4")))
+        return found
+
+
+@pytest.mark.parametrize("find", fields.FIND_MODES)
+@pytest.mark.parametrize("image", list(plain_pictures()))
+def test_a_plain_picture_has_no_cell(image, find):
+    both = fields.analyze(image, fields.Models(SeesCells(), SeesCells()), find)
+    assert both.cells == [] and not both.mask.any() and not both.labels.any()
+    (row,) = results.field_rows(both, file="plain.png", width=300, height=300)
+    assert (row["flag"], row["cell"], row["type"]) == ("no_cell", None, None)
+    assert results.differential([row])[-1]["cells"] == 0
+    assert fields.analyze(image, fields.Models(classifier=SeesCells()), find).cells == []
+
+
+def test_a_mask_that_the_image_does_not_support_is_no_cell():
+    """A bright disk on a dark ground is no nucleus."""
+    image = np.full((300, 300, 3), 90, np.uint8)
+    cv2.circle(image, (150, 150), 60, (220, 220, 220), -1, cv2.LINE_AA)
+    assert fields.analyze(image, fields.Models(SeesCells()), "no").cells == []
+    dark = 255 - image
+    assert len(fields.analyze(dark, fields.Models(SeesCells()), "no").cells) == 1
+
+
+@pytest.mark.parametrize("side", [300, 600])
+def test_a_cell_in_the_middle_of_a_plain_picture(side):
+    """A crop in a large picture: the found cell is cut out, at any size of the picture."""
+    crop = plain_field([(60, 60, 26, 40)], 120, 120)
+    image = np.full((side, side, 3), LIGHT, np.uint8)
+    place = np.s_[side // 2 - 60 : side // 2 + 60, side // 2 - 60 : side // 2 + 60]
+    image[place] = crop
+    seen = []
+
+    class Recorded(Thresholds):
+        def predict(self, images):
+            seen.extend(image.shape for image in images)
+            return super().predict(images)
+
+    (found,) = fields.analyze(image, fields.Models(Recorded())).cells
+    (alone,) = fields.analyze(crop, MODELS).cells
+    assert found.nc_ratio == pytest.approx(alone.nc_ratio, rel=0.02)
+    assert max(seen[0]) <= 2.5 * 90  # the network sees the cell, not the picture
+
+
+def test_four_cells_with_one_in_the_middle():
+    image = np.full((400, 400, 3), LIGHT, np.uint8)
+    crop = plain_field([(60, 60, 26, 40)], 120, 120)
+    places = [(0, 0), (0, 280), (280, 0), (140, 140)]
+    for top, left in places:
+        image[top : top + 120, left : left + 120] = crop
+    found = fields.analyze(image, MODELS).cells
+    middles = [((c.top + c.bottom) / 2, (c.left + c.right) / 2) for c in found]
+    assert np.abs(np.subtract(middles, [(y + 60, x + 60) for y, x in sorted(places)])).max() < 3
 
 
 def test_models_by_task(monkeypatch):

@@ -3,11 +3,13 @@
 import cv2
 import numpy as np
 import pytest
+from scipy import ndimage
+from skimage import morphology, segmentation
 
 from helpers import drawn_fields
-from helpers.drawn_fields import CYTOPLASM, LIGHT, NUCLEUS, RED_PX, boxes_of, plain_field
+from helpers.drawn_fields import CYTOPLASM, LIGHT, NUCLEUS, RED_PX, boxes_of, disk, plain_field
 from wbc_jax.evaluate import detection
-from wbc_jax.fields import finder, staining
+from wbc_jax.fields import cytoplasm, finder, staining
 from wbc_jax.tfds_builders.wbc_synthetic import render
 
 
@@ -143,6 +145,63 @@ def test_a_large_field():
     found = finder.find(image)
     assert_same(boxes_of(cells, 1000, 1800), found.cells, 0.85)
     assert found.scale.red_cell_px == pytest.approx(RED_PX, rel=0.1)
+
+
+def close_up():
+    """A cell with two lobes, speckled as granules are, and four red cells; 480 x 480 pixels."""
+    image = np.full((480, 480, 3), LIGHT, np.uint8)
+    for y, x in ((60, 60), (60, 420), (420, 60), (420, 420)):
+        cv2.circle(image, (x, y), 56, drawn_fields.RED, -1, cv2.LINE_AA)
+    cv2.circle(image, (240, 240), 110, CYTOPLASM, -1, cv2.LINE_AA)
+    for y, x in ((200, 190), (270, 280)):
+        cv2.circle(image, (x, y), 50, NUCLEUS, -1, cv2.LINE_AA)
+    rng = np.random.default_rng(0)
+    for y, x in rng.integers(150, 330, (120, 2)):
+        cv2.circle(image, (int(x), int(y)), 5, drawn_fields.RED, -1, cv2.LINE_AA)
+    return cv2.GaussianBlur(image, (0, 0), 2)
+
+
+@pytest.mark.parametrize("factor", [0.25, 0.5, 1.41, 2.0, 4.0])
+def test_a_magnified_close_up(factor):
+    """Parts of the cell are not taken for red cells: one cell at any size."""
+    image = close_up()
+    side = round(480 * factor)
+    interpolation = cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC
+    found = finder.find(cv2.resize(image, (side, side), interpolation=interpolation))
+    assert_same([tuple(v * factor for v in (130, 130, 351, 351))], found.cells, 0.7)
+    assert found.scale.red_cell_px / factor == pytest.approx(112, rel=0.25)
+
+
+def test_each_cell_is_extended_as_in_the_whole_image():
+    """Windows around the cells give what all of the image gives."""
+    rng = np.random.default_rng(3)
+    nuclei = np.zeros((150, 170), np.int32)
+    for label, (y, x) in enumerate([(4, 30), (40, 60), (52, 75), (120, 165), (140, 10)], 1):
+        nuclei[disk(nuclei.shape, y, x, 9)] = label
+    smooth = cv2.GaussianBlur(rng.normal(size=nuclei.shape), (0, 0), 3)
+    leukocytes = (smooth > -0.05) | (nuclei > 0)
+    nearest = segmentation.expand_labels(nuclei, 1.1 * 30)
+    rims = segmentation.expand_labels(nuclei, 0.06 * 30)
+    expected = np.zeros_like(nuclei)
+    for label in range(1, 6):
+        mask = (nearest == label) & leukocytes | (rims == label)
+        mask = ndimage.binary_fill_holes(morphology.closing(mask, morphology.disk(2)))
+        mask = morphology.opening(mask, morphology.disk(6)) | (rims == label)
+        pieces, _ = ndimage.label(mask)
+        mask = np.isin(pieces, np.unique(pieces[nuclei == label]))
+        expected[mask & ((expected == 0) | (rims == label))] = label
+    np.testing.assert_array_equal(cytoplasm.label_cells(leukocytes, nuclei, 30), expected)
+
+
+def test_parts_of_tiles_add_up(drawn, monkeypatch):
+    monkeypatch.setattr(finder, "_TILE", 128)
+    parts = []
+    found = finder.find(drawn.image, parts.append)
+    assert len(parts) == len(finder._tiles(drawn.image, found.scale)) > 4
+    assert sum(parts) == pytest.approx(1) and min(parts) > 0
+    parts.clear()
+    finder.find(np.full((40, 40, 3), 255, np.uint8), parts.append)
+    assert parts == [1]
 
 
 def test_without_red_cells_the_scale_is_a_guess():

@@ -15,7 +15,7 @@ import dataclasses
 import itertools
 import math
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent import futures
 from typing import Any
 
@@ -25,9 +25,10 @@ from etils import epath
 from wbc_jax.data import crops, isolation
 from wbc_jax.data.images import check_image
 from wbc_jax.errors import CheckpointError, DataError
-from wbc_jax.fields import finder, instances
+from wbc_jax.fields import contrast, finder, instances
 from wbc_jax.fields.cells import Cell, Field, measure_cell
 from wbc_jax.fields.finder import Box, Detection, Detections, Scale
+from wbc_jax.fields.one_cell import crop_window
 from wbc_jax.inference import abstention
 from wbc_jax.inference import model as inference
 from wbc_jax.inference import weights as weights_lib
@@ -38,12 +39,15 @@ FIND_MODES = ("auto", "yes", "no")
 MAX_CELLS = 2**16 - 1
 """Largest number of cells in an image, because its labels are uint16."""
 
-_MAX_CROP_RED_CELLS = 8.0
-"""Longest side of a crop around one cell, in diameters of a red cell."""
-_MAX_CROP_PX = 2048
-_MAX_CROP_ASPECT = 1.2
-_MAX_OFF_CENTER = 0.15
-"""Largest distance of a crop's cell from the crop's center, as a part of the crop's sides."""
+_SCALES_DIFFER = 0.2
+"""Smallest relative difference of two magnifications that is flagged."""
+
+PixelSize = tuple[float, str]
+"""Micrometers per pixel, and the tag of the file that says so."""
+_GROUP = 64
+"""Squares whose masks or types are predicted between two reports; a multiple of the batches."""
+_FIND, _SEGMENT, _TYPE = 0.6, 0.25, 0.15
+"""Parts of the time that the steps take on a large field."""
 
 _shipped: Models | None = None
 _loading = threading.Lock()
@@ -122,6 +126,8 @@ def analyze(
     models: Models | None = None,
     find: str = "auto",
     um_per_px: float | None = None,
+    pixel_sizes: Sequence[PixelSize | None] | None = None,
+    on_progress: Callable[[float], None] | None = None,
 ) -> Field | list[Field]:
     """Finds, segments and types the leukocytes of one image or several.
 
@@ -129,8 +135,11 @@ def analyze(
         images: uint8 `[H, W, 3]` RGB of any size, or a list of such images.
         models: from `load_models`; by default the shipped ones, which are loaded and compiled at
             the first such call and kept for the next ones, of all threads, until `release_models`.
-        find: `yes`: look for cells; `no`: each image is one cell; `auto`: decide by `is_one_cell`.
-        um_per_px: micrometers per pixel, if known.
+        find: `yes`: look for cells; `no`: each image is one cell; `auto`: decide by `one_cell`.
+        um_per_px: micrometers per pixel of all images, if known.
+        pixel_sizes: micrometers per pixel and their source for each image, from its file; None if
+            the file does not say. `um_per_px` wins over them, and they win over the red cells.
+        on_progress: called now and then with the part of the work that is done, up to 1.
 
     Returns:
         One `Field`, or a list of them.
@@ -141,16 +150,16 @@ def analyze(
     """
     if find not in FIND_MODES:
         raise ValueError(f"find is {find!r}: allowed are {', '.join(FIND_MODES)}")
-    if um_per_px is not None and not 0 < um_per_px < math.inf:
-        raise ValueError(f"um_per_px is {um_per_px}: allowed is a number above zero")
     if isinstance(images, np.ndarray):
-        return analyze([images], models, find, um_per_px)[0]
+        return analyze([images], models, find, um_per_px, pixel_sizes, on_progress)[0]
     for image in images:
         check_image(image)
+    sizes = _pixel_sizes(len(images), um_per_px, pixel_sizes)
     models = models or _shipped_models()
+    progress = _Progress(on_progress, sum(map(_pixels, images)))
     # Threads help: scikit-image and OpenCV release Python's lock for most of their time.
     with futures.ThreadPoolExecutor() as pool:
-        plans = list(pool.map(lambda image: _plan(image, find, um_per_px), images))
+        plans = list(pool.map(lambda *one: _plan(*one, find, progress.found), images, sizes))
         counts = [len(plan.windows) for plan in plans]
         squares = [
             image[top:bottom, left:right]
@@ -160,12 +169,12 @@ def analyze(
         known = None  # the mask of each square, with its own cell alone
         merged: Sequence[_Merged] = [(None, None)] * len(plans)
         if models.segmenter:
-            masks = [found.mask for found in models.segmenter.predict(squares)]
-            sizes = [image.shape[:2] for image in images]
-            pairs = list(pool.map(_merge, sizes, plans, _grouped(masks, counts)))
+            masks = [one.mask for one in _predict(models.segmenter, squares, progress, _SEGMENT)]
+            grouped = _grouped(masks, counts)
+            pairs = list(pool.map(_merge, images, plans, grouped))
             known = [
                 mask
-                for plan, pair, found in zip(plans, pairs, _grouped(masks, counts))
+                for plan, pair, found in zip(plans, pairs, grouped)
                 # A crop's mask is passed as a classifier alone would predict it.
                 for mask in (found if plan.one_cell else _own_masks(plan, *pair))
             ]
@@ -173,8 +182,8 @@ def analyze(
         typed: Sequence[inference.Prediction | None] = [None] * len(squares)
         if models.classifier:
             # A classifier that cuts images to their cell need not segment them again.
-            typed = models.classifier.predict(squares, masks=known)
-        return list(
+            typed = _predict(models.classifier, squares, progress, _TYPE, known)
+        fields = list(
             pool.map(
                 lambda plan, pair, own: _assemble(plan, *pair, own, models.rule),
                 plans,
@@ -182,32 +191,75 @@ def analyze(
                 _grouped(typed, counts),
             )
         )
+    progress.finish()
+    return fields
 
 
-def is_one_cell(shape: tuple[int, ...], found: Detections) -> bool:
-    """Returns whether an image is a crop around one cell rather than a field.
+def _pixel_sizes(
+    count: int, given: float | None, from_files: Sequence[PixelSize | None] | None
+) -> list[PixelSize | None]:
+    """Returns the known micrometers per pixel of each image, and their source.
 
-    A crop is nearly square, at most 2048 pixels and eight red cells wide, and has a cell in its
-    middle. An image without a cell is a crop only if it has no red cells either.
+    Raises:
+        ValueError: a value is not above zero, or there is not one for each image.
+    """
+    sizes = [None] * count if from_files is None else list(from_files)
+    if len(sizes) != count:
+        raise ValueError(f"{len(sizes)} pixel_sizes for {count} images: give one for each image")
+    for um_per_px, name in [(given, "um_per_px"), *((s and s[0], "pixel_sizes") for s in sizes)]:
+        if um_per_px is not None and not 0 < um_per_px < math.inf:
+            raise ValueError(f"{name} is {um_per_px}: allowed is a number above zero")
+    return sizes if given is None else [(given, "given")] * count
+
+
+def _pixels(image: np.ndarray) -> int:
+    return image.shape[0] * image.shape[1]
+
+
+class _Progress:
+    """Reports which part of the work is done, from any thread.
 
     Args:
-        shape: the image's shape.
-        found: from `finder.find`, for this image.
+        report: called with that part.
+        pixels: of all images together.
     """
-    height, width = shape[:2]
-    short, long = sorted((height, width))
-    if long > min(_MAX_CROP_ASPECT * short, _MAX_CROP_PX):
-        return False
-    scale = found.scale if found.scale and found.scale.reliable else None
-    if scale and long > _MAX_CROP_RED_CELLS * scale.red_cell_px:
-        return False
-    if not found.cells:
-        return scale is None
-    offsets = [
-        ((cell.top + cell.bottom) / 2 / height - 0.5, (cell.left + cell.right) / 2 / width - 0.5)
-        for cell in found.cells
-    ]
-    return min(math.hypot(*offset) for offset in offsets) < _MAX_OFF_CENTER
+
+    def __init__(self, report: Callable[[float], None] | None, pixels: int):
+        self._report, self._pixels = report, pixels
+        self._done = 0.0
+        self._lock = threading.Lock()
+
+    def add(self, part: float) -> None:
+        """Reports that a further part of the whole work is done."""
+        with self._lock:
+            self._done = min(self._done + part, 1.0)
+            if self._report:
+                self._report(self._done)
+
+    def found(self, pixels: float) -> None:
+        """Reports that cells were looked for in so many pixels."""
+        self.add(_FIND * pixels / self._pixels)
+
+    def finish(self) -> None:
+        """Reports the end."""
+        self.add(1.0)
+
+
+def _predict(
+    model: inference.Model,
+    squares: Sequence[np.ndarray],
+    progress: _Progress,
+    part: float,
+    masks: Sequence[np.ndarray] | None = None,
+) -> list[inference.Prediction]:
+    """Predicts the masks or the types of squares; `part` of the work is then done."""
+    found = []
+    for start in range(0, len(squares), _GROUP):
+        group = slice(start, start + _GROUP)
+        own = {} if masks is None else {"masks": masks[group]}
+        found += model.predict(squares[group], **own)
+        progress.add(part * len(squares[group]) / len(squares))
+    return found
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -218,20 +270,31 @@ class _Plan:
         cells: from the finder; empty if the image is one cell.
         windows: one box per cell.
         um_per_px, source, one_cell: as in `Field`.
+        scales_differ: the image's red cells suggest another `um_per_px`.
     """
 
     cells: list[Detection]
     windows: list[Box]
     um_per_px: float | None
     source: str
+    scales_differ: bool
     one_cell: bool
 
 
-def _plan(image: np.ndarray, find: str, um_per_px: float | None) -> _Plan:
-    found = Detections([], None) if find == "no" else finder.find(image)
-    scale, size = _scale(um_per_px, found.scale), image.shape[:2]
-    if find == "no" or (find == "auto" and is_one_cell(size, found)):
-        return _Plan([], [(0, 0, *size)], *scale, True)
+def _plan(
+    image: np.ndarray, known: PixelSize | None, find: str, on_pixels: Callable[[float], None]
+) -> _Plan:
+    if find == "no":
+        found = Detections([], None)
+        on_pixels(_pixels(image))
+    else:
+        found = finder.find(image, lambda part: on_pixels(part * _pixels(image)))
+    scale, size = _scale(known, found.scale), image.shape[:2]
+    window = {"no": (0, 0, *size), "auto": crop_window(size, found), "yes": None}[find]
+    if window is not None:
+        if not found.cells and contrast.is_plain(image):
+            return _Plan([], [], *scale, False)
+        return _Plan([], [window], *scale, True)
     if len(found.cells) > MAX_CELLS:
         raise DataError(
             f"the image has {len(found.cells)} cells: allowed are {MAX_CELLS}; cut it into pieces"
@@ -240,13 +303,12 @@ def _plan(image: np.ndarray, find: str, um_per_px: float | None) -> _Plan:
     return _Plan(found.cells, windows, *scale, False)
 
 
-def _scale(given: float | None, found: Scale | None) -> tuple[float | None, str]:
-    """Returns the micrometers per pixel and their source."""
-    if given is not None:
-        return given, "given"
-    if found is not None and found.reliable:
-        return found.um_per_px, "red_cells"
-    return None, "unknown"
+def _scale(known: PixelSize | None, found: Scale | None) -> tuple[float | None, str, bool]:
+    """Returns the micrometers per pixel, their source, and whether the red cells disagree."""
+    seen = found.um_per_px if found is not None and found.reliable else None
+    if known is not None:
+        return *known, seen is not None and abs(known[0] / seen - 1) > _SCALES_DIFFER
+    return seen, "unknown" if seen is None else "red_cells", False
 
 
 def _grouped(values: Sequence[Any], counts: Sequence[int]) -> list[list[Any]]:
@@ -256,11 +318,16 @@ def _grouped(values: Sequence[Any], counts: Sequence[int]) -> list[list[Any]]:
 
 
 def _merge(
-    size: tuple[int, int], plan: _Plan, masks: Sequence[np.ndarray]
+    image: np.ndarray, plan: _Plan, masks: Sequence[np.ndarray]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Merges the masks of an image's windows into its mask and labels."""
+    size = image.shape[:2]
     if plan.one_cell:
-        mask = isolation.keep_middle_cell(masks[0])
+        top, left, bottom, right = plan.windows[0]
+        found = isolation.keep_middle_cell(masks[0])
+        mask = np.zeros(size, np.uint8)
+        if contrast.shows_nucleus(image[top:bottom, left:right], found):
+            mask[top:bottom, left:right] = found
         return mask, (mask > 0).astype(np.uint16)
     return instances.merge_masks(size, plan.windows, masks, plan.cells)
 
@@ -284,7 +351,9 @@ def _assemble(
     windows = [] if plan.one_cell and labels is not None and not labels.any() else plan.windows
     for i, (window, prediction) in enumerate(zip(windows, typed)):
         detection = plan.cells[i] if plan.cells else None
-        found = measure_cell(i + 1, detection, window, mask, labels, plan.um_per_px)
+        found = measure_cell(
+            i + 1, detection, window, mask, labels, plan.um_per_px, plan.scales_differ
+        )
         if prediction is not None and prediction.logits is not None:
             found |= abstention.judge(rule, prediction.logits, prediction.embedding)
         cells.append(Cell(**found))

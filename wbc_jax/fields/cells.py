@@ -17,6 +17,8 @@ from wbc_jax.labels import NUCLEUS
 _BOX = ("top", "left", "bottom", "right")
 _MIN_NUCLEUS_IOU = 0.5
 """Lowest IoU at which the finder's nucleus and the segmenter's are the same."""
+_MIN_CELL_PX, _MAX_CELL_PX = 24, 2000
+"""Longer side of the cells on which results were seen to hold (docs/fields.md)."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
@@ -36,7 +38,10 @@ class Cell:
         lobes, …: as in `metrics.cell_shape`.
         flag: names joined by `;`: those of `metrics.nc_ratio`; `touches_frame`; `nuclei_differ`:
             the segmenter's nucleus and the one that the finder saw by its color have an IoU below
-            0.5, as on stains unlike those that the segmenter was trained on.
+            0.5, as on stains unlike those that the segmenter was trained on; `scale_out_of_range`:
+            the cell's longer side is below 24 or above 2,000 pixels, where no results were checked;
+            `um_per_px_differs`: the image's red cells suggest another magnification than the one
+            that is used, by more than 20 %.
         mask: uint8 `[bottom - top, right - left]`: 1 its cytoplasm, 2 its nucleus, 0 elsewhere.
     """
 
@@ -88,7 +93,8 @@ class Field:
         labels: uint16 `[H, W]`: number of the cell that a pixel belongs to, 0 none; None without a
             segmenter.
         um_per_px: micrometers per pixel; None if not known.
-        um_per_px_source: `given`, `red_cells` (estimated from them) or `unknown`.
+        um_per_px_source: `given`, the name of the file's tag, `red_cells` (estimated from them) or
+            `unknown`.
         one_cell: the image was taken as a crop around one cell.
     """
 
@@ -107,6 +113,7 @@ def measure_cell(
     mask: np.ndarray | None,
     labels: np.ndarray | None,
     um_per_px: float | None,
+    scales_differ: bool = False,
 ) -> dict[str, object]:
     """Measures a cell.
 
@@ -116,13 +123,15 @@ def measure_cell(
         window: the part of the image that the models saw.
         mask, labels: the image's, as in `Field`; None if only the cell's box is known.
         um_per_px: micrometers per pixel, if known.
+        scales_differ: the image's red cells suggest another `um_per_px`.
 
     Returns:
         Arguments of `Cell`, without those that a classifier gives.
     """
     box, cut = (window, False) if detection is None else (detection.box, detection.touches_frame)
     if mask is None or labels is None:
-        return {"cell": number, **dict(zip(_BOX, box)), "flag": "touches_frame" if cut else ""}
+        flags = _flags(box if detection else None, cut, scales_differ)
+        return {"cell": number, **dict(zip(_BOX, box)), "flag": ";".join(flags)}
     top, left, bottom, right = window
     own = labels[top:bottom, left:right] == number
     if found := crops.bounding_box(own):
@@ -136,8 +145,10 @@ def measure_cell(
     ratio, shape = metrics.nc_ratio(alone[None]), metrics.cell_shape(alone[None], um_per_px)
     differ = detection is not None and _nucleus_iou(detection, window, mask, own) < _MIN_NUCLEUS_IOU
     flags = [
-        str(ratio.flag[0]), "touches_frame" if cut else "", "nuclei_differ" if differ else "",
-    ]  # fmt: skip
+        *filter(None, [str(ratio.flag[0])]),
+        *_flags(box, cut, scales_differ),
+        *(["nuclei_differ"] if differ else []),
+    ]
     um2 = math.nan if um_per_px is None else um_per_px**2
     return {
         "cell": number,
@@ -154,9 +165,26 @@ def measure_cell(
             for region in ("nucleus", "cell")
             for name in ("circularity", "solidity", "eccentricity")
         },
-        "flag": ";".join(filter(None, flags)),
+        "flag": ";".join(flags),
         "mask": alone,
     }
+
+
+def _flags(box: Box | None, cut: bool, scales_differ: bool) -> list[str]:
+    """Returns the flags that need no mask.
+
+    Args:
+        box: the cell's; None if not known.
+        cut: the cell reaches the frame.
+        scales_differ: as in `measure_cell`.
+    """
+    side = None if box is None else max(box[2] - box[0], box[3] - box[1])
+    flags = {
+        "touches_frame": cut,
+        "scale_out_of_range": side is not None and not _MIN_CELL_PX <= side <= _MAX_CELL_PX,
+        "um_per_px_differs": scales_differ,
+    }
+    return [name for name, given in flags.items() if given]
 
 
 def _largest_piece(region: np.ndarray) -> np.ndarray:

@@ -28,6 +28,9 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+import os
+from collections.abc import Callable
+from concurrent import futures
 
 import numpy as np
 from skimage import measure
@@ -115,16 +118,27 @@ def estimate_scale(image: np.ndarray) -> Scale | None:
     return find(image).scale
 
 
-def find(image: np.ndarray) -> Detections:
-    """Finds leukocytes and scale together; arguments and errors as in `find_cells`."""
+def find(image: np.ndarray, on_tile: Callable[[float], None] | None = None) -> Detections:
+    """Finds leukocytes and scale together; errors as in `find_cells`.
+
+    Args:
+        image: uint8 `[H, W, 3]` RGB.
+        on_tile: called after each tile with its part of the image; the parts add up to 1.
+    """
     check_image(image)
+    on_tile = on_tile or (lambda part: None)
     stain = staining.measure(image) if min(image.shape[:2]) >= _MIN_SIDE else None
     scale = stain and magnification.estimate(image, stain)
     if stain is None or scale is None:
+        on_tile(1.0)
         return Detections([], None)
-    cells = [
-        cell for tile in _tiles(image, scale) for cell in _find_in_tile(image, *tile, stain, scale)
-    ]
+    tiles, cells = _tiles(image, scale), []
+    # OpenCV and SciPy release Python's lock for most of their time.
+    with futures.ThreadPoolExecutor(os.cpu_count()) as pool:
+        found = pool.map(lambda tile: _find_in_tile(image, *tile, stain, scale), tiles)
+        for in_tile, (_, (top, left, bottom, right)) in zip(found, tiles):
+            cells += in_tile
+            on_tile((bottom - top) * (right - left) / (image.shape[0] * image.shape[1]))
     return Detections(sorted(cells, key=lambda cell: cell.box), scale)
 
 

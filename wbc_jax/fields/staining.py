@@ -16,6 +16,10 @@ _VIOLET_MARGIN = 0.1
 """Nuclei are more violet than a pile of red cells by at least this much."""
 MAX_RED_CELL_LAYERS = 2.2
 """Largest number of red cells that are assumed to lie on top of each other."""
+_MIN_RANGE = 8
+"""Smallest range of green, in gray levels, of an image that is not plain."""
+_MIN_LIGHT = 16
+"""Smallest gray level of unstained light. Below it, noise would look like stain."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -99,16 +103,19 @@ def measure(image: np.ndarray) -> Stain | None:
         image: uint8 `[H, W, 3]` RGB.
 
     Returns:
-        None if the image has only one color.
+        None if the image has only one color, or no light in one of its channels, as black and pure
+        yellow have.
     """
     small = rescale(image, min(1.0, _SAMPLE_PX / min(image.shape[:2])))
     small = cv2.GaussianBlur(small.astype(np.float32), (0, 0), 1)
     green = small[..., 1]
-    if np.ptp(green) < 8:
+    if np.ptp(_flattened(green)) < _MIN_RANGE:
         return None
     light = _fit_light(small)
+    if 10 ** float(light[:, 0].min()) < _MIN_LIGHT:
+        return None
     height, width = green.shape
-    densities = _all_terms(height, width) @ light.T - _log10(small)
+    densities = quadratic_terms(height, width) @ light.T - _log10(small)
     green = densities[..., 1]
     # Noise shows in pixels that are brighter than the background.
     noise = 1.4826 * float(np.median(-green[green < 0])) if (green < 0).any() else 0.0
@@ -123,6 +130,14 @@ def measure(image: np.ndarray) -> Stain | None:
     return Stain(light, red_cell, max(0.03, float(red_cell[1]) / 2))
 
 
+def _flattened(green: np.ndarray) -> np.ndarray:
+    """Returns what the best quadratic surface leaves of an image `[H, W]`."""
+    terms = quadratic_terms(*green.shape)
+    some = np.s_[:: max(1, green.shape[0] // 48), :: max(1, green.shape[1] // 48)]
+    best = np.linalg.lstsq(terms[some].reshape(-1, 6), green[some].ravel(), rcond=None)[0]
+    return green - terms @ best
+
+
 def _fit_light(image: np.ndarray) -> np.ndarray:
     """Fits a quadratic surface to the unstained pixels, repeatedly; returns `Stain.light`.
 
@@ -135,7 +150,7 @@ def _fit_light(image: np.ndarray) -> np.ndarray:
     except ValueError:  # fewer than three gray levels
         bright = filters.threshold_otsu(green)
     observed = _log10(image)
-    terms = _all_terms(*green.shape)
+    terms = quadratic_terms(*green.shape)
     light = np.zeros((3, 6), np.float32)
     light[:, 0] = np.median(observed[green > bright], 0)
     for _ in range(3):
@@ -151,8 +166,8 @@ def _fit_light(image: np.ndarray) -> np.ndarray:
     return light
 
 
-def _all_terms(height: int, width: int) -> np.ndarray:
-    """Returns the quadratic terms of all pixels of an image, float32 `[H, W, 6]`."""
+def quadratic_terms(height: int, width: int) -> np.ndarray:
+    """Returns 1, y, x, y², yx, x² of all pixels of an image, float32 `[H, W, 6]`, -1 to 1."""
     ys, xs = (_pixel_centers(0, length, length, length) for length in (height, width))
     return _quadratic_terms(ys, xs)
 
