@@ -259,3 +259,38 @@ def test_settings_name_all_that_changes_a_result(run, typed_run):
     assert len(set(found)) == len(found)
     again = fields.Models(wbc_jax.load(run.workdir), wbc_jax.load(typed_run.workdir))
     assert finished.settings(again, um_per_px=None, find="auto") == found[0]
+
+
+def test_a_large_image_shows_how_far_it_is(model, folder, tmp_path, monkeypatch):
+    analyze, updates = fields.analyze, []
+
+    def watched(images, models, find, um_per_px, pixel_sizes, on_progress):
+        on_progress(0.25)
+        return analyze(images, models, find, um_per_px, pixel_sizes, on_progress)
+
+    class Recorded(cell_results.Progress):
+        def update(self, done, count, note="", part=0.0):
+            updates.append((done, part))
+
+    monkeypatch.setattr(fields, "analyze", watched)
+    monkeypatch.setattr(cell_results, "Progress", Recorded)
+    models = fields.Models(segmenter=model)
+    cell_results.predict_files(models, [str(folder / "a.png")], tmp_path / "out", "no")
+    assert updates[0] == (0, 0.25) and updates[-1] == (1, 0.0)
+    assert any(0.25 < part <= 1 for _, part in updates[1:-1])
+
+
+def test_the_pixel_size_of_the_file_is_used_and_named(model, cells, tmp_path):
+    """2,500 pixels per centimeter would be 4 um, no smear; 100,000 are 0.1 um."""
+    for name, density in (("a.tif", 100_000), ("b.tif", 2_500)):
+        Image.fromarray(cells[0]).save(tmp_path / name, resolution=density, resolution_unit="cm")
+    paths = [str(tmp_path / name) for name in ("a.tif", "b.tif")]
+    models = fields.Models(segmenter=model)
+    cell_results.predict_files(models, paths, tmp_path / "out", "no")
+    first, second = _read(tmp_path / "out" / "cells.csv")
+    assert (first["um_per_px"], first["um_per_px_source"]) == ("0.1", "tiff_resolution")
+    assert float(first["nucleus_um2"]) == pytest.approx(int(first["nucleus_px"]) * 0.01, rel=1e-5)
+    assert (second["um_per_px"], second["um_per_px_source"]) == ("", "unknown")
+    cell_results.predict_files(models, paths, tmp_path / "given", "no", um_per_px=0.2)
+    rows = _read(tmp_path / "given" / "cells.csv")
+    assert [(row["um_per_px"], row["um_per_px_source"]) for row in rows] == [("0.2", "given")] * 2

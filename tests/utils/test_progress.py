@@ -88,3 +88,16 @@ def test_close_without_a_line(clock):
     stream = _Terminal()
     Progress("step", 10, stream=stream).close()
     assert stream.getvalue() == ""
+
+
+def test_parts_of_a_long_step_are_shown(clock):
+    stream = io.StringIO()
+    progress = Progress("image", 2, stream=stream)
+    for part in (0.0, 0.25, 0.5):
+        clock[0] += 10.0
+        progress.update(0, 0, part=part)
+    assert stream.getvalue() == (
+        "image 0/2 (0 %)  0.0 images/s  20 s left\n"
+        "image 0/2 (12 %)  0.0 images/s  2 min 20 s left\n"
+        "image 0/2 (25 %)  0.0 images/s  1 min 30 s left\n"
+    )

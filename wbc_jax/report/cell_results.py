@@ -19,6 +19,7 @@ from __future__ import annotations
 import concurrent.futures
 import contextlib
 import dataclasses
+import functools
 import json
 import math
 import signal
@@ -266,9 +267,11 @@ def predict_files(
             for batch, unread in _batches(paths, names, finished):
                 bad += unread
                 if batch:
-                    found = fields.analyze(
-                        [image.file.pixels for image in batch], models, find, um_per_px
-                    )
+                    done = len(written) + len(bad)
+                    show = functools.partial(_show_part, progress, done, len(batch))
+                    pixels = [image.file.pixels for image in batch]
+                    sizes = [_pixel_size(image.file) for image in batch]
+                    found = fields.analyze(pixels, models, find, um_per_px, sizes, show)
                     written.add(batch, found)
                 progress.update(len(written) + len(bad), len(batch))
             progress.close()
@@ -292,6 +295,15 @@ def predict_files(
             journal.remove()
     print(written.summary(), flush=True)
     return bad
+
+
+def _show_part(progress: Progress, done: int, count: int, part: float) -> None:
+    """Shows that a part of the `count` images after the first `done` is analyzed."""
+    progress.update(done, 0, part=part * count)
+
+
+def _pixel_size(file: ImageFile) -> fields.PixelSize | None:
+    return None if file.um_per_px is None else (file.um_per_px, file.um_per_px_source)
 
 
 def _batches(

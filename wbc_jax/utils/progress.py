@@ -35,18 +35,26 @@ class Progress:
         self._count = 0
         self._width = 0
 
-    def update(self, done: int, count: int, note: str = "") -> None:
-        """Shows that `done` steps are done, with `count` more items since the last call."""
+    def update(self, done: int, count: int, note: str = "", part: float = 0.0) -> None:
+        """Shows that `done` steps are done, with `count` more items since the last call.
+
+        Args:
+            done: number of steps that are done.
+            count: items since the last call.
+            note: text behind the line.
+            part: of the steps after these that is done. Steps and items are then the same.
+        """
         self._count += count
         now = time.monotonic()
         if now - self._shown < self._every and done < self._total:
             return
         self._shown = now
         elapsed = max(now - self._start, 1e-9)
-        rate = self._count / elapsed
-        left = (self._total - done) * elapsed / max(done - self._first, 1)
+        rate = (self._count + part) / elapsed
+        reached = done + part
+        left = (self._total - reached) * elapsed / (reached - self._first or 1)
         line = (
-            f"{self._what} {done}/{self._total} ({100 * done / self._total:.0f} %)  "
+            f"{self._what} {done}/{self._total} ({100 * reached / self._total:.0f} %)  "
             f"{rate:.1f} {self._unit}/s  {duration(left)} left"
         )
         self._write(f"{line}  {note}" if note else line)
