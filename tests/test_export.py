@@ -29,12 +29,10 @@ for count in (1, 3):
 @pytest.mark.parametrize("kind", ["run", "typed_run"])
 def test_stablehlo_runs_without_flax(kind, request, tmp_path):
     run = request.getfixturevalue(kind)
-    for _ in range(2):  # the second call overwrites what the first wrote
-        done = tiny_runs.command(
-            "wbc_jax.export", run.workdir, "--out=new/model.stablehlo", "--network_only",
-            cwd=tmp_path,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr
+    done = tiny_runs.command(
+        "wbc_jax.export", run.workdir, "--out=new/model.stablehlo", "--network_only", cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("new/model.stablehlo: ")
     assert f"1. Resize the image to {tiny_runs.SIZE}×{tiny_runs.SIZE} pixels" in done.stdout
     notes = json.loads((tmp_path / "new" / "model.stablehlo.json").read_text())

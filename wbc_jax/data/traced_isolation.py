@@ -113,8 +113,8 @@ def _dilate(region: jax.Array, reach: jax.Array) -> jax.Array:
         row = lax.dynamic_slice(stacked, (start, jnp.int32(0)), (height, width))
         return found | (row <= half)
 
-    reach = jnp.minimum(reach, jnp.asarray(height, jnp.int32))
-    return lax.fori_loop(-reach, reach + 1, add, jnp.zeros((height, width), bool))
+    rows = jnp.minimum(reach, jnp.asarray(height, jnp.int32))
+    return lax.fori_loop(-rows, rows + 1, add, jnp.zeros((height, width), bool))
 
 
 def _middle_cell(mask: jax.Array) -> tuple[jax.Array, jax.Array]:
