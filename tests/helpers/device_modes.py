@@ -28,6 +28,7 @@ def train(records: str, out: pathlib.Path) -> None:
         records,
         optimizer__name="sgd",
         optimizer__learning_rate=0.1,
+        train__evaluate_every=3,
         evaluate__batch_size=EVALUATION_BATCH,
     )
     experiment.run(config, epath.Path(out))
@@ -54,7 +55,10 @@ def main() -> None:
         compare.main([*two, "--bootstrap=50"])
         predict.main([images, f"--out={out / 'csv'}", "--find=no"])
         parquet = [images, "--format=parquet", "--part_size=4"]
-        for model, size in (("segmenter", 1), ("segmenter", 3), ("classifier", 3)):
+        sizes = [("segmenter", 3), ("classifier", 3)]
+        if jax.device_count() == 1:
+            sizes.append(("segmenter", 1))
+        for model, size in sizes:
             name = f"--out={out / f'{model}_{size}'}"
             predict.main([*parquet, f"--model={model}", f"--batch_size={size}", name])
     print(json.dumps(jax.device_count()))
