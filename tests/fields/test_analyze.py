@@ -169,9 +169,9 @@ def test_progress_of_a_large_image(monkeypatch):
     assert len(found.cells) == 2
     assert parts == sorted(parts) and parts[-1] == 1
     tiles = len(finder._tiles(image, finder.estimate_scale(image)))
-    assert len(parts) == tiles + 2 * 2 + 1  # two masks, two types, the end
+    assert len(parts) == 2 * tiles + 2 * 2 + 1  # two masks, two types, the end
     # All tiles together are 60 %, each mask an eighth, and each type 7.5 %.
-    assert parts[tiles - 1 :] == pytest.approx([0.6, 0.725, 0.85, 0.925, 1, 1])
+    assert parts[2 * tiles - 1 :] == pytest.approx([0.6, 0.725, 0.85, 0.925, 1, 1])
     # Several images, in threads: each counts by its pixels.
     parts.clear()
     fields.analyze([image, image[:120]], MODELS, "no", on_progress=parts.append)

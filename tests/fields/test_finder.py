@@ -197,7 +197,7 @@ def test_parts_of_tiles_add_up(drawn, monkeypatch):
     monkeypatch.setattr(finder, "_TILE", 128)
     parts = []
     found = finder.find(drawn.image, parts.append)
-    assert len(parts) == len(finder._tiles(drawn.image, found.scale)) > 4
+    assert len(parts) == 2 * len(finder._tiles(drawn.image, found.scale)) > 8
     assert sum(parts) == pytest.approx(1) and min(parts) > 0
     parts.clear()
     finder.find(np.full((40, 40, 3), 255, np.uint8), parts.append)

@@ -123,7 +123,8 @@ def find(image: np.ndarray, on_tile: Callable[[float], None] | None = None) -> D
 
     Args:
         image: uint8 `[H, W, 3]` RGB.
-        on_tile: called after each tile with its part of the image; the parts add up to 1.
+        on_tile: called with the part of the work that was done since the call before, twice a
+            tile, and by several threads; the parts add up to 1.
     """
     check_image(image)
     on_tile = on_tile or (lambda part: None)
@@ -132,13 +133,17 @@ def find(image: np.ndarray, on_tile: Callable[[float], None] | None = None) -> D
     if stain is None or scale is None:
         on_tile(1.0)
         return Detections([], None)
-    tiles, cells = _tiles(image, scale), []
+
+    def find_in(tile: tuple[Box, Box]) -> list[Detection]:
+        top, left, bottom, right = tile[1]
+        half = (bottom - top) * (right - left) / (image.shape[0] * image.shape[1]) / 2
+        cells = _find_in_tile(image, *tile, stain, scale, lambda: on_tile(half))
+        on_tile(half)
+        return cells
+
     # OpenCV and SciPy release Python's lock for most of their time.
     with futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        found = pool.map(lambda tile: _find_in_tile(image, *tile, stain, scale), tiles)
-        for in_tile, (_, (top, left, bottom, right)) in zip(found, tiles):
-            cells += in_tile
-            on_tile((bottom - top) * (right - left) / (image.shape[0] * image.shape[1]))
+        cells = list(itertools.chain(*pool.map(find_in, _tiles(image, scale))))
     return Detections(sorted(cells, key=lambda cell: cell.box), scale)
 
 
@@ -185,9 +190,20 @@ def _tiles(image: np.ndarray, scale: Scale) -> list[tuple[Box, Box]]:
 
 
 def _find_in_tile(
-    image: np.ndarray, window: Box, core: Box, stain: staining.Stain, scale: Scale
+    image: np.ndarray,
+    window: Box,
+    core: Box,
+    stain: staining.Stain,
+    scale: Scale,
+    on_half: Callable[[], None],
 ) -> list[Detection]:
-    """Returns the cells whose nucleus is centered in the tile's core."""
+    """Returns the cells whose nucleus is centered in the tile's core.
+
+    Args:
+        image, stain, scale: as in `find`.
+        window, core: from `_tiles`.
+        on_half: called after about half of the time.
+    """
     top, left, bottom, right = window
     pixels = image[top:bottom, left:right]
     # Enlarging more than twice would show no more detail: the smallest cells are measured coarsely.
@@ -197,6 +213,7 @@ def _find_in_tile(
     densities = stain.densities(work, window, image.shape[:2], 0.04 * red_cell_px)
     lobes = nuclei.split(stain.nucleus_pixels(densities), red_cell_px)
     leukocytes = cytoplasm.leukocyte_pixels(densities, lobes > 0, stain.foreground, red_cell_px)
+    on_half()
     nucleus_labels = nuclei.drop_small(
         nuclei.join_lobes(lobes, leukocytes, red_cell_px), red_cell_px
     )
