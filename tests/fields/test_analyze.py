@@ -1,5 +1,6 @@
 """Whole fields in flat colors, analyzed by models that read these colors."""
 
+import itertools
 import math
 import time
 from concurrent import futures
@@ -14,6 +15,7 @@ from helpers.drawn_fields import CYTOPLASM, LIGHT, MODELS, Sizes, Thresholds, di
 from helpers.drawn_fields import NUCLEUS as NUCLEUS_COLOR
 from wbc_jax import models
 from wbc_jax.config import Config, Model
+from wbc_jax.data import light, orientation
 from wbc_jax.errors import CheckpointError
 from wbc_jax.fields import analyze as fields
 from wbc_jax.fields import finder, results
@@ -70,7 +72,8 @@ def test_an_image_as_one_cell():
     image = plain_field([(100, 100, 26, 40)], 200, 200)
     (found,) = fields.analyze([image], MODELS, "no")
     assert found.one_cell and found.um_per_px_source == "unknown"
-    np.testing.assert_array_equal(found.mask, Thresholds().predict([image])[0].mask)
+    standard = light.standardize(image)
+    np.testing.assert_array_equal(found.mask, Thresholds().predict([standard])[0].mask)
     assert found.cells[0].nucleus_um2 != found.cells[0].nucleus_um2  # NaN
     # `auto` takes a square a few red cells wide, with its cell in the middle, as one cell.
     assert fields.analyze(image, MODELS).one_cell
@@ -280,16 +283,23 @@ def test_models_by_task(monkeypatch):
 def test_rendered_field():
     """A field with rendered stain, and a segmenter that finds the true mask by its pixels."""
     drawn = render.render_field(5, 360, 480, 4, um_per_px=0.15, palette="slate")
+    standard = light.standardize(drawn.image)
 
     class Truth:
         def predict(self, images):
-            found = []
-            for image in images:
-                match = cv2.matchTemplate(drawn.image, image, cv2.TM_SQDIFF)
+            return [inference.Prediction(self.mask(image)) for image in images]
+
+        def mask(self, image):
+            """The squares come in standard light, each turned to one of eight positions."""
+            best = []
+            for position in itertools.product((False, True), repeat=3):
+                upright = orientation.replace(image, position)
+                match = cv2.matchTemplate(standard, upright, cv2.TM_SQDIFF)
                 y, x = np.unravel_index(match.argmin(), match.shape)
-                mask = drawn.mask[y : y + image.shape[0], x : x + image.shape[1]]
-                found.append(inference.Prediction(mask))
-            return found
+                mask = drawn.mask[y : y + upright.shape[0], x : x + upright.shape[1]]
+                best.append((match.min(), position, mask))
+            _, position, mask = min(best, key=lambda one: one[0])
+            return orientation.place(mask, position)
 
     field = fields.analyze(drawn.image, fields.Models(segmenter=Truth()))
     assert len(field.cells) == 4

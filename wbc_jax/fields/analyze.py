@@ -1,7 +1,8 @@
 """Fields of many cells → the mask, N/C ratio, shape and type of each leukocyte.
 
 1. The finder detects leukocytes by the color of their nuclei (`fields.finder`).
-2. The segmenter and the classifier process a square around each cell.
+2. The segmenter and the classifier process a square around each cell, turned to one of its eight
+   symmetric positions (`data.orientation`); the segmenter in a standard light (`data.light`).
 3. Each cell keeps the part of its square's mask that belongs to its own nucleus
    (`fields.instances`), and is measured (`fields.cells`).
 4. If the classifier is not sure of a type, the cell is left for review (`inference.abstention`).
@@ -22,7 +23,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from wbc_jax.data import crops, isolation
+from wbc_jax.data import crops, isolation, light, orientation
 from wbc_jax.data.images import check_image
 from wbc_jax.errors import CheckpointError, DataError
 from wbc_jax.fields import contrast, finder, instances
@@ -161,15 +162,15 @@ def analyze(
     with futures.ThreadPoolExecutor() as pool:
         plans = list(pool.map(lambda *one: _plan(*one, find, progress.found), images, sizes))
         counts = [len(plan.windows) for plan in plans]
-        squares = [
-            image[top:bottom, left:right]
-            for image, plan in zip(images, plans)
-            for top, left, bottom, right in plan.windows
-        ]
+        squares = _squares(images, plans)
+        turns = [orientation.find(square) for square in squares]
         known = None  # the mask of each square, with its own cell alone
         merged: Sequence[_Merged] = [(None, None)] * len(plans)
         if models.segmenter:
-            masks = [one.mask for one in _predict(models.segmenter, squares, progress, _SEGMENT)]
+            standard = _squares(list(pool.map(light.standardize, images)), plans)
+            standard = list(map(orientation.place, standard, turns))
+            turned = _predict(models.segmenter, standard, progress, _SEGMENT)
+            masks = [orientation.replace(one.mask, turn) for one, turn in zip(turned, turns)]
             grouped = _grouped(masks, counts)
             pairs = list(pool.map(_merge, images, plans, grouped))
             known = [
@@ -178,11 +179,14 @@ def analyze(
                 # A crop's mask is passed as a classifier alone would predict it.
                 for mask in (found if plan.one_cell else _own_masks(plan, *pair))
             ]
+            known = list(map(orientation.place, known, turns))
             merged = pairs
         typed: Sequence[inference.Prediction | None] = [None] * len(squares)
         if models.classifier:
-            # A classifier that cuts images to their cell need not segment them again.
-            typed = _predict(models.classifier, squares, progress, _TYPE, known)
+            # A classifier that cuts images to their cell need not segment them again, and has a
+            # white light of its own.
+            turned = list(map(orientation.place, squares, turns))
+            typed = _predict(models.classifier, turned, progress, _TYPE, known)
         fields = list(
             pool.map(
                 lambda plan, pair, own: _assemble(plan, *pair, own, models.rule),
@@ -301,6 +305,15 @@ def _plan(
         )
     windows = [crops.square_crop_box(cell.box, *size, crops.MARGIN) for cell in found.cells]
     return _Plan(found.cells, windows, *scale, False)
+
+
+def _squares(images: Sequence[np.ndarray], plans: Sequence[_Plan]) -> list[np.ndarray]:
+    """Returns the windows of all images, uint8 `[h, w, 3]`."""
+    return [
+        image[top:bottom, left:right]
+        for image, plan in zip(images, plans)
+        for top, left, bottom, right in plan.windows
+    ]
 
 
 def _scale(known: PixelSize | None, found: Scale | None) -> tuple[float | None, str, bool]:

@@ -27,6 +27,7 @@ import pyarrow.parquet as pq
 from etils import epath
 
 from wbc_jax.config import flatten
+from wbc_jax.data import light, orientation
 from wbc_jax.data.images import encode_png, read_with_metadata
 from wbc_jax.errors import DataError, ShardsError
 from wbc_jax.inference import model as inference
@@ -404,8 +405,8 @@ def _batches(
         shard, first, rows, good, started = chunk
         values = started()[0] if started else None
         finishing = [
-            pool.submit(_finish, model, rows[i], values[place], size, settings.masks)
-            for place, (i, size) in enumerate(good)
+            pool.submit(_finish, model, rows[i], values[place], turn, settings.masks)
+            for place, (i, turn) in enumerate(good)
         ]
         return shard, first, rows, finishing
 
@@ -431,28 +432,34 @@ def _ahead(start: Callable[[_T], _S], items: Iterable[_T], depth: int) -> Iterat
 
 def _read(
     model: inference.Model, path: str
-) -> tuple[dict[str, Any], np.ndarray | None, tuple[int, int]]:
-    """Returns the first columns, the image at the network's size (None: bad), and its own size."""
+) -> tuple[dict[str, Any], np.ndarray | None, orientation.Position]:
+    """Returns the first columns, the image as the network sees it (None: bad), and its position."""
     row: dict[str, Any] = {"file": atomic.utf8(path)}
     try:
         file = read_with_metadata(path)
     except DataError as error:
-        return row | {"error": atomic.utf8(str(error))}, None, (0, 0)
+        return row | {"error": atomic.utf8(str(error))}, None, orientation.UPRIGHT
     for note in file.notes:
         print(f"note: {atomic.utf8(note)}", file=sys.stderr, flush=True)
-    height, width = file.pixels.shape[:2]
+    image = file.pixels
+    height, width = image.shape[:2]
     row |= {"width": width, "height": height, "flag": ";".join(file.flags) or None}
-    return row, model.fit(file.pixels), (height, width)
+    turn = orientation.find(image)
+    if model.config.task == "segmentation":
+        image = light.standardize(image)
+    return row, model.fit(orientation.place(image, turn)), turn
 
 
 def _finish(
     model: inference.Model,
     row: dict[str, Any],
     logits: np.ndarray,
-    size: tuple[int, int],
+    turn: orientation.Position,
     masks: bool,
 ) -> None:
-    found = model.read(logits, size)
+    height, width = row["height"], row["width"]
+    _, _, transposed = turn
+    found = model.read(logits, (width, height) if transposed else (height, width))
     if found.probabilities is not None:
         row |= {"type": found.type, "probability": float(found.probabilities.max())}
         row["probabilities"] = found.probabilities
@@ -461,7 +468,7 @@ def _finish(
             row[name] = getattr(found, name)
         row["flag"] = ";".join(filter(None, (found.flag, row["flag"])))
         if masks:
-            row["mask_png"] = encode_png(found.mask)
+            row["mask_png"] = encode_png(orientation.replace(found.mask, turn))
 
 
 def describe(summary: Summary, out: epath.PathLike, process: tuple[int, int]) -> str:
