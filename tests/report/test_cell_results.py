@@ -14,7 +14,7 @@ from PIL import Image
 import wbc_jax
 from helpers import tiny_runs
 from wbc_jax import inputs
-from wbc_jax.data import pipeline
+from wbc_jax.data import light, orientation, pipeline
 from wbc_jax.errors import InputError, Interrupted
 from wbc_jax.fields import analyze as fields
 from wbc_jax.labels import CELL_TYPES
@@ -58,10 +58,12 @@ def test_predict_files(model, folder, tmp_path, capsys):
     assert [row["file"] for row in rows] == [paths[0], paths[1], paths[4]]
     assert [row["mask"] for row in rows] == ["masks/B.png", "masks/a.png", "masks/a_2.png"]
     images = [wbc_jax.read_image(row["file"]) for row in rows]
+    turns = [orientation.find(image) for image in images]
+    seen = [orientation.place(light.standardize(i), turn) for i, turn in zip(images, turns)]
     ratios = []
-    for row, image, found in zip(rows, images, model.predict(images)):
+    for row, image, turn, found in zip(rows, images, turns, model.predict(seen)):
         mask = np.asarray(Image.open(out / row["mask"]))
-        np.testing.assert_array_equal(mask, found.mask)
+        np.testing.assert_array_equal(mask, orientation.replace(found.mask, turn))
         assert mask.dtype == np.uint8 and mask.max() <= 2
         overlay = np.asarray(Image.open(out / row["overlay"]))
         assert overlay.shape == image.shape
@@ -127,7 +129,8 @@ def test_a_classifier_gives_types_and_no_masks(typed_run, folder, tmp_path):
     models = fields.Models(classifier=typed)
     cell_results.predict_files(models, [str(folder / "a.png")], tmp_path / "out", "no")
     (row,) = _read(tmp_path / "out" / "cells.csv")
-    found = typed.predict(wbc_jax.read_image(folder / "a.png"))
+    image = wbc_jax.read_image(folder / "a.png")
+    found = typed.predict(orientation.place(image, orientation.find(image)))
     assert found.mask is None and found.nc_ratio is None
     assert found.probabilities.sum() == pytest.approx(1, abs=1e-6)
     assert row["type"] == found.type == CELL_TYPES[found.probabilities.argmax()]
