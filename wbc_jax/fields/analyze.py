@@ -7,7 +7,8 @@
    (`fields.instances`), and is measured (`fields.cells`).
 4. If the classifier is not sure of a type, the cell is left for review (`inference.abstention`).
 
-An image may itself be a crop around one cell, as in most data sets; it is then not searched.
+An image may itself be a crop around one cell, as in most data sets (`fields.one_cell`); it then has
+one cell at most, and none if it is plain (`fields.contrast`).
 """
 
 from __future__ import annotations
