@@ -166,6 +166,7 @@ def _inputs(names: Sequence[str]) -> inputs.Inputs:
 
 def _write_shards(given: argparse.Namespace) -> None:
     from wbc_jax.fields import analyze as fields
+    from wbc_jax.fields import contrast
     from wbc_jax.inference import shards
 
     settings = shards.Settings(
@@ -185,7 +186,7 @@ def _write_shards(given: argparse.Namespace) -> None:
         # As for a table: one file, one mask.
         models = fields.load_models(given.model or [fields.SEGMENTER], given.flips)
         model = models.segmenter or models.classifier
-        summary = shards.predict(model, listing, given.out, shard, settings)
+        summary = shards.predict(model, listing, given.out, shard, settings, contrast.judge)
     print(shards.describe(summary, given.out, shard), flush=True)
     if summary.bad_files:
         print(

@@ -20,6 +20,7 @@ from helpers import tiny_runs
 from wbc_jax import cli, predict
 from wbc_jax.data import light, orientation, pipeline
 from wbc_jax.errors import ShardsError
+from wbc_jax.fields import contrast
 from wbc_jax.inference import model as inference
 from wbc_jax.inference import shards
 from wbc_jax.labels import CELL_TYPES
@@ -167,12 +168,13 @@ def test_results_of_something_else_are_refused(model, typed_run, listing, whole,
     reordered.write_text("\n".join(reversed(listing.read_text().split())))
     with pytest.raises(ShardsError, match=r"something else:\n  list\.sha256: .* there"):
         _predict(model, reordered, whole)
-    larger = shards.Settings(part_size=3, batch_size=4, masks=False)
+    # Another batch size changes no row.
+    bare = shards.Settings(part_size=3, batch_size=4, masks=False)
     with pytest.raises(ShardsError) as caught:
-        _predict(model, listing, whole, settings=larger)
+        _predict(model, listing, whole, settings=bare)
     assert str(caught.value) == (
-        f"{whole} holds results of something else:\n  batch_size: 2 there, 4 here\n"
-        "  masks: True there, False here\nName another --out, or delete this one to start over."
+        f"{whole} holds results of something else:\n  masks: True there, False here\n"
+        "Name another --out, or delete this one to start over."
     )
     with pytest.raises(ShardsError, match=r"model\.weights_sha256: .*\n.*model\.step: \d+"):
         _predict(wbc_jax.load(typed_run.workdir), listing, whole)
@@ -454,3 +456,18 @@ def test_sweep_leaves_what_others_write(tmp_path):
     (tmp_path / ".b.bin.1-x.tmp").write_bytes(b"")
     atomic.remove_stale_temporaries(tmp_path / "a.bin")
     assert sorted(os.listdir(tmp_path)) == [".b.bin.1-x.tmp", "a.bin"]
+
+
+def test_an_image_that_shows_no_cell_has_none(model, typed_run, tmp_path):
+    """A network that has seen only cells finds one in a plain picture, too."""
+    Image.fromarray(np.full((60, 50, 3), (230, 220, 120), np.uint8)).save(tmp_path / "plain.png")
+    (tmp_path / "list.txt").write_text(f"{tmp_path / 'plain.png'}\n")
+    listing = shards.read_listing(tmp_path / "list.txt", SETTINGS.part_size)
+    for name, one in (("masks", model), ("types", wbc_jax.load(typed_run.workdir))):
+        shards.predict(one, listing, tmp_path / name, settings=SETTINGS, judge=contrast.judge)
+        (row,) = _rows(tmp_path / name)
+        assert (row["flag"], row["type"], row["probabilities"]) == ("no_cell", None, None)
+        if name == "masks":
+            assert (row["nucleus_px"], row["cytoplasm_px"]) == (0, 0) and np.isnan(row["nc_ratio"])
+            mask = np.asarray(Image.open(io.BytesIO(row["mask_png"])))
+            assert mask.shape == (60, 50) and not mask.any()

@@ -5,6 +5,8 @@ A network that has seen only cells finds one in a plain picture, too.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import cv2
 import numpy as np
 
@@ -21,6 +23,20 @@ _MIN_SHARE = 0.05
 """Smallest part of the green's variance that a nucleus explains; at least 0.17 on those crops."""
 
 
+def judge(image: np.ndarray) -> Callable[[np.ndarray | None], bool]:
+    """Returns the function that says whether an image of one cell shows a cell at all.
+
+    Its argument is the image's mask, uint8 `[H, W]`, or None without one. It keeps no pixel of the
+    image.
+
+    Args:
+        image: uint8 `[H, W, 3]` RGB.
+    """
+    sample = _sample(image)
+    plain = _is_plain(*sample)
+    return lambda mask: not plain and (mask is None or _shows_nucleus(*sample, mask))
+
+
 def is_plain(image: np.ndarray) -> bool:
     """Returns whether a picture shows nothing but one color, noise and uneven light.
 
@@ -29,7 +45,10 @@ def is_plain(image: np.ndarray) -> bool:
     Args:
         image: uint8 `[H, W, 3]` RGB.
     """
-    green, terms = _sample(image)
+    return _is_plain(*_sample(image))
+
+
+def _is_plain(green: np.ndarray, terms: np.ndarray) -> bool:
     return bool(_without(terms, green).std() < _MIN_RELIEF)
 
 
@@ -43,8 +62,11 @@ def shows_nucleus(image: np.ndarray, mask: np.ndarray) -> bool:
         image: uint8 `[H, W, 3]` RGB.
         mask: uint8 `[H, W]`: 0 background, 1 cytoplasm, 2 nucleus.
     """
+    return _shows_nucleus(*_sample(image), mask)
+
+
+def _shows_nucleus(green: np.ndarray, terms: np.ndarray, mask: np.ndarray) -> bool:
     region = mask == NUCLEUS if (mask == NUCLEUS).any() else mask > 0
-    green, terms = _sample(image)
     inside = cv2.resize(
         region.astype(np.float32), green.shape[::-1], interpolation=cv2.INTER_AREA
     ).ravel()[:, None]

@@ -30,8 +30,9 @@ UPSAMPLE = (
     "pixels, without antialiasing; beyond the outer centers the edge is repeated."
 )
 NOT_INCLUDED = (
-    "Not included: to find the cells of a field (the input is an image of one cell), and the "
-    "abstention rule, which leaves cells to a person. `python -m wbc_jax.predict` does both."
+    "Not included: to find the cells of a field (the input is an image of one cell); the standard "
+    "light and position in which images are shown to the networks (docs/robustness.md); and the "
+    "abstention rule, which leaves cells to a person. `python -m wbc_jax.predict` does all three."
 )
 
 

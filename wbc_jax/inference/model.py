@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import math
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -53,6 +54,12 @@ class Prediction:
     probabilities: np.ndarray | None = None
     logits: np.ndarray | None = None
     embedding: np.ndarray | None = None
+
+    def without_cell(self) -> "Prediction":
+        """Returns the prediction of an image that shows no cell."""
+        if self.mask is None:
+            return Prediction(flag="no_cell")
+        return Prediction(np.zeros_like(self.mask), 0, 0, math.nan, math.nan, "no_cell")
 
     @property
     def type(self) -> str | None:

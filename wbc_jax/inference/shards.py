@@ -66,6 +66,12 @@ _READ_AHEAD, _COMPUTE_AHEAD = 2, 1
 _BREAKS = ((b"\n", b"\0n"), (b"\r", b"\0r"))
 _T, _S = TypeVar("_T"), TypeVar("_S")
 
+FORMAT = 2
+"""Number of the way in which images become rows; parts of another are not continued."""
+Judge = Callable[[np.ndarray], Callable[[np.ndarray | None], bool]]
+"""From an image, uint8 `[H, W, 3]`, to a function from its mask, uint8 `[H, W]` or None, to whether
+it shows a cell."""
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Settings:
@@ -217,6 +223,7 @@ def predict(
     out: epath.PathLike,
     process: tuple[int, int] = (0, 1),
     settings: Settings | None = None,
+    judge: Judge | None = None,
 ) -> Summary:
     """Writes the missing shards of one process to `<out>/parts`.
 
@@ -230,6 +237,7 @@ def predict(
         out: folder, created if missing; `gs://` works.
         process: (i, n), this is process i of n.
         settings: by default `Settings()`.
+        judge: knows images without a cell, such as `fields.contrast.judge`; None: all show one.
 
     Raises:
         InputError: another process writes the same shards to `out`, or a person's file would be
@@ -254,7 +262,7 @@ def predict(
         total = sum(map(listing.size, mine))
         done = total - sum(map(listing.size, missing))
         if missing:
-            _predict_shards(model, listing, out, missing, settings, total, done)
+            _predict_shards(model, listing, out, missing, settings, judge, total, done)
         bad = _list_bad(folder, mine, listed)
     return Summary(total, len(mine), len(mine) - len(missing), bad, out / listed if bad else None)
 
@@ -272,8 +280,8 @@ def manifest(model: inference.Model, listing: Listing, settings: Settings) -> di
         "list.paths": listing.count,
         "list.sha256": listing.sha256,
         "part_size": settings.part_size,
-        "batch_size": settings.batch_size,
         "masks": settings.masks,
+        "format": FORMAT,
     }
 
 
@@ -340,6 +348,7 @@ def _predict_shards(
     out: epath.Path,
     shards: Sequence[int],
     settings: Settings,
+    judge: Judge | None,
     total: int,
     done: int,
 ) -> None:
@@ -347,7 +356,7 @@ def _predict_shards(
     rows: list[dict[str, Any]] = []
     with futures.ThreadPoolExecutor(settings.threads) as pool:
         try:
-            for shard, batch in _batches(model, listing, shards, settings, pool):
+            for shard, batch in _batches(model, listing, shards, settings, judge, pool):
                 rows += batch
                 done += len(batch)
                 if len(rows) == listing.size(shard):
@@ -373,6 +382,7 @@ def _batches(
     listing: Listing,
     shards: Sequence[int],
     settings: Settings,
+    judge: Judge | None,
     pool: futures.Executor,
 ) -> Iterator[tuple[int, list[dict[str, Any]]]]:
     """Yields (shard, rows) batch by batch.
@@ -392,7 +402,7 @@ def _batches(
 
     def read(chunk):
         shard, first, paths = chunk
-        return shard, first, [pool.submit(_read, model, path) for path in paths]
+        return shard, first, [pool.submit(_read, model, judge, path) for path in paths]
 
     def compute(chunk):
         shard, first, reading = chunk
@@ -405,8 +415,8 @@ def _batches(
         shard, first, rows, good, started = chunk
         values = started()[0] if started else None
         finishing = [
-            pool.submit(_finish, model, rows[i], values[place], turn, settings.masks)
-            for place, (i, turn) in enumerate(good)
+            pool.submit(_finish, model, rows[i], values[place], seen, settings.masks)
+            for place, (i, seen) in enumerate(good)
         ]
         return shard, first, rows, finishing
 
@@ -430,45 +440,63 @@ def _ahead(start: Callable[[_T], _S], items: Iterable[_T], depth: int) -> Iterat
     yield from started
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Seen:
+    """How an image was shown to the network.
+
+    Attributes:
+        turn: its position.
+        shows_cell: from `Judge`.
+    """
+
+    turn: orientation.Position = orientation.UPRIGHT
+    shows_cell: Callable[[np.ndarray | None], bool] | None = None
+
+
 def _read(
-    model: inference.Model, path: str
-) -> tuple[dict[str, Any], np.ndarray | None, orientation.Position]:
-    """Returns the first columns, the image as the network sees it (None: bad), and its position."""
+    model: inference.Model, judge: Judge | None, path: str
+) -> tuple[dict[str, Any], np.ndarray | None, _Seen]:
+    """Returns the first columns, the image as the network sees it (None: bad), and how."""
     row: dict[str, Any] = {"file": atomic.utf8(path)}
     try:
         file = read_with_metadata(path)
     except DataError as error:
-        return row | {"error": atomic.utf8(str(error))}, None, orientation.UPRIGHT
+        return row | {"error": atomic.utf8(str(error))}, None, _Seen()
     for note in file.notes:
         print(f"note: {atomic.utf8(note)}", file=sys.stderr, flush=True)
     image = file.pixels
     height, width = image.shape[:2]
     row |= {"width": width, "height": height, "flag": ";".join(file.flags) or None}
-    turn = orientation.find(image)
+    seen = _Seen(orientation.find(image), judge and judge(image))
     if model.config.task == "segmentation":
         image = light.standardize(image)
-    return row, model.fit(orientation.place(image, turn)), turn
+    return row, model.fit(orientation.place(image, seen.turn)), seen
 
 
 def _finish(
     model: inference.Model,
     row: dict[str, Any],
     logits: np.ndarray,
-    turn: orientation.Position,
+    seen: _Seen,
     masks: bool,
 ) -> None:
     height, width = row["height"], row["width"]
-    _, _, transposed = turn
+    _, _, transposed = seen.turn
     found = model.read(logits, (width, height) if transposed else (height, width))
+    if found.mask is not None:
+        found = dataclasses.replace(found, mask=orientation.replace(found.mask, seen.turn))
+    if seen.shows_cell and not seen.shows_cell(found.mask):
+        found = found.without_cell()
+    flags = ";".join(filter(None, (found.flag, row["flag"])))
+    row["flag"] = flags if flags or found.mask is not None else None
     if found.probabilities is not None:
         row |= {"type": found.type, "probability": float(found.probabilities.max())}
         row["probabilities"] = found.probabilities
     if found.mask is not None:
         for name in ("nucleus_px", "cytoplasm_px", "nc_ratio", "nucleus_share"):
             row[name] = getattr(found, name)
-        row["flag"] = ";".join(filter(None, (found.flag, row["flag"])))
         if masks:
-            row["mask_png"] = encode_png(orientation.replace(found.mask, turn))
+            row["mask_png"] = encode_png(found.mask)
 
 
 def describe(summary: Summary, out: epath.PathLike, process: tuple[int, int]) -> str:
