@@ -65,7 +65,7 @@ def test_public_names_resolve():
     from wbc_jax.fields import analyze
     from wbc_jax.inference import model
 
-    homes = {"analyze": analyze, "read_image": images}
+    homes = {"analyze": analyze, "release_models": analyze, "read_image": images}
     assert wbc_jax.__all__ == sorted(wbc_jax.__all__)
     for name in wbc_jax.__all__:
         assert getattr(wbc_jax, name) is getattr(homes.get(name, model), name)

@@ -197,6 +197,8 @@ def plain_pictures():
 class SeesCells:
     """Networks that see a cell in the middle of whatever they are given."""
 
+    segmenter = None
+
     def predict(self, images, masks=None):
         found = []
         for image in images:

@@ -81,6 +81,7 @@ class Sizes:
     """A classifier that is sure that large images are monocytes, and unsure of small ones."""
 
     config = types.SimpleNamespace(task="classification")
+    segmenter = None
     weights = types.MappingProxyType({})
 
     def predict(self, images, masks=None):

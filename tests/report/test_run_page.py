@@ -11,12 +11,12 @@ import threading
 import cv2
 import numpy as np
 import pytest
-from etils import epath
 from PIL import Image
 
 from helpers.report_pages import EVIL, arguments, example, result, typed_arguments
 from wbc_jax.report import overlays
 from wbc_jax.report import run_page as report
+from wbc_jax.utils.output_folder import OutputFolder
 
 VOID = {"meta", "link", "img", "source", "wbr", "br", "hr", "input"}
 
@@ -58,7 +58,7 @@ def written(tmp_path_factory):
 
     def work():
         try:
-            report.write(epath.Path(path), **arguments())
+            report.write(OutputFolder(path.parent), path.name, **arguments())
         except BaseException as error:
             failed.append(error)
 
@@ -76,7 +76,7 @@ def page(written):
 
 
 def test_page_is_one_file_that_asks_for_nothing(written, page):
-    assert [path.name for path in written.parent.iterdir()] == ["index.html"]
+    assert {path.name for path in written.parent.iterdir()} == {".wbc_jax", "index.html"}
     assert written.stat().st_size < 3e6
     for _, attrs in page.tags:
         for key in ("src", "srcset", "href", "action", "data"):
@@ -276,7 +276,7 @@ def test_a_page_that_cannot_be_drawn_leaves_the_old_one(tmp_path):
     given["examples"] = [copy.copy(given["examples"][0])]
     object.__setattr__(given["examples"][0], "truth", np.zeros((9, 9), np.uint8))
     with pytest.raises(ValueError, match=r"mask \[9, 9\] does not fit"):
-        report.write(path, **given)
+        report.write(OutputFolder(path.parent), path.name, **given)
     assert path.read_text() == "old"
     assert [found.name for found in path.parent.iterdir()] == ["index.html"]
 
@@ -285,9 +285,9 @@ def test_a_page_that_cannot_be_put_in_place_leaves_nothing(tmp_path, monkeypatch
     monkeypatch.setattr(report, "render", lambda **_: "page")
     (tmp_path / "index.html").mkdir()
     with pytest.raises(OSError):
-        report.write(tmp_path / "index.html", **arguments())
-    assert [found.name for found in tmp_path.iterdir()] == ["index.html"]
-    report.write(str(tmp_path / "new" / "page.html"), **arguments())
+        report.write(OutputFolder(tmp_path), "index.html", **arguments())
+    assert {found.name for found in tmp_path.iterdir()} == {".wbc_jax", "index.html"}
+    report.write(OutputFolder(tmp_path / "new"), "page.html", **arguments())
     assert (tmp_path / "new" / "page.html").read_text() == "page"
 
 

@@ -167,11 +167,15 @@ def analyze(
         turns = [orientation.find(square) for square in squares]
         known = None  # the mask of each square, with its own cell alone
         merged: Sequence[_Merged] = [(None, None)] * len(plans)
-        if models.segmenter:
+        # A classifier alone may need masks, too: to cut images to their cell.
+        segmenter = models.segmenter or (models.classifier and models.classifier.segmenter)
+        if segmenter:
             standard = _squares(list(pool.map(light.standardize, images)), plans)
             standard = list(map(orientation.place, standard, turns))
-            turned = _predict(models.segmenter, standard, progress, _SEGMENT)
-            masks = [orientation.replace(one.mask, turn) for one, turn in zip(turned, turns)]
+            turned = _predict(segmenter, standard, progress, _SEGMENT)
+            known = [one.mask for one in turned]
+        if models.segmenter:
+            masks = list(map(orientation.replace, known, turns))
             grouped = _grouped(masks, counts)
             pairs = list(pool.map(_merge, images, plans, grouped))
             known = [

@@ -190,11 +190,17 @@ class Model:
         self._use(mesh)
         return mesh.size
 
-    def fit(self, image: np.ndarray) -> np.ndarray:
-        """Resizes an image to the network's input, uint8 `[S, S, 3]`, and cuts it to its cell
-        first if the model does so."""
+    def fit(self, image: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
+        """Resizes an image to the network's input, uint8 `[S, S, 3]`.
+
+        Args:
+            image: uint8 `[H, W, 3]` RGB.
+            mask: for a model that cuts images to their cell first, the mask to cut by, uint8
+                `[H, W]`; None: its segmenter predicts it.
+        """
         if self.config.data.isolate:
-            image = isolation.isolate(image, self.segmenter.predict(image).mask)
+            found = self.segmenter.predict(image).mask if mask is None else mask
+            image = isolation.isolate(image, found)
         return self._resize(image)
 
     def _resize(self, image: np.ndarray) -> np.ndarray:

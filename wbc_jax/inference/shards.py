@@ -468,9 +468,12 @@ def _read(
     height, width = image.shape[:2]
     row |= {"width": width, "height": height, "flag": ";".join(file.flags) or None}
     seen = _Seen(orientation.find(image), judge and judge(image))
+    standard = orientation.place(light.standardize(image), seen.turn)
     if model.config.task == "segmentation":
-        image = light.standardize(image)
-    return row, model.fit(orientation.place(image, seen.turn)), seen
+        return row, model.fit(standard), seen
+    # A classifier has a light of its own, but the mask that it cuts to is a segmenter's.
+    mask = model.segmenter.predict(standard).mask if model.segmenter else None
+    return row, model.fit(orientation.place(image, seen.turn), mask), seen
 
 
 def _finish(

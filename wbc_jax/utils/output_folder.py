@@ -138,6 +138,7 @@ class OutputFolder:
         self._manifest = JsonLines(self._state / f"{part}{MANIFEST}")
         self._lock: filelock.BaseFileLock | None = None
         self._made: list[epath.Path] = []
+        self._listed: set[tuple[str, str]] | None = None  # in the manifest; None: not read yet
 
     def __enter__(self) -> OutputFolder:
         """Locks the folder.
@@ -202,10 +203,14 @@ class OutputFolder:
             atomic.write_bytes(self.path / name, data)
 
     def _record(self, files: Mapping[str, bytes]) -> None:
-        self._manifest.append(
-            {"file": name, "sha256": hashlib.sha256(data).hexdigest()}
-            for name, data in files.items()
-        )
+        if self._listed is None:
+            self._listed = {
+                (name, digest) for name, digests in written(self.path).items() for digest in digests
+            }
+        found = {(name, hashlib.sha256(data).hexdigest()) for name, data in files.items()}
+        new = sorted(found - self._listed)
+        self._manifest.append({"file": name, "sha256": digest} for name, digest in new)
+        self._listed |= found
 
     def write_text(self, name: str, text: str) -> None:
         """Writes UTF-8 text; see `write`."""
