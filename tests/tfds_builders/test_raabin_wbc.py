@@ -1,4 +1,7 @@
-"""raabin_wbc: small files of the layouts of the authors and of Kaggle."""
+"""raabin_wbc: small files of the layouts of the authors and of Kaggle, and the real ones."""
+
+import collections
+import dataclasses
 
 import numpy as np
 import pytest
@@ -6,8 +9,10 @@ from PIL import Image
 
 from helpers import builders
 from helpers.builders import digests, read
-from wbc_jax.data import building, reading
+from wbc_jax.config import Data
+from wbc_jax.data import building, preparing, reading, sources, splits, tables
 from wbc_jax.errors import DataError
+from wbc_jax.labels import CELL_TYPES
 from wbc_jax.tfds_builders.raabin_wbc import raabin_wbc_dataset_builder as module
 
 # Split, folder of the type, stem. One frame (95-5-4-1_7) has a cell in Train and one in TestA.
@@ -214,3 +219,144 @@ def test_says_where_to_put_it(tmp_path, config, page, folder):
         build(tmp_path / "nowhere", tmp_path / "out", config)
     assert page in str(caught.value)
     assert str(tmp_path / "nowhere" / folder) in str(caught.value)
+
+
+@pytest.fixture(scope="module")
+def real_crops(real_data):
+    """The authors' files by name; the three splits, as far as they are there."""
+    folder = real_data / "raabin_wbc"
+    if not folder.is_dir():
+        pytest.skip(f"no {folder}")
+    return {file.stem: file for file in sorted(folder.glob("*/*/*.jpg"))}
+
+
+@pytest.mark.data
+def test_real_names_and_types(real_data, real_crops):
+    assert len(real_crops) == sum(1 for _ in (real_data / "raabin_wbc").rglob("*.*"))  # no repeat
+    for name in real_crops:
+        slide, photo, cell = name.split("_")
+        assert int(cell) >= 0 and int(photo) > 0
+        assert module.frame(name) == f"{slide}_{photo}"
+    labels = tables.read(real_data / "raabin_gt/labels.csv")[1:]
+    both = [
+        (real_crops[row.cells[0]], row.cells[1]) for row in labels if row.cells[0] in real_crops
+    ]
+    assert len(both) > 100
+    assert [file.parent.name.lower() for file, _ in both] == [cell_type for _, cell_type in both]
+
+
+@pytest.mark.data
+def test_some_real_files(real_crops, tmp_path):
+    files = {f"train_{name}": real_crops[name] for name in list(real_crops)[::10]}
+    for file in files.values():
+        target = tmp_path / "raabin_wbc" / file.relative_to(file.parents[2])
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.symlink_to(file)
+    found = read(build(tmp_path, tmp_path / "out"))
+    assert found.keys() == files.keys()
+    for id, row in found.items():
+        assert row["image"] == files[id].read_bytes()
+        assert CELL_TYPES[row["label"]] == files[id].parent.name.lower()
+        assert (row["height"], row["width"]) == (575, 575)
+    assert {row["label"] for row in found.values()} == set(range(5))
+
+
+# Names of one cell each: photographed twice, on two days, or cut twice from one photograph. Looked
+# at by eye.
+PHOTOGRAPHED_TWICE = (
+    ("20190527_113029_0", "20190531_105858_0"),
+    ("20190527_114843_0", "20190531_113832_0"),
+    ("95-5-10-1_312_1", "95-8-12-4_205_1"),
+    ("95-5-10-1_497_1", "95-8-12-4_113_1"),
+    ("95-8-10-1_719_1", "95-8-10-1_980_1"),
+    ("95-8-27-1_14_1", "95-8-27-1_15_11"),
+    ("95-8-27-1_278_3", "95-8-27-1_279_2"),
+)
+RENAMED = "WBC-"
+
+
+@pytest.fixture(scope="module")
+def three_packagings(real_data, real_crops, tmp_path_factory):
+    """Records of cells in `raabin_gt` and two packagings of crops, one of them with other names.
+
+    These are the crops whose frame is in `raabin_gt` as well, or holds several cells, and those
+    above.
+    """
+    root = tmp_path_factory.mktemp("raabin")
+    of_frame = collections.Counter(name.rpartition("_")[0] for name in real_crops)
+    experts = {file.stem: file for file in (real_data / "raabin_gt/images").glob("*.jpg")}
+    frames = {name.rpartition("_")[0] for name in experts}
+    twice = {name for pair in PHOTOGRAPHED_TWICE for name in pair}
+    chosen = [
+        name
+        for name in real_crops
+        if name.rpartition("_")[0] in frames
+        or of_frame[name.rpartition("_")[0]] > 1
+        or name in twice
+    ]
+    if not twice <= set(real_crops) or len(chosen) < 100:
+        pytest.skip("a part of the real images")
+    for number, name in enumerate(chosen):
+        file = real_crops[name]
+        kind = file.parent.name
+        targets = [root / "raabin_wbc/Train" / kind / file.name]
+        if number % 5 == 0:
+            targets.append(root / "white-blood-cells-dataset/Train" / kind / file.name)
+        elif number % 5 == 1:  # renamed, smaller and compressed anew
+            target = root / f"white-blood-cells-dataset/Test-A/{kind}/{RENAMED}{number}.jpg"
+            target.parent.mkdir(parents=True, exist_ok=True)
+            Image.open(file).resize((300, 300)).save(target, quality=85)
+            renamed = target.with_suffix(".txt")
+            renamed.write_text(name)
+        for target in targets:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.symlink_to(file)
+    (root / "raabin_gt").symlink_to(real_data / "raabin_gt")
+    names = ("raabin_gt", "raabin_wbc/crops", "raabin_wbc/kaggle")
+    data = Data(datasets=names, manual_dir=str(root), data_dir=str(root / "records"))
+    for name in names:
+        assert preparing.prepare(name, data) == []
+    real_names = {f"test_a_{file.stem}": file.read_text() for file in root.rglob(f"{RENAMED}*.txt")}
+    return data, [sources.load(name, data) for name in names], real_names
+
+
+PROTOCOLS = {
+    "fractions": {},
+    "paper_b": {},
+    "k_fold": {"folds": 5, "fold": 2},
+    "one_source": {"train_source": "raabin_gt"},
+    "leave_one_out": {"left_out": "raabin_wbc/kaggle"},
+    "independent": {"independent": ("raabin_wbc/crops", "raabin_wbc/kaggle")},
+}
+
+
+@pytest.mark.data
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_real_cells_stay_in_one_split_across_data_sets(three_packagings, protocol):
+    data, sets, real_names = three_packagings
+    data = dataclasses.replace(data, protocol=protocol, **PROTOCOLS[protocol])
+    parts = splits.split_sources(sets, [np.ones(len(s), bool) for s in sets], data)
+    homes, frames = collections.defaultdict(set), collections.defaultdict(set)
+    times = collections.Counter()
+    for s, part in zip(sets, parts):
+        for split, indices in part.items():
+            for i in indices:
+                id = s.ids[i]
+                name = real_names.get(id, id.removeprefix("train_"))
+                homes[name].add(split)
+                frames[name.rpartition("_")[0]].add(split)
+                times[name] += 1
+    assert all(len(found) == 1 for found in homes.values())
+    assert all(len(found) == 1 for found in frames.values())
+    pairs = [(homes[a], homes[b]) for a, b in PHOTOGRAPHED_TWICE if homes[a] and homes[b]]
+    assert all(a == b for a, b in pairs)
+    if protocol in ("fractions", "paper_b", "k_fold"):  # nothing is left out
+        assert sum(map(len, sets)) == times.total()
+        assert len(pairs) == len(PHOTOGRAPHED_TWICE)
+        assert set().union(*homes.values()) == set(splits.SPLITS)
+    splits.check_leaks(
+        {
+            split: [s.key(int(i)) for s, part in zip(sets, parts) for i in part[split]]
+            for split in splits.SPLITS
+        }
+    )
