@@ -17,6 +17,24 @@ def test_rows_keep_their_lines_and_lose_white_space(tmp_path):
     assert str(first) == "line 1: 'id, type'"
 
 
+def test_semicolons_are_read_where_the_header_has_them(tmp_path, caplog):
+    path = tmp_path / "a.csv"
+    path.write_bytes(b'\xef\xbb\xbf;Image;"Category"\r\n;0;"A, B"\r\n;1; C\r\n')
+    with caplog.at_level("WARNING"):
+        rows = tables.read(path, ("", "Image", "Category"))
+    assert rows == [
+        tables.Row(2, ";0;A, B", ["", "0", "A, B"]),
+        tables.Row(3, ";1; C", ["", "1", "C"]),
+    ]
+    assert f"{path}: its cells are separated by ';'" in caplog.text
+    # A semicolon inside a cell is text, and another header is refused as it stands.
+    path.write_bytes(b"id,type\na;b,c\n")
+    assert tables.read(path, ("id", "type")) == [tables.Row(2, "a;b,c", ["a;b", "c"])]
+    path.write_bytes(b"id;kind\na;b\n")
+    with pytest.raises(DataError, match="the header is 'id;kind': allowed is 'id,type'"):
+        tables.read(path, ("id", "type"))
+
+
 @pytest.mark.parametrize(
     "data, reason",
     [

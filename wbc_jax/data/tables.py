@@ -5,6 +5,7 @@ import dataclasses
 import io
 from collections.abc import Sequence
 
+from absl import logging
 from etils import epath
 
 from wbc_jax.errors import DataError
@@ -19,7 +20,7 @@ class Row:
 
     Attributes:
         line: number of its (last) line in the file, from 1.
-        text: the cells as in the file, joined by commas.
+        text: the cells as in the file, joined by its separator.
         cells: the cells without surrounding white space.
     """
 
@@ -35,7 +36,8 @@ def read(path: epath.PathLike, header: Sequence[str] | None = None) -> list[Row]
     """Reads a CSV file; empty lines are skipped.
 
     Args:
-        path: UTF-8 text, with or without a byte-order mark.
+        path: UTF-8 text, with or without a byte-order mark. With a `header`, semicolons between
+            the cells are accepted too: spreadsheets write them in many countries.
         header: the first row that the file must have; None accepts any.
 
     Returns:
@@ -46,9 +48,10 @@ def read(path: epath.PathLike, header: Sequence[str] | None = None) -> list[Row]
     """
     try:
         text = epath.Path(path).read_bytes().decode("utf-8-sig")
-        reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+        separator = _separator(text, header)
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
         rows = [
-            Row(reader.line_num, ",".join(cells), [cell.strip() for cell in cells])
+            Row(reader.line_num, separator.join(cells), [cell.strip() for cell in cells])
             for cells in reader
             if any(cells)
         ]
@@ -61,9 +64,18 @@ def read(path: epath.PathLike, header: Sequence[str] | None = None) -> list[Row]
         raise DataError(f"{path}: the file is empty: fetch it again")
     if header is None:
         return rows
+    if separator != ",":
+        logging.warning("%s: its cells are separated by %r; read so.", path, separator)
     if rows[0].cells != list(header):
         raise DataError(f"{path}: the header is {rows[0].text!r}: allowed is {','.join(header)!r}")
     return rows[1:]
+
+
+def _separator(text: str, header: Sequence[str] | None) -> str:
+    """Returns `;` if the first line is `header` with semicolons, else `,`."""
+    first = text.lstrip().split("\n", 1)[0]
+    cells = [cell.strip().strip('"') for cell in first.split(";")]
+    return ";" if header is not None and len(cells) > 1 and cells == list(header) else ","
 
 
 def check(path: epath.PathLike, wrong: Sequence[str], allowed: str) -> None:
