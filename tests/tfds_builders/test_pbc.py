@@ -86,7 +86,13 @@ def test_records(layout, tmp_path, config, expected):
         assert (row["has_mask"], row["height"], row["width"]) == (False, 15, 14)
         assert (decode_mask(row["mask"]) == 255).all()
         assert np.isnan(row["um_per_px"])
-    assert built.info.metadata == {"excluded_records": 0, "left_out_files": 0}
+        assert row["attributes_split"] == b"" and set(row["attributes"].values()) == {b""}
+    assert built.info.metadata == {
+        "images_with_attributes": 0,
+        "attributes_without_image": 0,
+        "excluded_records": 0,
+        "left_out_files": 0,
+    }
 
 
 @pytest.mark.parametrize(
