@@ -296,6 +296,26 @@ def test_packagings_of_one_collection_share_their_frames():
         splits.check_leaks({"train": [sets[0].key(4)], "test": [sets[2].key(4)]})
 
 
+def test_frames_known_to_show_one_cell_stay_together():
+    frames = [f"95-5-5-1_{i}" for i in range(145, 165)]
+    sets = [
+        source("raabin_gt", groups=[frame.replace("5-5-1", "5-4-1") for frame in frames]),
+        source("raabin_wbc/crops", groups=frames),
+        source("pbc", groups=frames),
+    ]
+    # The group of 95-5-5-1_151 is that of 95-5-4-1_124 in one collection alone.
+    sets[0] = dataclasses.replace(sets[0], groups=(*sets[0].groups[:-1], "95-5-4-1_124"))
+    assert sets[0].key(19).split_group == sets[1].key(6).split_group == ("raabin", "95-5-4-1_124")
+    assert sets[2].key(6).split_group == ("pbc", "95-5-5-1_151")
+    for seed in range(20):
+        gt, crops, _ = splits.split_sources(sets, [np.ones(20, bool)] * 3, protocol(seed=seed))
+        for split in splits.SPLITS:
+            assert (19 in gt[split]) == (6 in crops[split])
+    assert splits.seen([sets[1].key(6)], [sets[0].key(18), sets[0].key(19)]) == {1}
+    with pytest.raises(DataError, match="group '95-5-4-1_124' stands in both train and test"):
+        splits.check_leaks({"train": [sets[0].key(19)], "test": [sets[1].key(6)]})
+
+
 def test_cells_cut_otherwise_stay_together():
     s = source(labels=[i % 2 for i in range(40)], hashes=random_hashes(40, 0))
     alone = random_hashes(40, 1)
