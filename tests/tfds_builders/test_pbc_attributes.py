@@ -256,7 +256,7 @@ def test_real_tables(real_data):
     assert len(found) > 100
     for name, described in found.items():
         split, row = rows[name]
-        assert described.split == split
+        assert (described.split, described.cell_type) == (split, row["label"].lower())
         assert described.words == {name: row[name] for name in HEADER.split(",")[2:-1]}
     # Every word that is allowed stands in the tables.
     used = collections.defaultdict(set)

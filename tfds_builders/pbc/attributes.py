@@ -48,10 +48,12 @@ class Described:
 
     Attributes:
         split: of WBCAtt: `train`, `val` or `test`; empty where it does not have the image.
+        cell_type: one of `labels.CELL_TYPES`; empty where it does not have the image.
         words: a word for each attribute of `WORDS`; empty where WBCAtt does not have the image.
     """
 
     split: str = ""
+    cell_type: str = ""
     words: Mapping[str, str] = dataclasses.field(default_factory=lambda: dict.fromkeys(WORDS, ""))
 
 
@@ -76,7 +78,7 @@ def find_folder(images: epath.Path) -> epath.Path | None:
 def read(
     folder: epath.Path, types: Mapping[str, str], notes: building.Notes
 ) -> dict[str, Described]:
-    """Reads WBCAtt's tables. A table that is not there is left out with a warning.
+    """Reads what WBCAtt says of the images that are there.
 
     Args:
         folder: the folder with the tables.
@@ -88,9 +90,32 @@ def read(
         What is said of each image that is there, by its name without suffix.
 
     Raises:
+        DataError: as in `read_tables`.
+    """
+    found = read_tables(folder, types)
+    kept = {name: described for name, described in found.items() if name in types}
+    notes.counts["images_with_attributes"] += len(kept)
+    notes.counts["attributes_without_image"] += len(found) - len(kept)
+    return kept
+
+
+def read_tables(
+    folder: epath.PathLike, types: Mapping[str, str] | None = None
+) -> dict[str, Described]:
+    """Reads WBCAtt's tables. A table that is not there is left out with a warning.
+
+    Args:
+        folder: the folder with the tables.
+        types: the class of each image that is known, by its name without suffix.
+
+    Returns:
+        What is said of each image, by its name without suffix.
+
+    Raises:
         DataError: there is none of the tables, or one has another header or wrong rows: an
             unknown word, another type than its image has, an image for the second time.
     """
+    folder = epath.Path(folder)
     paths = {split: folder / name for split, name in FILES.items() if (folder / name).exists()}
     if not paths:
         raise DataError(
@@ -104,7 +129,7 @@ def read(
     for split, path in paths.items():
         wrong = []
         for row in tables.read(path, HEADER):
-            if reason := _wrong(row, types):
+            if reason := _wrong(row, types or {}):
                 wrong.append(f"{row}: {reason}")
                 continue
             name = _stem(row.cells[0])
@@ -112,12 +137,13 @@ def read(
                 wrong.append(f"{row}: {name} stands in {places[name]}, too")
                 continue
             places[name] = f"{path.name} line {row.line}"
-            found[name] = Described(split=split, words=dict(zip(WORDS, row.cells[2:-1])))
+            found[name] = Described(
+                split=split,
+                cell_type=row.cells[1].lower(),
+                words=dict(zip(WORDS, row.cells[2:-1])),
+            )
         tables.check(path, wrong, "an image, once, with its type and known words; mend the lines")
-    kept = {name: described for name, described in found.items() if name in types}
-    notes.counts["images_with_attributes"] += len(kept)
-    notes.counts["attributes_without_image"] += len(found) - len(kept)
-    return kept
+    return found
 
 
 def _wrong(row: tables.Row, types: Mapping[str, str]) -> str:
