@@ -2,6 +2,7 @@
 
 import time
 
+import numpy as np
 import pytest
 
 from wbc_jax.data import reading
@@ -68,3 +69,19 @@ def test_unknown_policy():
         reading.on_bad_file("ignore"),
     ):
         pass
+
+
+def test_stray_grays_get_the_class_of_the_nearest_level_and_are_counted():
+    classes = {0: 0, 155: 1, 255: 2}
+    gray = np.array([[0, 77, 78, 155], [204, 206, 250, 255]], np.uint8)
+    mask, moved = reading.nearest_classes("m.png", gray, classes, 1.0)
+    assert mask.tolist() == [[0, 0, 1, 1], [1, 2, 2, 2]]
+    assert (mask.dtype, moved) == (np.uint8, 5)
+    # 77, 78, 204 and 206 are 77, 77, 49 and 49 from a level, 250 is 5.
+    assert reading.nearest_classes("m.png", gray, classes, 4 / 8, tolerance=5)[1] == 5
+    with pytest.raises(DataError) as caught:
+        reading.nearest_classes("m.png", gray, classes, 4 / 8)
+    assert str(caught.value).startswith("m.png: mask values 77 (1 pixel), 78 (1 pixel), 204")
+    assert "allowed are 0, 155, 255, and other grays in at most 50% of" in str(caught.value)
+    with pytest.raises(DataError, match=r"155, 255 \(or up to 48 from these\), and other"):
+        reading.nearest_classes("m.png", gray, classes, 3 / 8, tolerance=48)

@@ -7,7 +7,7 @@ import tensorflow_datasets as tfds
 from etils import epath
 
 from wbc_jax.data import archives, building, reading, tables
-from wbc_jax.data.images import describe_values, read_mask_file, unknown_values
+from wbc_jax.data.images import read_mask_file
 from wbc_jax.errors import DataError
 from wbc_jax.labels import BACKGROUND, CELL_TYPES, CYTOPLASM, NUCLEUS, UNKNOWN_LABEL
 
@@ -141,18 +141,7 @@ def read_mask(path: epath.PathLike) -> tuple[np.ndarray, int]:
     Raises:
         DataError: an unreadable file, or stray grays in more than 1% of the pixels.
     """
-    gray = read_mask_file(path)
-    strays = unknown_values(gray, tuple(GRAYS))
-    moved = sum(strays.values())
-    if moved > MAX_STRAY_FRACTION * gray.size:
-        raise DataError(
-            f"{path}: mask values {describe_values(strays)} are unknown: allowed are 0, "
-            f"128, 255, and other grays in at most {MAX_STRAY_FRACTION:.0%} of the pixels; redraw "
-            "or fetch the mask again"
-        )
-    distance = np.abs(np.arange(256)[:, None] - np.array(list(GRAYS)))
-    table = np.array(list(GRAYS.values()), np.uint8)[distance.argmin(axis=1)]
-    return table[gray], moved
+    return reading.nearest_classes(path, read_mask_file(path), GRAYS, MAX_STRAY_FRACTION)
 
 
 def read_labels(path: epath.PathLike) -> dict[int, int]:

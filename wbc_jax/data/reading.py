@@ -5,7 +5,7 @@ import contextlib
 import contextvars
 import dataclasses
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent import futures
 from typing import TypeVar
 
@@ -13,7 +13,7 @@ import numpy as np
 from absl import logging
 from etils import epath
 
-from wbc_jax.data.images import describe_size
+from wbc_jax.data.images import describe_size, describe_values, unknown_values
 from wbc_jax.errors import DataError
 from wbc_jax.utils.progress import Progress
 
@@ -243,6 +243,44 @@ def check_same_size(path: epath.PathLike, mask: np.ndarray, image_size: tuple[in
             f"{describe_size(image_size)}: allowed is one size for both; replace the file that is "
             "wrong"
         )
+
+
+def nearest_classes(
+    path: epath.PathLike,
+    gray: np.ndarray,
+    classes: Mapping[int, int],
+    most: float,
+    *,
+    tolerance: int = 0,
+) -> tuple[np.ndarray, int]:
+    """Turns a mask's gray levels into classes, and strays into the class of the nearest level.
+
+    Args:
+        path: the mask's file, for the message.
+        gray: uint8 `[H, W]`.
+        classes: class by gray level.
+        most: the largest share of pixels that may be strays. More of them are a smoothed mask, or
+            one that follows another convention.
+        tolerance: strays this near to a level, in gray levels, do not count against `most`.
+
+    Returns:
+        The mask, uint8 `[H, W]`, and how many pixels were moved to another level.
+
+    Raises:
+        DataError: there are more strays; lists their levels.
+    """
+    distance = np.abs(np.arange(256)[:, None] - np.array(list(classes)))
+    table = np.array(list(classes.values()), np.uint8)[distance.argmin(axis=1)]
+    strays = unknown_values(gray, tuple(classes))
+    far = {value: n for value, n in strays.items() if distance[value].min() > tolerance}
+    if sum(far.values()) > most * gray.size:
+        near = f" (or up to {tolerance} from these)" if tolerance else ""
+        raise DataError(
+            f"{path}: mask values {describe_values(far)} are unknown: allowed are "
+            f"{', '.join(map(str, classes))}{near}, and other grays in at most {most:.0%} of the "
+            "pixels; redraw or fetch the mask again"
+        )
+    return table[gray], sum(strays.values())
 
 
 def _with_path(path: str, reason: str) -> str:
