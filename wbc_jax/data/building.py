@@ -84,6 +84,8 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         page: the data set's home page.
         folders: names that its folder may have in `manual_dir`.
         entries: files and folders that this folder must hold.
+        texts: names of texts that its records hold besides those of `records.features`; `read`
+            adds them. `Source.encoded[i][name]` returns the bytes.
         counted: the names in the metadata, in order. The base counts `excluded_records`,
             `left_out_files`, `unlabelled_images` and `images_without_mask`.
         MANUAL_DOWNLOAD_INSTRUCTIONS: ends the sentence "<name> is not in <manual_dir>: ...".
@@ -98,6 +100,7 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     folders: tuple[str, ...] = ()
     entries: tuple[str, ...] = ()
     counted: tuple[str, ...] = ("excluded_records", "left_out_files")
+    texts: tuple[str, ...] = ()
 
     def __init_subclass__(cls, **kwargs):
         # TFDS's own guesses fail: it looks below wbc_jax/, where the builders lie only once
@@ -201,7 +204,7 @@ class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     def _info(self) -> tfds.core.DatasetInfo:
         return self.dataset_info_from_configs(
-            features=records.features(),
+            features=records.features(self.texts),
             homepage=self.page or None,
             metadata=tfds.core.MetadataDict() if self.counted else None,
         )
@@ -263,7 +266,7 @@ def without_repeats(items: Sequence[Item], what: str, notes: Notes) -> list[Item
     return kept
 
 
-def read_exclusions(folder: epath.PathLike) -> dict[str, str]:
+def read_exclusions(folder: epath.PathLike, name: str = "exclusions.csv") -> dict[str, str]:
     """Reads `exclusions.csv` in a builder's folder: the records that the builder leaves out.
 
     An id that the files at hand do not have is no error, because a part of a data set may be
@@ -271,6 +274,7 @@ def read_exclusions(folder: epath.PathLike) -> dict[str, str]:
 
     Args:
         folder: the builder's folder (its `pkg_dir_path`).
+        name: another list of the same form.
 
     Returns:
         Record id to the reason; empty if there is no such file, or only its header.
@@ -278,7 +282,7 @@ def read_exclusions(folder: epath.PathLike) -> dict[str, str]:
     Raises:
         DataError: a header other than `id,reason`, an empty id or reason, or a repeated id.
     """
-    path = epath.Path(folder) / "exclusions.csv"
+    path = epath.Path(folder) / name
     if not path.exists():
         return {}
     reasons, wrong = {}, []

@@ -277,8 +277,8 @@ def nearest_classes(
         near = f" (or up to {tolerance} from these)" if tolerance else ""
         raise DataError(
             f"{path}: mask values {describe_values(far)} are unknown: allowed are "
-            f"{', '.join(map(str, classes))}{near}, and other grays in at most {most:.0%} of the "
-            "pixels; redraw or fetch the mask again"
+            f"{', '.join(map(str, classes))}{near}, and other grays in at most {100 * most:.2g}% "
+            "of the pixels; redraw or fetch the mask again"
         )
     return table[gray], sum(strays.values())
 

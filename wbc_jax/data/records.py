@@ -13,7 +13,7 @@ import contextlib
 import functools
 import io
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,8 +27,11 @@ from wbc_jax.errors import DataError
 from wbc_jax.labels import CELL_TYPES, IGNORE, UNKNOWN_LABEL
 
 
-def features() -> tfds.features.FeaturesDict:
+def features(more: Sequence[str] = ()) -> tfds.features.FeaturesDict:
     """Returns the features of a record.
+
+    Args:
+        more: names of texts that the records of one data set hold besides.
 
     Returns:
         `image` (uint8 `[H, W, 3]` RGB, stored as PNG or JPEG), `mask` (uint8 `[H, W, 1]`, PNG;
@@ -54,6 +57,7 @@ def features() -> tfds.features.FeaturesDict:
             "um_per_px": f.Scalar(np.float32),
             "height": f.Scalar(np.int32),
             "width": f.Scalar(np.int32),
+            **{name: f.Text() for name in more},
         }
     )
 
