@@ -130,12 +130,14 @@ def test_names_of_the_same_records_or_cells(tmp_path):
     sources.check_distinct(["pbc/five", "pbc/eight", "kaggle_blood_cells/original"], data)
     with pytest.raises(ConfigError, match="'pbc' and 'pbc/five' are the same data set"):
         sources.check_distinct(["pbc", "pbc/five"], data)
-    for original in ("kaggle_blood_cells/original", "kaggle_blood_cells"):
+    masked = ("kaggle_blood_cells/fields", "kaggle_blood_cells/masks")
+    for original in ("kaggle_blood_cells/original", "kaggle_blood_cells", *masked):
         names = [original, "kaggle_blood_cells/augmented"]
         for order in (names, names[::-1]):
             with pytest.raises(ConfigError, match=r"augmented' and .*the same cells"):
                 sources.check_distinct(order, data)
     sources.check_distinct(["kaggle_blood_cells/augmented"], data)
+    sources.check_distinct(["kaggle_blood_cells", *masked], data)  # groups tell which are the same
 
 
 def test_repeated_ids_are_refused(monkeypatch, tmp_path):

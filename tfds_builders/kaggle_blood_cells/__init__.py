@@ -1,1 +1,1 @@
-"""Kaggle blood cells: BCCD frames cropped by their boxes, and augmented copies."""
+"""Kaggle blood cells: BCCD frames cropped by their boxes, augmented copies, and masks."""

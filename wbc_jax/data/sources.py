@@ -202,9 +202,11 @@ def check_distinct(names: Sequence[str], data: Data) -> None:
         seen[folder] = name
     for name in names:
         base, _, variant = name.partition("/")
-        excluded = getattr(builder_module(base), "NEVER_TOGETHER", {}).get(variant)
-        other = f"{base}/{excluded}"
-        if excluded and (other in names or (base in names and variant != excluded)):
+        default = next(iter(c.name for c in builder_module(base).Builder.BUILDER_CONFIGS), "")
+        for excluded in getattr(builder_module(base), "NEVER_TOGETHER", {}).get(variant, ()):
+            other = f"{base}/{excluded}"
+            if other not in names and not (base in names and excluded == default):
+                continue
             raise ConfigError(
                 f"{name!r} and {other!r} show the same cells, and nothing says which are the same:"
                 " one of them would give the other's test images away. Name one of them."
