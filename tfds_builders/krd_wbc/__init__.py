@@ -1,0 +1,1 @@
+"""KRD-WBC: white blood cells with masks of the whole cell."""
