@@ -128,7 +128,9 @@ class Data:
     split_seed: int = _field(0, Range(0, 2**31 - 1))
     """Another seed draws another split."""
     cell_only_masks: bool = False
-    """Keep records whose mask marks the whole cell without its nucleus (Raabin's basophils)."""
+    """Keep records whose mask marks the whole cell without its nucleus (Raabin's basophils). The
+    loss ignores the cell and learns the background around it; the cell as a whole is scored. An
+    external data set that has no other masks is always scored so."""
     isolate: str = ""
     """Classification: a segmenter (a `.safetensors` file or the name of shipped weights) that cuts
     each image to its cell, on a plain ground in white light (`data/isolation.py`)."""

@@ -4,6 +4,9 @@ MASK_CLASSES = ("background", "cytoplasm", "nucleus")
 BACKGROUND, CYTOPLASM, NUCLEUS = range(3)
 IGNORE = 255
 """Mask value of pixels of unknown class; losses and metrics ignore them."""
+CELL_ONLY = "cell_only"
+"""Subtype of records whose mask marks the whole cell without its nucleus: 255 is cell, as the class
+of its pixels is unknown. Losses ignore it; the cell is scored, its parts are not."""
 
 CELL_TYPES = ("basophil", "eosinophil", "lymphocyte", "monocyte", "neutrophil")
 UNKNOWN_LABEL = -1

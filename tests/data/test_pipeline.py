@@ -176,6 +176,10 @@ def test_load_splits_sizes_and_members(monkeypatch):
         "all": 24,
     }
     assert {part.image_size for part in found.values()} == {16}
+    assert found["all"].cell_only.sum() == 0
+    known["c"] = source(3, "c", ["cell_only"] * 3, [True, True, False])
+    assert pipeline.load_whole("c", data, 24).cell_only.tolist() == [True, True]
+    assert data.cell_only_masks is False
     whole = pipeline.load_whole("a", data, 24)
     assert set(whole.ids) == {i for name, i in usable if name == "a"} and whole.mask_size == 24
 

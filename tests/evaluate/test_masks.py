@@ -188,6 +188,8 @@ def test_rows():
         "iou_nucleus": pytest.approx(4 / 7),
         "dice_cytoplasm": pytest.approx(8 / 11),
         "dice_nucleus": pytest.approx(8 / 11),
+        "iou_cell": pytest.approx(10 / 12),
+        "dice_cell": pytest.approx(20 / 22),
         **dict.fromkeys(BF_COLUMNS, pytest.approx(math.nan, nan_ok=True)),
         "bf_one_sided_classes": 0,
         "truth_nucleus_px": 6,
@@ -231,7 +233,7 @@ def test_confusions_leave_out_the_padding():
     truth[0, 0] = IGNORE
 
     class Examples(list):
-        pass
+        cell_only = np.zeros(5, bool)
 
     examples = Examples(
         {"image": np.full((4, 4, 3), i, np.uint8), "mask": mask} for i, mask in enumerate(truth)
@@ -253,6 +255,97 @@ def test_confusions_leave_out_the_padding():
     np.testing.assert_array_equal(more.confusion, expected)
     found = np.stack([np.full((4, 4), i % 3, np.uint8) for i in range(5)])
     np.testing.assert_array_equal(more.boundary, metrics.bf_counts(truth, found, 3))
+
+
+# Rows truth, background and cell; columns prediction, background, cytoplasm, nucleus.
+WHOLE = [[10, 2, 0], [1, 4, 3]]  # cell IoU 7 / 10, Dice 14 / 17
+NOTHING = np.zeros((3, 3), int)
+
+
+def _mixed():
+    """A, a whole cell alone, and B."""
+    whole = np.zeros((3, 2, 3), int)
+    whole[1] = WHOLE
+    return SegmentationCounts(np.array([A, NOTHING, B]), whole=whole)
+
+
+def test_a_whole_cell_is_scored_as_a_cell_and_counts_in_nothing_else():
+    found = masks.summarize(_mixed(), bootstrap=100)
+    assert (found.pop("images"), found.pop("cell_only_images")) == (3, 1)
+    # A: [[8, 2], [0, 10]]; whole: [[10, 2], [1, 7]]; B: [[5, 0], [0, 7]].
+    assert found.pop("iou_cell") == pytest.approx(24 / 29)
+    assert found.pop("dice_cell") == pytest.approx(48 / 53)
+    low, high = found["intervals"].pop("iou_cell")
+    # Of three images drawn, all are the worst, or the best; or nearly so.
+    assert 7 / 10 <= low < 24 / 29 < high <= 1
+    assert found["intervals"].pop("dice_cell")[0] >= 14 / 17
+    # Without the whole cell everything else is the same.
+    parts = masks.summarize(COUNTS, bootstrap=100)
+    assert (parts.pop("images"), parts.pop("cell_only_images")) == (2, 0)
+    assert parts.pop("iou_cell") == pytest.approx(17 / 19)
+    assert parts.pop("dice_cell") == pytest.approx(34 / 36)
+    for name in ("iou_cell", "dice_cell"):
+        del parts["intervals"][name]
+    _assert_same(found, parts)
+
+
+def test_whole_cells_only():
+    counts = SegmentationCounts(np.array([NOTHING] * 2), BF_COUNTS[:2] * 0, np.array([WHOLE] * 2))
+    found = masks.summarize(counts, bootstrap=20)
+    assert (found["images"], found["cell_only_images"]) == (2, 2)
+    assert (found["iou_cell"], found["dice_cell"]) == pytest.approx((7 / 10, 14 / 17))
+    assert found["intervals"] == {
+        "iou_cell": [pytest.approx(7 / 10)] * 2,
+        "dice_cell": [pytest.approx(14 / 17)] * 2,
+    }
+    unknown = (found["mean_iou"], found["iou"]["nucleus"], found["bf_score"]["mean"])
+    assert all(map(math.isnan, (*unknown, found["nc"]["median_relative_error"])))
+    assert {found["nc"][key] for key in ("images", "flagged", "missed")} == {0}
+    found = masks.validation(counts, _examples(["x"] * 2, [0] * 2))
+    assert math.isnan(found["score"])
+
+
+def test_the_score_that_selects_a_checkpoint_leaves_whole_cells_out():
+    found = masks.validation(_mixed(), _examples(["x", "y", "x"], [0] * 3))
+    alone = masks.validation(COUNTS, _examples(["x", "x"], [0] * 2))
+    assert found == alone and 0 < found["score"] < 1
+
+
+def test_the_row_of_a_whole_cell():
+    row = masks.rows(_mixed(), _examples(["d"] * 3, [4, 0, 4]))[1]
+    assert (row["iou_cell"], row["dice_cell"]) == pytest.approx((7 / 10, 14 / 17))
+    # What is predicted is known, also inside of the cell: 6 pixels of cytoplasm, 3 of nucleus.
+    found = {key: row[key] for key in ("nucleus_px", "cytoplasm_px", "nc_ratio", "flag")}
+    assert found == {"nucleus_px": 3, "cytoplasm_px": 6, "nc_ratio": 0.5, "flag": ""}
+    named = {"dataset", "id", "label", "bf_one_sided_classes", "iou_cell", "dice_cell", *found}
+    assert row["bf_one_sided_classes"] == 0
+    assert all(math.isnan(value) for key, value in row.items() if key not in named)
+
+
+def test_whole_cells_are_counted_pixel_by_pixel():
+    truth = np.random.default_rng(0).choice([0, 1, 2, 255], (5, 8, 8)).astype(np.uint8)
+    truth[3] = np.where(truth[3] == 0, 0, 255)  # as records have it; 1 has a neighbor with parts
+    predicted = np.random.default_rng(1).integers(0, 3, (5, 8, 8)).astype(np.uint8)
+
+    class Examples(list):
+        cell_only = np.array([False, True, False, True, False])
+
+    examples = Examples(
+        {"image": np.full((8, 8, 3), i, np.uint8), "mask": mask} for i, mask in enumerate(truth)
+    )
+    for measure in (masks.measure, masks.measure_test):
+        counts = measure(lambda images: predicted[images[:, 0, 0, 0]], examples, 2)
+        assert counts.cell_only.tolist() == Examples.cell_only.tolist()
+        for i, whole in enumerate(Examples.cell_only):
+            inside = truth[i] != 0
+            expected = [np.bincount(predicted[i][of], minlength=3) for of in (~inside, inside)]
+            np.testing.assert_array_equal(counts.whole[i], whole * np.array(expected))
+        plain = SegmentationCounts.of(truth, predicted, 3)
+        parts = ~Examples.cell_only
+        np.testing.assert_array_equal(counts.confusion[parts], plain.confusion[parts])
+        assert not counts.confusion[~parts].any()
+    np.testing.assert_array_equal(counts.boundary[parts], plain.boundary[parts])
+    assert not counts.boundary[~parts].any()
 
 
 # Boundary points of truth that match, of truth, of prediction that match, of prediction.

@@ -146,3 +146,19 @@ def test_two_processes_have_the_sum_of_both_in_64_bits():
         for process in processes:
             process.kill()
     assert [process.returncode for process in processes] == [0, 0], "\n".join(errors)
+
+
+def test_whole_cells_are_kept_apart():
+    plain = metrics.SegmentationCounts(np.ones((2, 3, 3), np.int64))
+    assert plain.cell_only.tolist() == [False, False]
+    cells = metrics.SegmentationCounts.zero(1, 3, boundary=False, whole=True)
+    cells.put(np.array([0]), metrics.SegmentationCounts(cells.confusion, None, cells.whole + 4))
+    merged = metrics.SegmentationCounts.merge([plain, cells])
+    assert merged.cell_only.tolist() == [False, False, True]
+    assert merged.whole.tolist() == [[[0] * 3] * 2, [[0] * 3] * 2, [[4] * 3] * 2]
+    chosen = merged.select([2, 0])
+    assert chosen.cell_only.tolist() == [True, False] and chosen.whole[0].sum() == 24
+    # A batch without whole cells clears what stood there.
+    merged.put(np.array([2]), plain.select([0]))
+    assert not merged.whole.any() and merged.confusion[2].sum() == 9
+    assert metrics.SegmentationCounts.merge([plain, plain]).whole is None

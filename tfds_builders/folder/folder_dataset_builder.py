@@ -13,6 +13,7 @@ from etils import epath
 
 from wbc_jax.data import building
 from wbc_jax.errors import DataError
+from wbc_jax.labels import CELL_ONLY
 from wbc_jax.tfds_builders.folder import cell_types, layout, masks, pairing
 
 ADVICE = {
@@ -112,7 +113,7 @@ class Builder(building.Builder):
 
     def read(self, item: Image, notes: building.Notes) -> Iterator[building.Record]:
         for record in super().read(item, notes):
-            yield record | {"subtype": "cell_only" if notes.counts["cell_only_masks"] else ""}
+            yield record | {"subtype": CELL_ONLY if notes.counts["cell_only_masks"] else ""}
 
     def read_mask(self, item: Image, notes: building.Notes) -> np.ndarray:
         mask, cell_only = masks.read_mask(item.mask, item.values)

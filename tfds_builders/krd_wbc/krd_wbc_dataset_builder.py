@@ -10,7 +10,7 @@ from etils import epath
 from wbc_jax.data import building, tables
 from wbc_jax.data.images import read_image
 from wbc_jax.errors import DataError
-from wbc_jax.labels import BACKGROUND, CELL_TYPES, IGNORE, UNKNOWN_LABEL
+from wbc_jax.labels import BACKGROUND, CELL_ONLY, CELL_TYPES, IGNORE, UNKNOWN_LABEL
 
 PAGE = "https://data.mendeley.com/datasets/jzdj6h7gms"
 FOLDERS = ("krd_wbc", "KRD-WBC dataset", "KRD-WBC")
@@ -81,7 +81,7 @@ class Builder(building.Builder):
                     path=image,
                     mask=mask,
                     label=labels.get(number, UNKNOWN_LABEL),
-                    subtype="cell_only",
+                    subtype=CELL_ONLY,
                 )
             )
         return items

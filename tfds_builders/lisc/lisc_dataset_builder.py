@@ -8,7 +8,7 @@ from etils import epath
 
 from wbc_jax.data import building, crops, reading, records
 from wbc_jax.errors import DataError
-from wbc_jax.labels import CELL_TYPES, IGNORE, UNKNOWN_LABEL
+from wbc_jax.labels import CELL_ONLY, CELL_TYPES, IGNORE, UNKNOWN_LABEL
 from wbc_jax.tfds_builders.lisc import masks
 
 PAGE = "http://users.cecs.anu.edu.au/~hrezatofighi/Data/Leukocyte%20Data.htm"
@@ -94,7 +94,7 @@ class Builder(building.Builder):
                 id=id,
                 group=item.group,
                 source=self.source,
-                subtype="cell_only" if cell_only else "",
+                subtype=CELL_ONLY if cell_only else "",
                 label_source="authors" if item.label >= 0 else "",
             )
 

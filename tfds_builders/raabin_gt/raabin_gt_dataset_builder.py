@@ -10,7 +10,15 @@ from etils import epath
 from wbc_jax.data import building, reading, tables
 from wbc_jax.data.images import describe_values, read_mask_file, unknown_values
 from wbc_jax.errors import DataError
-from wbc_jax.labels import BACKGROUND, CELL_TYPES, CYTOPLASM, IGNORE, NUCLEUS, UNKNOWN_LABEL
+from wbc_jax.labels import (
+    BACKGROUND,
+    CELL_ONLY,
+    CELL_TYPES,
+    CYTOPLASM,
+    IGNORE,
+    NUCLEUS,
+    UNKNOWN_LABEL,
+)
 
 PAGE = "https://raabindata.com/free-data/"
 FOLDER = "raabin_gt"
@@ -68,7 +76,7 @@ class Builder(building.Builder):
 
     def read(self, item: building.Item, notes: building.Notes) -> Iterator[building.Record]:
         for record in super().read(item, notes):
-            yield record | {"subtype": "cell_only" if notes.counts["cell_only_masks"] else ""}
+            yield record | {"subtype": CELL_ONLY if notes.counts["cell_only_masks"] else ""}
 
     def read_mask(self, item: building.Item, notes: building.Notes) -> np.ndarray:
         mask, cell_only = read_mask(item.mask)

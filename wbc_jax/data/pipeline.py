@@ -16,7 +16,7 @@ from wbc_jax.data.keys import RecordKey
 from wbc_jax.data.resize import resize_image, resize_mask
 from wbc_jax.data.sources import Source
 from wbc_jax.errors import DataError
-from wbc_jax.labels import CELL_TYPES, IGNORE, UNKNOWN_LABEL
+from wbc_jax.labels import CELL_ONLY, CELL_TYPES, IGNORE, UNKNOWN_LABEL
 
 ALL = "all"
 """Name of what holds every usable record: a key of `load_splits`, a component of a mixture."""
@@ -88,6 +88,11 @@ class Examples:
     def labels(self) -> np.ndarray:
         return np.asarray([source.labels[i] for source, i in self.entries], np.int64)
 
+    @property
+    def cell_only(self) -> np.ndarray:
+        """Bool `[N]`: the mask marks the whole cell alone, where it is not background."""
+        return np.asarray([source.subtypes[i] == CELL_ONLY for source, i in self.entries], bool)
+
 
 def usable(source: Source, data: Data, task: str) -> np.ndarray:
     """Returns bool `[N]`: the records that a task can use.
@@ -99,7 +104,7 @@ def usable(source: Source, data: Data, task: str) -> np.ndarray:
         return source.labels != UNKNOWN_LABEL
     kept = source.has_mask.copy()
     if not data.cell_only_masks:
-        kept &= np.asarray([subtype != "cell_only" for subtype in source.subtypes])
+        kept &= np.asarray([subtype != CELL_ONLY for subtype in source.subtypes])
     return kept
 
 
@@ -130,6 +135,8 @@ def load_whole(
 ) -> Examples:
     """Opens all usable records of one data set, which need not be in the config.
 
+    Where all its masks mark the whole cell alone, these are used: nothing is trained on them.
+
     Args:
         name: of the data set.
         data: settings of the data.
@@ -142,6 +149,8 @@ def load_whole(
     """
     source = _open(name, data, masks)
     usable_records = usable(source, data, task)
+    if not usable_records.any():
+        usable_records = usable(source, dataclasses.replace(data, cell_only_masks=True), task)
     _check_usable(source, usable_records, data, task)
     kept = np.flatnonzero(usable_records)
     entries = [(source, int(i)) for i in kept]

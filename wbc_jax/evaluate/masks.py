@@ -1,5 +1,6 @@
 """Scores of segmentation: metrics of a split, and one row per image."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -36,6 +37,8 @@ ROW_COLUMNS = (
     "iou_nucleus",
     "dice_cytoplasm",
     "dice_nucleus",
+    "iou_cell",
+    "dice_cell",
     "bf_score",
     "bf_score_background",
     "bf_score_cytoplasm",
@@ -56,6 +59,7 @@ ROW_COLUMNS = (
 def measure(predict: Predict, examples: pipeline.Examples, batch_size: int) -> SegmentationCounts:
     """Returns the confusion matrix of each example; boundaries are not compared.
 
+    Where an example's mask marks the whole cell alone, only the cell is compared (`whole`).
     Each process scores its share of the examples and receives all: every process must call it.
     """
 
@@ -64,14 +68,15 @@ def measure(predict: Predict, examples: pipeline.Examples, batch_size: int) -> S
         confusion = metrics.confusion_matrices(truth, predicted, CLASSES)
         return SegmentationCounts(np.asarray(confusion, np.int64))
 
-    found = SegmentationCounts.zero(len(examples), CLASSES, boundary=False)
+    whole = bool(examples.cell_only.any())
+    found = SegmentationCounts.zero(len(examples), CLASSES, boundary=False, whole=whole)
     return _fill(found, count, predict, examples, batch_size)
 
 
 def measure_test(
     predict: Predict, examples: pipeline.Examples, batch_size: int
 ) -> SegmentationCounts:
-    """Returns confusion matrix and boundary counts of each example, at the examples' mask size.
+    """Returns `measure` with boundary counts, at the examples' mask size.
 
     Every process must call it, as for `measure`.
     """
@@ -79,7 +84,8 @@ def measure_test(
     def count(truth: np.ndarray, predicted: Any) -> SegmentationCounts:
         return SegmentationCounts.of(truth, np.asarray(predicted), CLASSES)
 
-    found = SegmentationCounts.zero(len(examples), CLASSES)
+    whole = bool(examples.cell_only.any())
+    found = SegmentationCounts.zero(len(examples), CLASSES, whole=whole)
     return _fill(found, count, predict, examples, batch_size)
 
 
@@ -91,9 +97,19 @@ def _fill(
     batch_size: int,
 ) -> SegmentationCounts:
     """Fills `found` with the counts of this process's batches, and adds those of the others."""
+    cell_only = examples.cell_only
     for batch in pipeline.eval_batches(examples, batch_size, *groups.process_share()):
         kept = batch["index"] >= 0
-        counts = count(batch["mask"], predict(batch["image"]))
+        truth, predicted = batch["mask"], predict(batch["image"])
+        whole = (kept & cell_only[batch["index"]])[:, None, None]
+        if whole.any():
+            counts = count(np.where(whole, np.uint8(IGNORE), truth), predicted)
+            # Whatever is not background is cell.
+            cell = np.where(whole, truth != BACKGROUND, np.uint8(IGNORE))
+            confusion = metrics.confusion_matrices(cell, predicted, CLASSES)[:, :2]
+            counts = dataclasses.replace(counts, whole=np.asarray(confusion, np.int64))
+        else:
+            counts = count(truth, predicted)
         found.put(batch["index"][kept], counts.select(kept))
     return metrics.sum_over_hosts(found)
 
@@ -184,12 +200,14 @@ def validation(counts: SegmentationCounts, examples: pipeline.Examples) -> dict[
     """Returns the metrics logged for the validation split, and `score`.
 
     The score is the mean over data sets of each set's mean IoU: a small set weighs as much as a
-    large one. NaN without images.
+    large one. Whole cells without parts do not count. NaN without images.
     """
+    parts = ~counts.cell_only
+    counts = counts.select(parts)
     total = counts.sum().confusion
     iou = metrics.iou(total)
     score = groups.mean_over(
-        examples.datasets,
+        [name for name, kept in zip(examples.datasets, parts) if kept],
         lambda chosen: float(metrics.mean_iou(counts.select(chosen).sum().confusion)),
     )
     return {
@@ -204,9 +222,11 @@ def rows(counts: SegmentationCounts, examples: pipeline.Examples) -> list[dict[s
     """Returns one row per example, with `ROW_COLUMNS` as keys; areas are pixels at mask size.
 
     `bf_score` and its parts are MATLAB's, as in `summarize`; `bf_one_sided_classes` is the number
-    of classes that only truth or only prediction has.
+    of classes that only truth or only prediction has. Where the truth is a whole cell alone, only
+    `iou_cell`, `dice_cell` and the prediction's areas, ratio and flag are known; the rest is NaN.
     """
     truth, found = _nc_ratios(counts)
+    unknown, of_cell = counts.cell_only, _cell_scores(_cells(counts))
     iou, dice = metrics.iou(counts.confusion), metrics.dice(counts.confusion)
     headlines = {name: getattr(metrics, name)(counts.confusion) for name in _HEADLINES}
     if counts.boundary is None:
@@ -227,12 +247,13 @@ def rows(counts: SegmentationCounts, examples: pipeline.Examples) -> list[dict[s
             "iou_nucleus": float(iou[i, NUCLEUS]),
             "dice_cytoplasm": float(dice[i, CYTOPLASM]),
             "dice_nucleus": float(dice[i, NUCLEUS]),
+            **{name: float(values[i]) for name, values in of_cell.items()},
             "bf_score": float(mean_bf[i]),
             **{f"bf_score_{c}": float(bf[i, k]) for k, c in enumerate(MASK_CLASSES)},
             "bf_score_absent_as_zero": float(mean_zeroed[i]),
             "bf_one_sided_classes": int(one_sided[i].sum()),
-            "truth_nucleus_px": int(truth.nucleus_px[i]),
-            "truth_cytoplasm_px": int(truth.cytoplasm_px[i]),
+            "truth_nucleus_px": float("nan") if unknown[i] else int(truth.nucleus_px[i]),
+            "truth_cytoplasm_px": float("nan") if unknown[i] else int(truth.cytoplasm_px[i]),
             "nucleus_px": int(found.nucleus_px[i]),
             "cytoplasm_px": int(found.cytoplasm_px[i]),
             "truth_nc_ratio": float(truth.nc_ratio[i]),
@@ -283,22 +304,34 @@ def summarize(counts: SegmentationCounts, bootstrap: int = 0, seed: int = 0) -> 
     `nc` holds the number of `images` with a finite N/C ratio in truth and prediction, on which the
     error and the correlation rest; `flagged`, the others; and `missed`, those of `flagged` whose
     truth has a finite ratio.
+
+    `iou_cell` and `dice_cell` are those of nucleus and cytoplasm together, from the sums over all
+    images. Of these, `cell_only_images` have a truth that marks the whole cell alone; they count in
+    nothing else but `images`.
     """
+    everything, counts = counts, counts.select(~counts.cell_only)
     total = counts.sum()
     point = {name: float(v[0]) for name, v in _region_scores(total.confusion[None]).items()}
     found = {
-        "images": len(counts),
+        "images": len(everything),
+        "cell_only_images": len(everything) - len(counts),
         **{name: point[name] for name in _HEADLINES},
         "iou": {c: point[f"iou_{c}"] for c in MASK_CLASSES},
         "dice": {c: point[f"dice_{c}"] for c in MASK_CLASSES},
         "recall": {c: point[f"recall_{c}"] for c in MASK_CLASSES},
+        **{name: float(v[0]) for name, v in _cell_scores(_cells(everything).sum(0)[None]).items()},
         "confusion": total.confusion.tolist(),
         "nc": _nc_agreement(counts),
     }
     if total.bf is not None:
         found["bf_score"] = _bf_summary(total.bf)
-    if bootstrap and len(counts) > 1:
-        found["intervals"] = _intervals(counts, bootstrap, np.random.default_rng(seed))
+    if bootstrap and len(everything) > 1:
+        # Those of the parts are the same with and without whole cells.
+        cells = statistics.draw_images(len(everything), bootstrap, np.random.default_rng(seed))
+        scores = _cell_scores(statistics.sum_drawn(_cells(everything), cells))
+        found["intervals"] = {name: metrics.interval(v).tolist() for name, v in scores.items()}
+        if len(counts) > 1:
+            found["intervals"] |= _intervals(counts, bootstrap, np.random.default_rng(seed))
     return found
 
 
@@ -319,6 +352,20 @@ def _region_scores(summed: np.ndarray) -> dict[str, np.ndarray]:
         for i, c in enumerate(MASK_CLASSES):
             values[f"{name}_{c}"] = per_class[..., i]
     return values
+
+
+def _cells(counts: SegmentationCounts) -> np.ndarray:
+    """Returns the pixels of each image by background and cell, int64 `[N, 2, 2]`, rows truth."""
+    united = np.zeros((CLASSES, 2), np.int64)
+    united[BACKGROUND, 0] = 1
+    united[[CYTOPLASM, NUCLEUS], 1] = 1
+    found = united.T @ counts.confusion @ united
+    return found if counts.whole is None else found + counts.whole @ united
+
+
+def _cell_scores(summed: np.ndarray) -> dict[str, np.ndarray]:
+    """Returns IoU and Dice of the cell, `[R]` from `_cells` summed, `[R, 2, 2]`."""
+    return {"iou_cell": metrics.iou(summed)[..., 1], "dice_cell": metrics.dice(summed)[..., 1]}
 
 
 def _bf_summary(totals: metrics.BFTotals) -> dict[str, Any]:
@@ -359,12 +406,15 @@ def _intervals(
 
 
 def _nc_ratios(counts: SegmentationCounts) -> tuple[NCRatio, NCRatio]:
-    """Returns the N/C ratios of truth and prediction."""
-    truth, predicted = (
+    """Returns the N/C ratios of truth and prediction; NaN is the truth of whole cells alone."""
+    predicted = counts.confusion.sum(1)
+    if counts.whole is not None:
+        predicted = predicted + counts.whole.sum(1)
+    truth, found = (
         from_areas(by_class[:, NUCLEUS], by_class[:, CYTOPLASM])
-        for by_class in (counts.confusion.sum(2), counts.confusion.sum(1))
+        for by_class in (counts.confusion.sum(2), predicted)
     )
-    return truth, predicted
+    return truth, found
 
 
 def _relative_errors(truth: NCRatio, found: NCRatio) -> np.ndarray:

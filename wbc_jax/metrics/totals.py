@@ -21,17 +21,24 @@ class SegmentationCounts:
         confusion: int64 `[N, C, C]`, rows truth, columns prediction.
         boundary: int64 `[N, C, 4]`, as `metrics.bf_counts` returns them; None where boundaries were
             not compared.
+        whole: int64 `[N, 2, C]`, pixels of the images whose truth marks the whole cell alone: rows
+            truth (background, cell), columns prediction. Such images have zeros in the other
+            fields, and the others have zeros here. None: there is no such image.
     """
 
     confusion: np.ndarray
     boundary: np.ndarray | None = None
+    whole: np.ndarray | None = None
 
     @classmethod
-    def zero(cls, images: int, num_classes: int, boundary: bool = True) -> "SegmentationCounts":
+    def zero(
+        cls, images: int, num_classes: int, boundary: bool = True, whole: bool = False
+    ) -> "SegmentationCounts":
         """Returns the counts of N images of which no pixel has been counted."""
         return cls(
             np.zeros((images, num_classes, num_classes), np.int64),
             np.zeros((images, num_classes, 4), np.int64) if boundary else None,
+            np.zeros((images, 2, num_classes), np.int64) if whole else None,
         )
 
     @classmethod
@@ -53,13 +60,27 @@ class SegmentationCounts:
     def merge(cls, sets: Sequence["SegmentationCounts"]) -> "SegmentationCounts":
         """Returns the counts of the images of all sets (at least one), in their order.
 
-        Boundary counts are kept where every set has them.
+        Boundary counts are kept where every set has them, those of whole cells where one has them.
         """
+        whole = [
+            np.zeros((len(counts), 2, counts.confusion.shape[-1]), np.int64)
+            if counts.whole is None
+            else counts.whole
+            for counts in sets
+        ]
         boundaries = [counts.boundary for counts in sets if counts.boundary is not None]
         return cls(
             np.concatenate([counts.confusion for counts in sets]),
             np.concatenate(boundaries) if len(boundaries) == len(sets) else None,
+            np.concatenate(whole) if any(counts.whole is not None for counts in sets) else None,
         )
+
+    @property
+    def cell_only(self) -> np.ndarray:
+        """Bool `[N]`: the images counted in `whole`."""
+        if self.whole is None:
+            return np.zeros(len(self), bool)
+        return self.whole.any((1, 2))
 
     def __len__(self) -> int:
         return len(self.confusion)
@@ -67,7 +88,9 @@ class SegmentationCounts:
     def select(self, chosen) -> "SegmentationCounts":
         """Returns the counts of the images that bool `[N]`, a slice or indices choose."""
         return SegmentationCounts(
-            self.confusion[chosen], None if self.boundary is None else self.boundary[chosen]
+            self.confusion[chosen],
+            None if self.boundary is None else self.boundary[chosen],
+            None if self.whole is None else self.whole[chosen],
         )
 
     def put(self, index: np.ndarray, counts: "SegmentationCounts") -> None:
@@ -75,9 +98,11 @@ class SegmentationCounts:
         self.confusion[index] = counts.confusion
         if self.boundary is not None:
             self.boundary[index] = counts.boundary
+        if self.whole is not None:
+            self.whole[index] = 0 if counts.whole is None else counts.whole
 
     def sum(self) -> "SegmentationTotals":
-        """Returns the totals over the images."""
+        """Returns the totals over the images, without whole cells."""
         return SegmentationTotals(
             self.confusion.sum(0),
             None if self.boundary is None else BFTotals.from_counts(self.boundary),

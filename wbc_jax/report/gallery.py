@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from wbc_jax.labels import CELL_COLOR, CELL_TYPES, NUCLEUS_COLOR, UNKNOWN_LABEL, type_name
+from wbc_jax.labels import (
+    CELL_COLOR,
+    CELL_ONLY,
+    CELL_TYPES,
+    NUCLEUS_COLOR,
+    UNKNOWN_LABEL,
+    type_name,
+)
 from wbc_jax.report import html, overlays, tables
 from wbc_jax.utils.output_folder import OutputFolder
 
@@ -20,8 +27,6 @@ if TYPE_CHECKING:
 
 THUMBNAIL_PX = 96
 """Longer side of a thumbnail; together with the number a group it bounds the page's size."""
-CELL_ONLY = "cell_only"
-"""Subtype of records whose mask marks the whole cell, nucleus and cytoplasm not divided."""
 
 _LABELS = (*range(len(CELL_TYPES)), UNKNOWN_LABEL)
 
