@@ -7,6 +7,7 @@ import types
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+from PIL import Image
 
 from helpers import tiny_runs
 from wbc_jax.data import pipeline
@@ -45,6 +46,45 @@ def test_external_data_sets_that_are_there_are_scored_whole(data_dir):
     expected = masks.results(counts, whole, 50)
     expected[tiny_runs.DATASET]["left_out"] = 0
     np.testing.assert_equal(found, expected)
+
+
+def test_an_external_data_set_of_whole_cells_is_scored_by_the_cell(data_dir, tmp_path):
+    root, cells = tmp_path / "manual" / "krd_wbc", {}
+    for name in ("image", "mask"):
+        (root / "Dataset" / name).mkdir(parents=True)
+    for number in (1, 2, 3):
+        image = np.random.default_rng(number).integers(180, 230, (32, 32, 3), np.uint8)
+        image[8:24, 8:24] = (200, 90, 150)
+        image[12:20, 12 : 18 + number] = (90, 20, 110)
+        Image.fromarray(image).save(root / f"Dataset/image/image{number}.jpg", quality=95)
+        mask = np.zeros((32, 32), np.uint8)
+        mask[8:24, 4:24] = 255  # the truth is wider than what is seen
+        Image.fromarray(mask).save(root / f"Dataset/mask/mask{number}.jpg", quality=95)
+        cells[f"image{number}"] = mask > 0
+    labels = "Image ID,Categoriy\nImage1,Basophil\nImage2,Monocyte\n"
+    (root / "class labels.csv").write_text(labels)
+    given = {"evaluate__external": ("krd_wbc",), "data__data_dir": str(tmp_path / "records")}
+    config = tiny_runs.config(data_dir, data__manual_dir=str(root.parent), **given)
+    rows = []
+    found, skipped = scoring._external(config, baselines.otsu, [], rows)
+    assert skipped == {} and list(found) == ["krd_wbc"]
+    found = found["krd_wbc"]
+    assert (found["images"], found["cell_only_images"]) == (3, 3)
+    assert (found["nc"]["images"], found["nc"]["flagged"]) == (0, 0)
+    assert np.isnan(found["mean_iou"]) and sum(map(sum, found["confusion"])) == 0
+    assert set(found["intervals"]) == {"iou_cell", "dice_cell"}
+    sums = np.zeros(2)
+    for row in rows:
+        truth, image = cells[row["id"]], root / f"Dataset/image/{row['id']}.jpg"
+        seen = baselines.otsu(np.asarray(Image.open(image))[None])[0] > 0
+        parts = np.array([(truth & seen).sum(), (truth | seen).sum()])
+        assert row["iou_cell"] == pytest.approx(parts[0] / parts[1], abs=1e-3)
+        assert row["nucleus_px"] + row["cytoplasm_px"] == pytest.approx(seen.sum(), abs=2)
+        sums += parts
+    assert found["iou_cell"] == pytest.approx(sums[0] / sums[1], abs=1e-3)
+    assert 0.6 < found["iou_cell"] < 0.9 and found["dice_cell"] > found["iou_cell"]
+    types = {name: part["cell_only_images"] for name, part in found["by_type"].items()}
+    assert types == {"unknown": 1, "basophil": 1, "monocyte": 1}
 
 
 def test_external_images_that_training_saw_are_left_out(data_dir, capsys):

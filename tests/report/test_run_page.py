@@ -325,3 +325,25 @@ def test_the_page_of_a_classification():
     assert {"#calibration", "#mistakes"} <= set(links)
     assert all(link[1:] in ids for link in links)
     assert any(th.get("colspan") == "5" for th in page.all("th"))
+
+
+def test_whole_cells_are_shown_with_the_score_of_the_cell():
+    given = arguments()
+    scores = {"images": 3, "cell_only_images": 3, "iou_cell": 0.8125, "dice_cell": 0.8966}
+    given["summary"] |= {
+        "results": {"krd_wbc": {**scores, "intervals": {"iou_cell": [0.79, 0.83]}}},
+        "baseline": {"krd_wbc": scores | {"iou_cell": 0.5123}},
+    }
+    example = copy.copy(given["examples"][0])
+    object.__setattr__(example, "score", math.nan)
+    nan = dict.fromkeys(("mean_iou", "truth_nc_ratio"), math.nan)
+    row = {"dataset": example.dataset, "id": example.id, "iou_cell": 0.7777, "dice_cell": 0.875}
+    given |= {"examples": [example], "rows": [{**nan, **row, "nc_ratio": 1.5, "flag": ""}]}
+    text = Page(report.render(**given)).text
+    assert "reaches an IoU of the whole cell of 0.812 (95 % interval 0.790 to 0.830)" in text
+    assert "A colour threshold without training reaches 0.512 on the same images." in text
+    assert "whole cells" in text and "Whole cells: number of images" in text
+    assert "IoU of the cell 0.778 Dice of the cell 0.875 Predicted N/C 1.500" in text
+    assert "True N/C" not in text
+    plain = Page(report.render(**arguments())).text
+    assert "hole cells" not in plain

@@ -56,6 +56,38 @@ def test_results_table_writes_every_number_in_its_column():
     assert {len(row) for row in rows} == {len(heads)}
 
 
+def test_columns_of_whole_cells_stand_where_there_are_such_images():
+    ends = {"mean_iou": [0.88, 0.9151], "iou_cell": [0.9, 0.96]}
+    cells = result(3, mean_iou=None, iou_cell=0.9349, dice_cell=0.9663, cell_only_images=3)
+    mixed = result(43, iou_cell=0.95, dice_cell=0.97, cell_only_images=3, intervals=ends)
+    scores = {"jtsc": result(iou_cell=0.777, dice_cell=0.888, cell_only_images=0)}
+    assert [c.key for c in tables.shown(tables.COLUMNS, tables.result_rows(scores))] == [
+        c.key for c in tables.COLUMNS if c.key not in ("cell_only_images", "iou_cell", "dice_cell")
+    ]
+    plain = tables.results_table(scores)
+    assert " cell " not in plain and "0.777" not in plain
+    scores |= {"krd_wbc": cells, "all": mixed}
+    _, heads, _, *rows = tables.results_table(scores).split("\n")
+    assert " ".join(heads.split()) == (
+        "data set images whole global mean mean [95 % interval] weighted backgr. cytopl. nucleus "
+        "cell cytopl. nucleus cell mean MATLAB's left out error Spearman images missed"
+    )
+    first, second = (rows[0].split(), rows[1].split())
+    assert first[:3] == ["jtsc", "40", "0"]
+    assert second[:3] == ["krd_wbc", "3", "3"]
+    for row, iou, dice in ((first, "0.777", "0.888"), (second, "0.935", "0.966")):
+        assert iou in row and dice in row
+    # The mean IoU of whole cells is a dash, and the interval of `all` is that of its own score.
+    assert rows[1][: heads.index("[95")].split()[-1] == tables.DASH
+    row = tables.result_rows(scores)[-1]
+    assert (row["iou_cell_low"], row["iou_cell_high"]) == (0.9, 0.96)
+    assert row["dice_cell_low"] is None
+    summary = {"task": "segmentation", "results": scores, "eval_size": 256, "baseline": {}}
+    summary |= {"baseline_name": "Otsu", "external": {}, "skipped": {}}
+    assert "Whole cells: number of images" in tables.text(summary)
+    assert "Whole cells" not in tables.text(summary | {"results": {"jtsc": scores["jtsc"]}})
+
+
 def test_missing_values_are_dashes_and_keep_the_columns():
     holes = result(
         mean_iou=None,

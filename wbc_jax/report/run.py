@@ -1,5 +1,6 @@
 """The report of a run: `report/` with metrics, one row for each image, and the page."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -64,7 +65,13 @@ def _shown(
         return _mistakes(config, rows, test)
     side, size = config.data.image_size, config.evaluate.size
     examples = test.resized(size, size)
-    order = sorted(range(len(rows)), key=lambda i: (rows[i]["mean_iou"], rows[i]["id"]))
+
+    def error(i: int) -> tuple[bool, float, str]:
+        # Whole cells, of which only the cell is scored, come last.
+        whole = math.isnan(rows[i]["mean_iou"])
+        return whole, rows[i]["iou_cell" if whole else "mean_iou"], rows[i]["id"]
+
+    order = sorted(range(len(rows)), key=error)
     if most := config.evaluate.worst:
         of = {name: [i for i in order if rows[i]["dataset"] == name] for name in test.datasets}
         places = {i for found in of.values() for i in found[:most]}

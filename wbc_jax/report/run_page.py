@@ -114,6 +114,12 @@ def render(
         ("Data sets the model never trained on", tables.result_rows(external, task)),
         (f"Baseline without training: {name}", tables.result_rows(baseline, task)),
     ]
+    type_groups = _type_groups(results, external, task)
+    columns = tables.shown(view.columns, [row for _, found in groups for row in found])
+    type_columns = tables.shown(
+        view.type_columns, [row for _, found in type_groups for row in found]
+    )
+    whole_cells = tables.WHOLE_CELLS_EXPLAINED if "iou_cell" in {c.key for c in columns} else ""
     return environment.get_template("report.html.j2").render(
         title=title,
         task=task,
@@ -121,12 +127,12 @@ def render(
         lead=_LEADS[task](results, baseline, str(summary.get("model") or "the model"), str(split)),
         groups=[(name, _distinct(found)) for name, found in groups if found],
         skipped=summary.get("skipped") or {},
-        type_groups=_type_groups(results, external, task),
-        columns=view.columns,
-        column_groups=_column_groups(view.columns),
-        type_columns=view.type_columns,
-        type_column_groups=_column_groups(view.type_columns),
-        explained=_EXPLAINED[task],
+        type_groups=type_groups,
+        columns=columns,
+        column_groups=_column_groups(columns),
+        type_columns=type_columns,
+        type_column_groups=_column_groups(type_columns),
+        explained=_EXPLAINED[task] + whole_cells,
         confusions=_confusions(results, external, task),
         classes=_CLASSES[task],
         curve=html.chart(figures.training_curve, history, task=task) if history else None,
@@ -176,9 +182,12 @@ def _lead(
         return [_NOTHING]
     row = tables.result_rows(results)[-1]
     sets = [name for name in results if name != ALL]
+    of, key = ("mean IoU", "mean_iou")
+    if row["mean_iou"] is None and row["cell_only_images"]:
+        of, key = ("IoU of the whole cell", "iou_cell")
     lead = [
-        f"{_scope(row, sets, split)}, {model} reaches a mean IoU of "
-        f"{tables.decimal(row['mean_iou'])}{_within(row, 'mean_iou')}."
+        f"{_scope(row, sets, split)}, {model} reaches {'an' if key == 'iou_cell' else 'a'} {of} of "
+        f"{tables.decimal(row[key])}{_within(row, key)}."
     ]
     if row["nc_error"] is not None:
         lead.append(
@@ -187,14 +196,10 @@ def _lead(
         )
     below = tables.result_rows(baseline)[-1:]
     # Both scores must be over the same images: of all data sets, or of the only one.
-    if (
-        below
-        and below[0]["mean_iou"] is not None
-        and below[0]["dataset"] in (row["dataset"], *sets[:1])
-    ):
+    if below and below[0][key] is not None and below[0]["dataset"] in (row["dataset"], *sets[:1]):
         lead.append(
             "A colour threshold without training reaches "
-            f"{tables.decimal(below[0]['mean_iou'])} on the same images."
+            f"{tables.decimal(below[0][key])} on the same images."
         )
     return lead
 
@@ -399,6 +404,14 @@ def _place(score: float, scores: Sequence[float]) -> str:
 def _mask_facts(row: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Returns the scores of an image's mask as names and values."""
     truth, found = (tables.number(row.get(key)) for key in ("truth_nc_ratio", "nc_ratio"))
+    mean, cell = (tables.number(row.get(key)) for key in ("mean_iou", "iou_cell"))
+    if mean is None and cell is not None:  # the truth is a whole cell alone
+        facts = [
+            ("IoU of the cell", tables.decimal(row.get("iou_cell"))),
+            ("Dice of the cell", tables.decimal(row.get("dice_cell"))),
+            ("Predicted N/C", tables.decimal(found)),
+        ]
+        return facts + [("Flag", str(row["flag"]))] * bool(row.get("flag"))
     facts = [
         ("Mean IoU", tables.decimal(row.get("mean_iou"))),
         ("IoU of the cytoplasm", tables.decimal(row.get("iou_cytoplasm"))),

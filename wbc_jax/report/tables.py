@@ -92,6 +92,7 @@ def _with_interval(key: str, *names: str, form: Callable[[Any], str] = decimal) 
 
 COLUMNS = (
     Column("images", "", "images", "images", count),
+    Column("cell_only_images", "", "whole cells", "whole", count),
     _with_interval("global_accuracy", "accuracy", "global", "global"),
     _with_interval("mean_accuracy", "accuracy", "mean", "mean"),
     _with_interval("mean_iou", "IoU", "mean", "mean"),
@@ -99,8 +100,10 @@ COLUMNS = (
     _with_interval("iou_background", "IoU", "background", "backgr."),
     _with_interval("iou_cytoplasm", "IoU", "cytoplasm", "cytopl."),
     _with_interval("iou_nucleus", "IoU", "nucleus", "nucleus"),
+    _with_interval("iou_cell", "IoU", "cell", "cell"),
     _with_interval("dice_cytoplasm", "Dice", "cytoplasm", "cytopl."),
     _with_interval("dice_nucleus", "Dice", "nucleus", "nucleus"),
+    _with_interval("dice_cell", "Dice", "cell", "cell"),
     _with_interval("bf_score", "BF", "mean", "mean"),
     _with_interval("bf_score_matlab", "BF", "MATLAB's", "MATLAB's"),
     Column("bf_left_out", "BF", "left out", "left out", count),
@@ -109,7 +112,8 @@ COLUMNS = (
     Column("nc_images", "N/C ratio", "images", "images", count),
     Column("nc_missed", "N/C ratio", "missed", "missed", count),
 )
-"""Columns of a segmentation's tables, after the one that names the row."""
+"""Columns of a segmentation's tables, after the one that names the row; see `shown`."""
+_OF_WHOLE_CELLS = ("cell_only_images", "iou_cell", "dice_cell")
 
 MASKS_EXPLAINED = (
     "BF: boundary F1 score (tolerance 0.75 % of the diagonal), mean over images of the mean over "
@@ -121,6 +125,11 @@ MASKS_EXPLAINED = (
     "truth has."
 )
 """What the columns of a segmentation mean; page and terminal say it in the same words."""
+WHOLE_CELLS_EXPLAINED = (
+    " Whole cells: number of images whose true mask marks the cell without its nucleus; of them "
+    "only the cell is scored. Cell: nucleus and cytoplasm together, over all images."
+)
+"""Follows `MASKS_EXPLAINED` where the columns of whole cells are shown."""
 
 CLASSIFICATION_COLUMNS = (
     Column("images", "", "images", "images", count),
@@ -169,8 +178,9 @@ def _flat(result: Mapping[str, Any]) -> dict[str, Any]:
     """Flattens a segmentation's result to the values of `COLUMNS` and their intervals' ends."""
     iou, dice = result.get("iou") or {}, result.get("dice") or {}
     nc, intervals = result.get("nc") or {}, result.get("intervals") or {}
-    row: dict[str, Any] = {"images": result.get("images")}
-    for key in ("global_accuracy", "mean_accuracy", "mean_iou", "weighted_iou"):
+    row: dict[str, Any] = {key: result.get(key) for key in ("images", "cell_only_images")}
+    headlines = ("global_accuracy", "mean_accuracy", "mean_iou", "weighted_iou")
+    for key in (*headlines, "iou_cell", "dice_cell"):
         row[key] = number(result.get(key))
     for name in MASK_CLASSES:
         row[f"iou_{name}"] = number(iou.get(name))
@@ -226,6 +236,13 @@ VIEWS = {
     "classification": View(CLASSIFICATION_COLUMNS, TYPE_COLUMNS, "accuracy", _flat_types),
 }
 """By the task of `report/metrics.json`."""
+
+
+def shown(columns: Sequence[Column], rows: Sequence[Mapping[str, Any]]) -> list[Column]:
+    """Returns the columns of a table; those of whole cells only where some row has such images."""
+    if any(row.get("cell_only_images") for row in rows):
+        return list(columns)
+    return [column for column in columns if column.key not in _OF_WHOLE_CELLS]
 
 
 def result_rows(results: Mapping[str, Any], task: str = "segmentation") -> list[dict[str, Any]]:
@@ -317,6 +334,7 @@ def _text(
     name: str, head: str, rows: list[dict[str, Any]], columns: Sequence[Column], headline: str
 ) -> str:
     """Writes rows as aligned text: headings in two lines, a rule, one line a row."""
+    columns = shown(columns, rows)
     filled = [[head, *(str(row[name]) for row in rows)]]
     for column in columns:
         heading, cells = column.short, [column.form(row[column.key]) for row in rows]
@@ -390,7 +408,9 @@ def text(summary: Mapping[str, Any]) -> str:
     scored = f"Test split, scored at {summary['eval_size']} x {summary['eval_size']}:"
     table = results_table(results, task)
     if table and task == "segmentation":
-        table += "\n" + textwrap.fill(MASKS_EXPLAINED, 100)
+        whole = any(row["cell_only_images"] for row in result_rows(results))
+        explained = MASKS_EXPLAINED + WHOLE_CELLS_EXPLAINED * whole
+        table += "\n" + textwrap.fill(explained, 100)
     parts = [
         ("Test split:" if task == "classification" else scored, table),
         ("By cell type:", type_table(results, task=task)),
