@@ -51,6 +51,33 @@ def test_differences_are_paired_by_image_and_tested_as_scipy_does(pair):
     assert row(turned, "jtsc", "nc_relative_error").verdict == "A better"
 
 
+def _with_whole_cells(folder, cells, parts=()):
+    columns = (*MASKS, "iou_cell")
+    none = dict.fromkeys(columns[3:9], "") | dict.fromkeys(columns[9:12], "")
+    found = [row | {"iou_cell": 0.9} for row in masks(parts)]
+    whole = masks(cells, "krd_wbc")
+    return write(
+        folder, found + [r | none | {"iou_cell": x} for r, x in zip(whole, cells)], columns
+    )
+
+
+def test_whole_cells_are_compared_by_the_cell(tmp_path):
+    first, second = np.array([0.5, 0.6, 0.7, 0.8]), np.array([0.6, 0.65, 0.72, 0.81])
+    for name, cells in (("a", first), ("b", second)):
+        _with_whole_cells(tmp_path / name, cells)
+        _with_whole_cells(tmp_path / f"{name}_mixed", cells, [0.7, 0.8])
+    found = paired.compare(*(paired.read(tmp_path / name) for name in "ab"), resamples=50)
+    assert [score.key for score in found.scores] == ["iou_cell"] and found.absent == ()
+    assert row(found, "krd_wbc", "iou_cell").difference == pytest.approx((second - first).mean())
+    assert "the cell IoU of B is 0.6950 and that of A 0.6500" in comparison.lead(found)[0]
+    runs = [paired.read(tmp_path / f"{name}_mixed") for name in "ab"]
+    found = paired.compare(*runs, resamples=50)
+    keys = [score.key for score in found.scores]
+    assert keys == [*(score.key for score in paired.SCORES["segmentation"]), "iou_cell"]
+    assert row(found, "all", "iou_cell").images == 6 and row(found, "all", "mean_iou").images == 2
+    assert row(found, "krd_wbc", "mean_iou").images == 0
+
+
 def test_p_values_are_corrected_for_all_tests(pair):
     found = paired.compare(*map(paired.read, pair[:2]), resamples=50)
     p = [x.p for x in found.rows]

@@ -75,6 +75,9 @@ SCORES = {
     ),
 }
 """The scores that are compared, by task."""
+CELL_SCORE = Score("iou_cell", "cell IoU")
+"""Compared as well where the truth of some image is a whole cell alone, which has no other score;
+it stands alone where all are."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -266,10 +269,12 @@ def compare(
                     f"{second.name}: they were scored against another truth. Evaluate both on the "
                     "same data with the same evaluate.size."
                 )
+    scores = SCORES[first.task]
+    if first.task == "segmentation":
+        whole = [math.isnan(first.rows[key][_TRUTH[first.task][0]]) for key in both]
+        scores = (CELL_SCORE,) if all(whole) else (*scores, *[CELL_SCORE] * any(whole))
     known = [
-        score
-        for score in SCORES[first.task]
-        if all(score.key in run.rows[both[0]] for run in (first, second))
+        score for score in scores if all(score.key in run.rows[both[0]] for run in (first, second))
     ]
     sets = list(dict.fromkeys(dataset for dataset, _ in both))
     groups = {name: [key for key in both if key[0] == name] for name in sets}
@@ -287,7 +292,7 @@ def compare(
         task=first.task,
         images=len(both),
         scores=tuple(known),
-        absent=tuple(s.name for s in SCORES[first.task] if s not in known),
+        absent=tuple(score.name for score in scores if score not in known),
         rows=tuple(dataclasses.replace(row, p_holm=float(p)) for row, p in zip(rows, corrected)),
         only_first=tuple(key for key in first.rows if key not in second.rows),
         only_second=tuple(key for key in second.rows if key not in first.rows),
