@@ -70,6 +70,7 @@ def test_images_alone(root, tmp_path):
     assert metadata == {
         "folder": str(root),
         "images_without_mask": 4,
+        "cell_only_masks": 0,
         "unlabelled_images": 4,
         "left_out_files": 0,
     }
@@ -260,6 +261,23 @@ def test_masks_of_whole_cells_alone(root, tmp_path):
     # As Raabin's: nobody knows where in the cell the nucleus is.
     assert row["subtype"] == b"cell_only"
     assert np.array_equal(decode_mask(row["mask"]), mask(0, 255))
+
+
+def test_a_whole_cell_may_not_hold_pixels_to_ignore(root, tmp_path):
+    eight(root, **dict.fromkeys("abcdefg", mask(0, 1)), h=mask(0, 1, 7))
+    values = '{"0": "background", "1": "cell", "7": "ignore"}'
+    (root / "mask_values.json").write_text(values)
+    ignored = int((mask(0, 1, 7) == 7).sum())
+    said = raises(root, tmp_path, f"marks {ignored} pixels as ignore beside a cell without its nuc")
+    assert str(root / "masks" / "h.png") in said and "1 bad file;" in said
+    # Beside parts, whole cells are neighbors that nobody has divided.
+    eight(root, **dict.fromkeys("abcdefg", mask(0, 1)), h=mask(0, 1, 7, 2))
+    (root / "mask_values.json").write_text(values[:-1] + ', "2": "nucleus"}')
+    built = build(root, tmp_path / "out")
+    row = read(built)["h"]
+    assert row["subtype"] == b"" and built.info.metadata["cell_only_masks"] == 7
+    drawn = mask(0, 1, 7, 2)
+    assert np.array_equal(decode_mask(row["mask"]), np.select([drawn == 2, drawn > 0], [2, 255], 0))
 
 
 def test_masks_of_nuclei_alone(root, tmp_path):

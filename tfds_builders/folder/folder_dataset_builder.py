@@ -46,16 +46,18 @@ class Builder(building.Builder):
             were made of another folder or of other files.
     """
 
-    VERSION = tfds.core.Version("1.1.0")
+    VERSION = tfds.core.Version("1.2.0")
     RELEASE_NOTES: ClassVar[dict[str, str]] = {
         "1.0.0": "First release.",
         "1.1.0": "Images without a mask, and masks that disagree on their values, are errors.",
+        "1.2.0": "A mask of a whole cell with pixels to ignore is an error.",
     }
     MANUAL_DOWNLOAD_INSTRUCTIONS = f"place your files in manual_dir:{layout.LAYOUT}"
     counted = (
         "folder",
         "fingerprint",
         "images_without_mask",
+        "cell_only_masks",
         "unlabelled_images",
         "left_out_files",
     )

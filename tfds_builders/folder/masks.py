@@ -160,7 +160,8 @@ def read_mask(path: epath.PathLike, values: np.ndarray | None) -> tuple[np.ndarr
         pixels are 255.
 
     Raises:
-        DataError: an unreadable file, or values without a class.
+        DataError: an unreadable file, values without a class, or a mask of a whole cell with
+            pixels to ignore.
     """
     gray = read_mask_file(path)
     if values is None:
@@ -182,6 +183,12 @@ def read_mask(path: epath.PathLike, values: np.ndarray | None) -> tuple[np.ndarr
     mask = values.astype(np.uint8)[gray]
     cell = mask == CELL
     cell_only = bool(cell.any()) and not np.isin(mask, (CYTOPLASM, NUCLEUS)).any()
+    # The cell becomes 255 as well, from which pixels to ignore could not be told.
+    if cell_only and (mask == IGNORE).any():
+        raise DataError(
+            f"{path}: marks {int((mask == IGNORE).sum())} pixels as ignore beside a cell without "
+            "its nucleus: allowed are background and cell; draw these pixels as one or the other"
+        )
     return np.where(cell, np.uint8(IGNORE), mask), cell_only
 
 
