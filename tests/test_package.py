@@ -99,7 +99,7 @@ def test_importing_any_module_defines_no_flag():
     assert ours == {}
 
 
-COMMANDS = {"main", "predict", "detect", "abstain", "compare", "export", "reproduce"}
+COMMANDS = {"main", "predict", "detect", "abstain", "cohort", "compare", "export", "reproduce"}
 
 
 def _imported(path: pathlib.Path) -> set[str]:

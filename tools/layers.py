@@ -31,7 +31,7 @@ ORDER = (
     ("provenance",),
     ("experiment",),
     ("cli", "inputs"),
-    ("abstain", "compare", "detect", "export", "main", "predict", "reproduce"),
+    ("abstain", "cohort", "compare", "detect", "export", "main", "predict", "reproduce"),
 )
 # `main` has a mode that is a module of its own.
 ALLOWED = {("main", "reproduce")}
