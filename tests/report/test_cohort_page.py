@@ -194,7 +194,11 @@ def test_three_groups(tmp_path):
     words = " ".join(Page(cohort_page.page(found)).words)
     assert "low, high, third" in words and "Kruskal-Wallis" in words
     assert "all groups" in words and "third against high" in words
-    assert "all groups" in cohort_page.text(found)
+    text = " ".join(cohort_page.text(found).split())
+    for test in found.tests:
+        auroc, interval, effect, _, _, p = cohort_page.test_cells(test)
+        numbers = " ".join(f"{auroc} {interval} {effect} {p}".split())
+        assert f"{cohort_page.pair_name(test)} {numbers}" in text
     assert [row["first"] for row in cohort_page.test_rows(found)[:4]] == [
         "all",
         "low",

@@ -44,6 +44,7 @@ class CellRow:
 
     Attributes:
         file: path of the image, as the table has it.
+        real: its real path, which is the same however the table names the image.
         cell: number of the cell within the image; empty if there is none.
         folder: the table's folder, to which `mask` is relative.
         mask: the image's mask; empty if there is none.
@@ -57,6 +58,7 @@ class CellRow:
     """
 
     file: str
+    real: str
     cell: str
     folder: str
     mask: str
@@ -70,7 +72,7 @@ class CellRow:
     @property
     def key(self) -> tuple[str, str]:
         """The image's real path, and the cell's number: the same cell has the same key."""
-        return os.path.realpath(self.file), self.cell
+        return self.real, self.cell
 
     @property
     def stem(self) -> str:
@@ -225,8 +227,10 @@ def _row(line: Mapping[str, str], where: str, folder: str, by: str) -> CellRow:
         flags.append(NO_GROUP)
     box = _whole(line, _BOX)
     size = _whole(line, ("height", "width"))
+    file = atomic.read_csv_text(line["file"])
     return CellRow(
-        file=atomic.read_csv_text(line["file"]),
+        file=file,
+        real=os.path.realpath(file),
         cell=line["cell"],
         folder=folder,
         mask=atomic.read_csv_text(line.get("mask", "")),

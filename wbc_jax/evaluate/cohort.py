@@ -68,7 +68,7 @@ class Group:
     @property
     def images(self) -> int:
         """Number of images of the measured cells."""
-        return len({row.key[0] for row in self.rows})
+        return len({row.real for row in self.rows})
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -150,21 +150,25 @@ def pair_name(test: cohort.Test) -> str:
 
 def text(found: cohort.Cohort, truth: cohort_truth.AgainstTruth | None = None) -> str:
     """Writes the comparison for a terminal."""
-    grid = [["measure", *(g.name for g in found.groups), "AUROC", "", "delta", "p (Holm)"]]
+    several = len(found.groups) > 2
+    effect_name = "delta or ε²" if several else "delta"
+    grid = [["measure", *(g.name for g in found.groups), "AUROC", "", effect_name, "p (Holm)"]]
     for measure in found.measures:
         row = [measure.label]
         for one in found.summaries:
             if one.measure == measure:
                 quarter = between(one.quartiles[0], one.quartiles[2], measure)
                 row.append(f"{value(one.quartiles[1], measure)} ({quarter})")
-        for i, test in enumerate(t for t in found.tests if t.measure == measure):
+        lines = []
+        for test in (t for t in found.tests if t.measure == measure):
             auroc, interval, effect, _, _, p = test_cells(test)
-            blank = [f"  {pair_name(test)}", *[""] * len(found.groups)]
-            numbers = [auroc, interval, effect, p]
-            if len(found.groups) == 2:
-                grid.append([*row, *numbers])
-            else:
-                grid += [row] * (not i) + [[*blank, *numbers]]
+            lines.append((test, [auroc, interval, effect, p]))
+        if several:
+            grid.append([*row, *[""] * 4])
+            blank = [""] * len(found.groups)
+            grid += [[f"  {pair_name(test)}", *blank, *numbers] for test, numbers in lines]
+        else:
+            grid.append([*row, *lines[0][1]])
     wrap = functools.partial(textwrap.fill, width=100)
     said = [*map(wrap, lead(found)), "", *_aligned(grid), ""]
     said += ["Groups: median (lower to upper quartile).", "", *map(wrap, _counted(found))]
@@ -191,7 +195,7 @@ def _counted(found: cohort.Cohort) -> Iterator[str]:
 
 
 def _aligned(grid: Sequence[Sequence[str]]) -> list[str]:
-    widths = [max(map(len, column)) for column in zip(*grid)]
+    widths = [max(map(len, column)) for column in zip(*grid, strict=True)]
     lines = [
         "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:]))])
         for row in grid
