@@ -218,9 +218,16 @@ def test_true_masks_stand_beside_ours(two, tmp_path, undrawn):
     # The nuclei are 5 px too large; true medians 75, ours 80.
     assert f"nucleus area (px) {EVIL} 5 75 80 +5.0 +5.0 to +5.0" in words
     assert f"nucleus area (px) {EVIL} 5 75 80 +5.0 +5.0 to +5.0" in text
+    # True nuclei of 55 and 60 px are the other way round; ours tie.
+    assert f"nucleus area (px) {EVIL} against healthy 0.950 " in text
+    assert " 0.975 " in text.partition(f"nucleus area (px) {EVIL} against healthy 0.950 ")[2][:30]
     with OutputFolder(tmp_path / "out") as folder:
         written = cohort_page.write(folder, two, beside)
-        assert "against_truth.csv" in [path.name for path in written]
+        assert [path.name for path in written] == list(cohort_page.FILES)
+        with open(folder.path / "truth_tests.csv", newline="") as file:
+            tests = {(r["masks"], r["measure"]): r["auroc"] for r in csv.DictReader(file)}
+        # With the true masks, N/C is 3, 65/35, 85/15, 55/45 and 94/6: the fourth is below 1.5.
+        assert tests["ours", "nc_ratio"] == "0.975" and tests["true", "nc_ratio"] == "0.95"
         cohort_page.write(folder, two)  # without true masks: the table of the last call goes
     assert not (tmp_path / "out" / "against_truth.csv").exists()
 

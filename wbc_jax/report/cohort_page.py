@@ -23,7 +23,8 @@ from wbc_jax.report import figures, html, overlays, tables
 from wbc_jax.report.comparison import signed
 from wbc_jax.utils.output_folder import OutputFolder
 
-FILES = ("measures.csv", "tests.csv", "left_out.csv", "against_truth.csv", "index.html")
+TRUTH_FILES = ("against_truth.csv", "truth_tests.csv")
+FILES = ("measures.csv", "tests.csv", "left_out.csv", *TRUTH_FILES, "index.html")
 MEASURE_COLUMNS = (
     "measure", "unit", "group", "cells", "infinite", "median", "median_low", "median_high",
     "q1", "q1_low", "q1_high", "q3", "q3_low", "q3_high",
@@ -177,6 +178,12 @@ def text(found: cohort.Cohort, truth: cohort_truth.AgainstTruth | None = None) -
         grid = [["measure", "group", "cells", "true masks", "our masks", "difference", ""]]
         grid += [[b.measure.label, b.group, *bias_cells(b)] for b in truth.biases]
         said += ["", "Our masks against true masks of the same cells, medians:", *_aligned(grid)]
+        grid = [["measure", "groups", "AUROC, true masks", "", "AUROC, our masks", ""]]
+        grid += [
+            [real.measure.label, pair_name(real), *test_cells(real)[:2], *test_cells(ours)[:2]]
+            for real, ours in _paired_tests(truth)
+        ]
+        said += ["", *_aligned(grid)]
     return "\n".join(said)
 
 
@@ -381,7 +388,9 @@ def _truth_rows(truth: cohort_truth.AgainstTruth) -> list[dict[str, Any]]:
 def write(
     folder: OutputFolder, found: cohort.Cohort, truth: cohort_truth.AgainstTruth | None = None
 ) -> list[epath.Path]:
-    """Writes `FILES`, each whole or not at all; `against_truth.csv` only with true masks.
+    """Writes `FILES`, each whole or not at all; `TRUTH_FILES` only with true masks.
+
+    `truth_tests.csv` has the rows of `tests.csv` by each of both masks, on the same cells.
 
     Returns:
         The files written, the page last.
@@ -389,13 +398,20 @@ def write(
     Raises:
         OSError: the folder cannot be written.
     """
-    measures, tests, left_out, against, index = FILES
+    measures, tests, left_out, against, both, index = FILES
     folder.write_csv(measures, measure_rows(found), MEASURE_COLUMNS)
     folder.write_csv(tests, test_rows(found), TEST_COLUMNS)
     folder.write_csv(left_out, left_out_rows(found), LEFT_OUT_COLUMNS)
     if truth is None:
-        folder.remove(against)
+        for name in TRUTH_FILES:
+            folder.remove(name)
     else:
         folder.write_csv(against, _truth_rows(truth), TRUTH_COLUMNS)
+        rows = [
+            {"masks": name, **row}
+            for name, by in (("true", truth.truth), ("ours", truth.ours))
+            for row in test_rows(by)
+        ]
+        folder.write_csv(both, rows, ("masks", *TEST_COLUMNS))
     folder.write_text(index, page(found, truth))
-    return [folder.path / name for name in FILES if truth is not None or name != against]
+    return [folder.path / name for name in FILES if truth is not None or name not in TRUTH_FILES]
