@@ -15,7 +15,7 @@ from wbc_jax.config import Config
 from wbc_jax.data import building, pipeline, preparing, splits
 from wbc_jax.data.keys import RecordKey
 from wbc_jax.errors import DataError
-from wbc_jax.evaluate import baselines
+from wbc_jax.evaluate import baselines, calibration
 from wbc_jax.inference import cell_masks
 from wbc_jax.inference import model as inference
 from wbc_jax.parallel import processes, sharding
@@ -89,9 +89,8 @@ def score(
     }
     if config.task == "segmentation":
         some = _evenly(test, CALIBRATION_IMAGES)
-        masks = evaluate.masks
-        binned = masks.measure_calibration(_pixel_probabilities(config, model), some, batch)
-        summary["calibration"] = masks.calibration(binned, some, bootstrap)
+        binned = calibration.measure(_pixel_probabilities(config, model), some, batch)
+        summary["calibration"] = calibration.results(binned, some, bootstrap)
     return Scores(summary, task.rows(measured, test), external_rows)
 
 

@@ -367,7 +367,10 @@ def _overlays(
     """Returns what the viewer shows, the lowest score first, images without a score last."""
     found = {(row.get("dataset"), row.get("id")): row for row in rows}
     scores = [s for row in rows if (s := tables.number(row.get("mean_iou"))) is not None]
-    order = sorted(examples, key=lambda e: (tables.number(e.score) is None, e.score, e.id))
+    # Those without a score keep their order.
+    order = sorted(
+        examples, key=lambda e: (1,) if tables.number(e.score) is None else (0, e.score, e.id)
+    )
     shown = []
     for example in order:
         kind = type_name(example.label)
