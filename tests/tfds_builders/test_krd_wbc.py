@@ -184,7 +184,7 @@ def test_spellings_of_the_labels(tmp_path, text):
         ("Image ID\n", "the header is 'Image ID': allowed is 'Image ID,Categoriy'"),
         ("Image ID,Categoriy,Age\n", "the header is 'Image ID,Categoriy,Age'"),
         ("Image ID,Categoriy\nImage1,Blast\n", "line 2: 'Image1,Blast'"),
-        ("Image ID;Categoriy\nImage1;Blast\n", "line 2: 'Image1,Blast'"),
+        ("Image ID;Categoriy\nImage1;Blast\n", "line 2: 'Image1;Blast'"),
         ("Image ID,Categoriy\nImageX,Monocyte\n", "line 2: 'ImageX,Monocyte'"),
         ("Image ID,Categoriy\nImage1,Monocyte,5\n", "line 2: 'Image1,Monocyte,5'"),
         ("Image ID,Categoriy\nImage1,Monocyte\nImage1,Basophil\n", "line 3: .* contradicts"),

@@ -36,8 +36,9 @@ def read(path: epath.PathLike, header: Sequence[str] | None = None) -> list[Row]
     """Reads a CSV file; empty lines are skipped.
 
     Args:
-        path: UTF-8 text, with or without a byte-order mark. With a `header`, semicolons between
-            the cells are accepted too: spreadsheets write them in many countries.
+        path: UTF-8 text, with or without a byte-order mark. Semicolons between the cells are
+            accepted too, as spreadsheets write them in many countries: if the first line is
+            `header` with semicolons or, without a `header`, has these and no comma.
         header: the first row that the file must have; None accepts any.
 
     Returns:
@@ -62,20 +63,22 @@ def read(path: epath.PathLike, header: Sequence[str] | None = None) -> list[Row]
         ) from error
     if not rows:
         raise DataError(f"{path}: the file is empty: fetch it again")
-    if header is None:
-        return rows
     if separator != ",":
         logging.warning("%s: its cells are separated by %r; read so.", path, separator)
+    if header is None:
+        return rows
     if rows[0].cells != list(header):
         raise DataError(f"{path}: the header is {rows[0].text!r}: allowed is {','.join(header)!r}")
     return rows[1:]
 
 
 def _separator(text: str, header: Sequence[str] | None) -> str:
-    """Returns `;` if the first line is `header` with semicolons, else `,`."""
+    """Returns `;` if the first line is `header` with semicolons, or any without a comma; else `,`."""
     first = text.lstrip().split("\n", 1)[0]
+    if header is None:
+        return ";" if ";" in first and "," not in first else ","
     cells = [cell.strip().strip('"') for cell in first.split(";")]
-    return ";" if header is not None and len(cells) > 1 and cells == list(header) else ","
+    return ";" if len(cells) > 1 and cells == list(header) else ","
 
 
 def check(path: epath.PathLike, wrong: Sequence[str], allowed: str) -> None:
