@@ -73,7 +73,7 @@ def read(path: epath.PathLike, header: Sequence[str] | None = None) -> list[Row]
 
 
 def _separator(text: str, header: Sequence[str] | None) -> str:
-    """Returns `;` if the first line is `header` with semicolons, or any without a comma; else `,`."""
+    """Returns `;` if the first line is `header` with semicolons, or has these and no comma."""
     first = text.lstrip().split("\n", 1)[0]
     if header is None:
         return ";" if ";" in first and "," not in first else ","
