@@ -142,14 +142,18 @@ def run(wanted: Request, workdir: epath.Path) -> list[epath.Path]:
         ConfigError, DataError, CheckpointError, NonFiniteLossError, Interrupted: from training.
     """
     from wbc_jax import experiment, provenance
-    from wbc_jax.papers import paper_a, paper_b, render, runs
+    from wbc_jax.papers import paper_a, paper_b, plans, raabin_cells, render, runs
     from wbc_jax.utils.output_folder import OutputFolder
 
     folder = OutputFolder(workdir / f"paper_{wanted.paper}", "--workdir")
     folder.refuse_foreign(render.result_names(folder.path, wanted.items))
     known = {"a": paper_a.ITEMS, "b": paper_b.ITEMS}[wanted.paper]
     items = [known[name] for name in wanted.items]
-    store = runs.RunStore(workdir, wanted.scale, provenance.check_splits)
+
+    def measure() -> raabin_cells.Measured:
+        return raabin_cells.read_or_measure(workdir, plans.data_settings())
+
+    store = runs.RunStore(workdir, wanted.scale, provenance.check_splits, measure)
     if wanted.scale == "quick":
         needed = dict.fromkeys(name for item in items for name in item.needs)
         store.train_missing(tuple(needed), experiment.run)

@@ -42,7 +42,9 @@ class Item:
         title: its subject.
         needs: plans of the runs that it is made from.
         notes: differences of protocol, beside those of the runs.
-        make: gets one `NeededRun` per entry of `needs`.
+        make: gets one `NeededRun` per entry of `needs`; then, if `measured`, the `Measured` cells
+            of paper A's own data.
+        measured: whether it is made from these cells, too.
     """
 
     paper: str
@@ -51,6 +53,7 @@ class Item:
     needs: tuple[str, ...]
     notes: tuple[str, ...]
     make: Callable[..., Content]
+    measured: bool = False
 
     def build(self, runs: RunStore) -> Comparison:
         """Returns the paper's numbers with ours beside them.
@@ -58,7 +61,8 @@ class Item:
         Raises:
             RunError: the files of a run are damaged.
         """
-        content = self.make(*(runs.needed(name) for name in self.needs))
+        cells = [runs.raabin_cells] if self.measured else []
+        content = self.make(*(runs.needed(name) for name in self.needs), *cells)
         return Comparison(
             self.paper,
             self.name,
@@ -75,11 +79,20 @@ class Item:
 
 
 def register(found: dict[str, Item], paper: str) -> Callable[..., Callable]:
-    """Returns the decorator `item(name, title, needs=(), notes=())`, which fills `found`."""
+    """Returns the decorator that fills `found`.
 
-    def item(name: str, title: str, needs: Iterable[str] = (), notes: Iterable[str] = ()):
+    Its arguments are those of `Item`: `item(name, title, needs=(), notes=(), measured=False)`.
+    """
+
+    def item(
+        name: str,
+        title: str,
+        needs: Iterable[str] = (),
+        notes: Iterable[str] = (),
+        measured: bool = False,
+    ):
         def add(make: Callable[..., Content]) -> Callable[..., Content]:
-            found[name] = Item(paper, name, title, tuple(needs), tuple(notes), make)
+            found[name] = Item(paper, name, title, tuple(needs), tuple(notes), make, measured)
             return make
 
         return add

@@ -6,17 +6,26 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from wbc_jax.labels import CELL_TYPES
-from wbc_jax.papers import examples, figures, items, plans, printed, ratios, scores
+from wbc_jax.papers import examples, figures, items, plans, printed, raabin_cells, ratios, scores
 from wbc_jax.papers.comparison import UNKNOWN, Row, Value
 from wbc_jax.papers.items import Content, Item
+from wbc_jax.papers.raabin_cells import Measured, RaabinCell
 from wbc_jax.papers.runs import NeededRun, Run
 
 NEEDS = ("paper_a_unet",)
 NOT_PUBLISHED = "The image of this figure was not published."
 RESEARCH = (
     "The ranges behind the verdicts are those of the paper's text, not medicine's: for research "
-    "use only, and no cell here is known to be healthy or not. Expert masks of public data lie "
-    "elsewhere."
+    "use only. Expert masks of public data lie elsewhere. Raabin-WBC is published as normal blood; "
+    "of no single cell is it known whether it is healthy."
+)
+TEN = 10
+"""Cells of a type in the paper's tables (eleven neutrophils)."""
+OWN_DATA = (
+    "Rows of Raabin-WBC: the paper's cells are crops of its folder Train, which ones is not said. "
+    "Ours are those that are there; the ten have the names of smallest SHA-256. The masks are the "
+    "shipped segmenter's (wbc_jax.predict --find=no), which has learned from experts' masks of some "
+    "of these cells. Areas are in pixels of the crop; intervals of shares are Wilson's."
 )
 OURS = (
     "Rows of all cells: ours are the run's test cells of the type, their predicted masks; the "
@@ -45,17 +54,17 @@ item = items.register(_FOUND, "a")
 # ---- Tables 1 to 4 ---------------------------------------------------------------------------
 
 
-def _table(number: str, unet: NeededRun) -> Content:
-    table = ratios.rows(number)
+def _table(number: str, unet: NeededRun, measured: Measured) -> Content:
+    table, kind = ratios.rows(number), ratios.TYPES[number]
     rows = [row for one in table for row in _recomputed(one)]
     return Content(
-        [*rows, *_all_cells(ratios.TYPES[number], table, unet)],
+        [*rows, *_all_cells(kind, table, unet), *_own_data(kind, table, measured)],
         contradictions=_contradictions(table),
     )
 
 
 for _number, _type in ratios.TYPES.items():
-    item(f"table_{_number}", f"N/C ratios of {_type}s", NEEDS, (OURS, RESEARCH))(
+    item(f"table_{_number}", f"N/C ratios of {_type}s", NEEDS, (OURS, OWN_DATA, RESEARCH), True)(
         functools.partial(_table, _number)
     )
 
@@ -162,6 +171,101 @@ def _mean_ratio_row(name: str, kind: str, theirs: list[float], run: Run | None, 
         reason=reason,
         stand_ins={EXPERT: scores.median(true)} if true else {},
     )
+
+
+def _own_data(kind: str, table: Sequence[ratios.TableRow], measured: Measured) -> list[Row]:
+    """Returns ten cells of the paper's own data, their summary, and that of all cells there."""
+    cells = measured.of_type(kind)
+    reason = measured.reason or f"There is no {kind} in {raabin_cells.DATASET}."
+    ten = raabin_cells.chosen(cells, TEN)
+    return [
+        *(row for cell in ten for row in _own_cell(cell)),
+        *_own_summary(f"ten {kind}s of Raabin-WBC", kind, table, ten, reason),
+        *_own_summary(f"all {kind}s of Raabin-WBC", kind, table, cells, reason),
+    ]
+
+
+def _own_cell(cell: RaabinCell) -> list[Row]:
+    """Returns the row of one cell, in the columns of the paper's tables."""
+    units = {"N/C": "ratio", "ratio of means": "ratio"}
+    units |= {"mean nucleus": "grey level", "mean cytoplasm": "grey level", "verdict": "verdict"}
+    values = {
+        "nucleus": Value(float(cell.nucleus_px)),
+        "cytoplasm": Value(float(cell.cytoplasm_px)),
+        "N/C": Value(cell.nc_ratio),
+        "mean nucleus": Value(cell.mean_nucleus),
+        "mean cytoplasm": Value(cell.mean_cytoplasm),
+        "ratio of means": Value(cell.mean_ratio),
+        "verdict": Value(word=cell.verdict or "nothing said"),
+    }
+    name, reason = f"cell {cell.id}", "Our mask of this cell has no nucleus."
+    return [
+        Row(name, column, units.get(column, "px"), ours=value, reason=reason)
+        for column, value in values.items()
+    ]
+
+
+def _own_summary(
+    name: str,
+    kind: str,
+    table: Sequence[ratios.TableRow],
+    cells: Sequence[RaabinCell],
+    reason: str,
+) -> list[Row]:
+    """Returns the medians and the verdicts of some cells beside those of the paper's rows."""
+    known = [cell for cell in cells if not math.isnan(cell.nc_ratio)]
+    remark = ""
+    if cells:
+        reason = "Our masks of these cells have no nucleus."
+    if len(known) < len(cells):
+        remark = f"{len(cells) - len(known)} of {len(cells):,}, without a nucleus, are left out."
+
+    def row(column: str, unit: str, theirs: float, ours: Value) -> Row:
+        return Row(name, column, unit, None, Value(theirs), ours, reason, remark)
+
+    def count(column: str, theirs: int, found: int) -> Row:
+        ours = Value(float(found)) if cells else UNKNOWN
+        recomputed = Value(float(theirs))
+        return Row(name, column, "images", None, recomputed, ours, reason, comparable=False)
+
+    theirs = [one.nc_ratio for one in table]
+    said = [one.cells["verdict"].value for one in table]
+    found = [cell.verdict for cell in known]
+    rows = [
+        count("cells", len(table), len(cells)),
+        row(
+            "median N/C",
+            "ratio",
+            scores.median(theirs).number,
+            scores.median([cell.nc_ratio for cell in known]),
+        ),
+        row(
+            "median N/(N+C)",
+            "ratio",
+            scores.median([_nucleus_share(v) for v in theirs]).number,
+            scores.median([_nucleus_share(cell.nc_ratio) for cell in known]),
+        ),
+        row(
+            "median ratio of means",
+            "ratio",
+            scores.median([one.mean_ratio for one in table]).number,
+            scores.median([cell.mean_ratio for cell in known]),
+        ),
+    ]
+    for verdict in (ratios.HEALTHY, ratios.UNHEALTHY):
+        rows.append(
+            row(
+                f"called {verdict}",
+                "fraction",
+                said.count(verdict) / len(said),
+                scores.proportion([one == verdict for one in found]),
+            )
+        )
+    unhealthy = ratios.UNHEALTHY
+    return [
+        *rows,
+        count(f"cells called {unhealthy}", said.count(unhealthy), found.count(unhealthy)),
+    ]
 
 
 def _column(rows: Sequence[Mapping[str, Any]], name: str) -> list[float]:

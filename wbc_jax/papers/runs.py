@@ -21,6 +21,7 @@ from wbc_jax.errors import RunError
 from wbc_jax.inference import cell_masks
 from wbc_jax.papers import plans
 from wbc_jax.papers.plans import Plan
+from wbc_jax.papers.raabin_cells import Measured
 from wbc_jax.training import metric_writer
 from wbc_jax.utils import atomic
 
@@ -32,6 +33,7 @@ GROUPED = (
     "Our splits keep near duplicates and crops of one frame together; the paper divides image by "
     "image."
 )
+NOT_MEASURED = "The cells of Raabin-WBC have not been measured."
 Splits = dict[str, pipeline.Examples]
 CheckSplits = Callable[[epath.Path, Splits], None]
 """Raises ConfigError if the records are no longer split as when the run in a folder began."""
@@ -186,10 +188,19 @@ class RunStore:
         workdir: the folder that holds their folders.
         scale: one of `plans.SCALES`.
         check_splits: see `CheckSplits`.
+        measure: returns the cells of paper A's own data (`raabin_cells.read_or_measure`); called
+            once, when a table needs them. Without it there are none.
     """
 
-    def __init__(self, workdir: epath.Path, scale: str, check_splits: CheckSplits):
+    def __init__(
+        self,
+        workdir: epath.Path,
+        scale: str,
+        check_splits: CheckSplits,
+        measure: Callable[[], Measured] | None = None,
+    ):
         self.workdir, self.scale, self.check_splits = workdir, scale, check_splits
+        self._measure = measure
         self._runs: dict[str, Run | None] = {}
         self._unavailable: dict[str, list[str]] = {}
 
@@ -229,6 +240,11 @@ class RunStore:
         if name not in self._runs:
             self._runs[name] = self._load(name)
         return self._runs[name]
+
+    @functools.cached_property
+    def raabin_cells(self) -> Measured:
+        """The measured cells of paper A's own data, or the reason why there are none."""
+        return self._measure() if self._measure else Measured([], NOT_MEASURED)
 
     def _load(self, name: str) -> Run | None:
         return load(plans.PLANS[name], self.workdir, self.scale, self.check_splits)

@@ -92,3 +92,11 @@ def segmentation_score(result: Mapping[str, Any] | None, key: str) -> Value:
     low, high = (result.get("intervals") or {}).get(key.replace(".", "_")) or (None, None)
     ends = (math.nan if end is None else float(end) for end in (low, high))
     return Value(float(found), *ends)
+
+
+def proportion(hits: Sequence[bool]) -> Value:
+    """Returns the share of true entries with its Wilson interval."""
+    if not len(hits):
+        return UNKNOWN
+    found = metrics.proportion(int(sum(hits)), len(hits))
+    return Value(found["value"], *found["interval"])
