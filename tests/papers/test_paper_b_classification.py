@@ -104,3 +104,27 @@ def test_table_3_counts_what_the_run_was_tested_on(built):
     assert "cannot be read" in rows["basophil", "train"].reason
     assert rows["basophil", "independent"].stand_ins[JTSC].number == paper_runs.PER_TYPE
     assert not rows["basophil", "train"].stand_ins[JTSC].known
+
+
+def test_networks_of_one_data_set_are_tested_across(tmp_path):
+    """Each column of Table 8 is a data set; its own network has no number there."""
+    pbc, raabin = paper_runs.type_scores(60), paper_runs.type_scores(61)
+    own = paper_runs.type_scores(1)
+    paper_runs.write(tmp_path, "classifier_dataset_1", {"pbc": own}, {"raabin_wbc/crops": raabin})
+    paper_runs.write(tmp_path, "classifier_dataset_2_3", {"raabin_wbc/crops": own}, {"pbc": pbc})
+    compared = paper_b.ITEMS["table_8"].build(paper_runs.store(tmp_path))
+    rows = paper_runs.rows_of(compared)
+    column = "accuracy: share of right answers"
+    assert compared.stand_ins == [
+        JTSC, ZHENG, "Dataset 1 (pbc)", "Dataset 2 & 3 (raabin_wbc/crops)",
+    ]  # fmt: skip
+    for trained, tested, found in (
+        ("Dataset 1", "Dataset 2 & 3 (raabin_wbc/crops)", raabin),
+        ("Dataset 2 & 3", "Dataset 1 (pbc)", pbc),
+    ):
+        row, matrix = rows[trained, column], np.asarray(found["confusion"])
+        known = {name for name, value in row.stand_ins.items() if value.known}
+        assert known == {tested}
+        assert row.stand_ins[tested].number == pytest.approx(np.trace(matrix) / matrix.sum())
+        assert not row.ours.known and row.reason == NO_INDEPENDENT
+    assert not rows["Dataset 4", column].stand_ins

@@ -26,3 +26,23 @@ def test_data_set_names():
     assert plans.same_dataset("lisc", "lisc/crops")
     assert not plans.same_dataset("raabin_wbc/kaggle", "raabin_wbc/crops")
     assert not plans.same_dataset("pbc_other", "pbc")
+
+
+def test_networks_of_one_data_set_are_tested_on_the_others(tmp_path, monkeypatch):
+    there = ("pbc", "raabin_gt")  # not raabin_wbc/crops: its replacement is tested on
+    monkeypatch.setattr(plans, "why_unavailable", lambda name, _: "" if name in there else "no")
+    always = {*plans.INDEPENDENT, *plans.STAND_INS}
+    data = plans.data_settings()
+    for name, quick, full in (
+        ("classifier_dataset_1", {"raabin_gt", "kaggle_blood_cells/original"},
+         {"raabin_wbc/crops", "kaggle_blood_cells/original"}),
+        ("classifier_dataset_2_3", {"pbc", "kaggle_blood_cells/original"},
+         {"pbc", "kaggle_blood_cells/original"}),
+        ("classifier", set(), set()),
+        ("unet", set(), set()),
+    ):  # fmt: skip
+        config, _ = plans.quick_config(plans.PLANS[name], data)
+        assert set(config.evaluate.external) == always | quick
+        line = plans.command(plans.PLANS[name], tmp_path, "full")
+        external = line.partition("--config.evaluate.external=")[2].partition(" ")[0]
+        assert set(external.split(",")) == always | full

@@ -24,8 +24,8 @@ TEN = 10
 OWN_DATA = (
     "Rows of Raabin-WBC: the paper's cells are crops of its folder Train, which ones is not said. "
     "Ours are those that are there; the ten have the names of smallest SHA-256. The masks are the "
-    "shipped segmenter's (wbc_jax.predict --find=no), which has learned from experts' masks of some "
-    "of these cells. Areas are in pixels of the crop; intervals of shares are Wilson's."
+    "shipped segmenter's (wbc_jax.predict --find=no), which has learned from experts' masks of "
+    "some of these cells. Areas are in pixels of the crop; intervals of shares are Wilson's."
 )
 OURS = (
     "Rows of all cells: ours are the run's test cells of the type, their predicted masks; the "

@@ -23,7 +23,7 @@ BY_DATASET = {
     "Dataset 4": "classifier_dataset_4",
 }
 """Runs on one data set each."""
-TRAINED = tuple(BY_DATASET)
+TRAINED = plans.TRAINED
 NO_INDEPENDENT = (
     "The independent images are not there: LISC is given only to those who ask its authors, and "
     "BCD is published without cell types."
@@ -281,20 +281,45 @@ def table_7(*classifiers: NeededRun) -> Content:
     BY_DATASET.values(),
     (
         "The paper's networks of this table trained on all of their data set; ours are those of "
-        "Table 7.",
+        "Table 7. In the columns of data sets, ours are tested on all images of another data set "
+        "than their own.",
         plans.STAND_IN_NOTE,
     ),
 )
 def table_8(*classifiers: NeededRun) -> Content:
     by_dataset = dict(zip(TRAINED, classifiers))
-    cells = printed.load("b", "table_8").items()
-    return Content(
-        [
-            row
-            for (dataset, _), cell in cells
-            for row in independent(by_dataset[dataset]).readings(cell)
-        ]
-    )
+    columns = across(classifiers)
+    rows = []
+    for (dataset, _), cell in printed.load("b", "table_8").items():
+        classifier = by_dataset[dataset]
+        scored = independent(classifier)
+        stand_ins = {**scored.stand_ins, **{t: found.get(dataset) for t, found in columns.items()}}
+        # A missing run has no stand-ins, and nothing to show.
+        scored = dataclasses.replace(scored, stand_ins=stand_ins if classifier.run else {})
+        rows += scored.readings(cell)
+    return Content(rows)
+
+
+def across(classifiers: Sequence[NeededRun]) -> dict[str, dict[str, np.ndarray]]:
+    """Returns the confusions of networks of one data set on paper B's other data sets.
+
+    Args:
+        classifiers: the runs of `BY_DATASET`.
+
+    Returns:
+        int64 `[5, 5]`, by a column's title, which names the data set tested on and ours in its
+        place, and by the data set trained on. Data sets on which no run was tested are left out.
+    """
+    found: dict[str, dict[str, np.ndarray]] = {}
+    for tested_on in TRAINED:
+        for trained_on, classifier in zip(TRAINED, classifiers):
+            if classifier.run is None or trained_on == tested_on:
+                continue
+            name, result = classifier.run.external(plans.DATASETS[tested_on])
+            matrix = scores.total_confusion([result])
+            if matrix is not None:
+                found.setdefault(f"{tested_on} ({name})", {})[trained_on] = matrix
+    return found
 
 
 # ---- Figures ---------------------------------------------------------------------------------

@@ -41,6 +41,8 @@ DATASETS: dict[str, tuple[str, ...]] = {
     "Dataset 6": ("bcd/crops",),
 }
 """Paper B's data sets by the names of ours; the first available one is used."""
+TRAINED = ("Dataset 1", "Dataset 2 & 3", "Dataset 4")
+"""Those of paper B's data sets that its networks learn from."""
 MASKED = ("raabin_gt",)
 """Paper B's data sets with published masks (its authors drew the others)."""
 
@@ -136,13 +138,25 @@ def command(plan: Plan, workdir: epath.Path, scale: str) -> str:
             f"--workdir={workdir}"
         )
     datasets = ",".join(alternatives[0] for alternatives in plan.train)
-    external = ",".join((*INDEPENDENT, *STAND_INS))
+    external = ",".join((*INDEPENDENT, *STAND_INS, *(names[0] for names in others(plan).values())))
     line = (
         f"python -m wbc_jax.main --config={plan.config} --workdir={folder(plan, workdir, scale)} "
         f"--config.data.datasets={datasets} --config.evaluate.external={external}"
     )
     manual = data_settings().manual_dir
     return f"{line} --config.data.manual_dir={manual}" if manual else line
+
+
+def others(plan: Plan) -> dict[str, tuple[str, ...]]:
+    """Returns the data sets that the network of one data set is tested across.
+
+    Returns:
+        Ours that can replace each of the paper's other data sets, by its name; none for a network
+        that learns from several, or that predicts masks.
+    """
+    if plan.task != "classification" or len(plan.train) > 1:
+        return {}
+    return {name: DATASETS[name] for name in TRAINED if DATASETS[name] not in plan.train}
 
 
 def data_settings() -> Data:
@@ -193,7 +207,11 @@ def _quick(plan: Plan, data: Data, datasets: tuple[str, ...]) -> Config:
     config = Config(task=plan.task)
     config.data = dataclasses.replace(data, datasets=datasets, image_size=96, protocol="paper_b")
     config.optimizer = Optimizer(learning_rate=3e-3, warmup_steps=50, ema_decay=0.99)
-    config.evaluate = Evaluate(size=256, external=(*INDEPENDENT, *STAND_INS))
+    across = [
+        next((n for n in ours if not why_unavailable(n, data)), ours[0])
+        for ours in others(plan).values()
+    ]
+    config.evaluate = Evaluate(size=256, external=(*INDEPENDENT, *STAND_INS, *across))
     if plan.task == "classification":
         config.model = Model(name="classifier", features=16, blocks=5)
         config.augment = Augment(preset="paper_b")

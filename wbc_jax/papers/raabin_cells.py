@@ -1,7 +1,7 @@
 """Paper A's own data, measured by our masks: the crops of Raabin-WBC's folder `Train`.
 
-The masks are those of `wbc_jax.predict --find=no` with the shipped segmenter. They are measured once;
-the counts are kept in a file beside the runs.
+The masks are those of `wbc_jax.predict --find=no` with the shipped segmenter. They are measured
+once; the counts are kept in a file beside the runs.
 """
 
 import dataclasses
