@@ -24,6 +24,7 @@ from wbc_jax.labels import CELL_TYPES
 from wbc_jax.metrics.nc_ratio import from_areas
 from wbc_jax.papers import plans, ratios
 from wbc_jax.utils import atomic
+from wbc_jax.utils.progress import Progress
 
 DATASET = "raabin_wbc/crops"
 SPLIT = "train_"
@@ -126,12 +127,15 @@ def read_or_measure(
     print(f"Measuring {len(places):,} cells of {DATASET} by our masks ({path}):", flush=True)
     models = load_models() if load_models else fields.load_models([fields.SEGMENTER])
     found: list[RaabinCell] = []
+    progress = Progress("cell", len(places), "cells")
     for start in range(0, len(places), _TOGETHER):
         part = places[start : start + _TOGETHER]
         images = [source.image(i) for i in part]
         masks = [field.mask for field in fields.analyze(images, models, find="no")]
         for i, image, mask in zip(part, images, masks):
             found.append(_measure(source.ids[i], wanted[int(source.labels[i])], image, mask))
+        progress.update(len(found), len(part))
+    progress.close()
     described = [dataclasses.asdict(cell) for cell in found]
     atomic.write_json(path, {"made_from": made_from, "cells": described})
     return Measured(found)
