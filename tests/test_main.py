@@ -2,10 +2,12 @@
 
 import os
 import shutil
+import socket
 
 import pytest
 
 from helpers import tiny_runs
+from wbc_jax.utils.output_folder import OutputFolder
 
 
 @pytest.fixture(scope="module")
@@ -97,3 +99,17 @@ def test_a_config_of_the_package_is_found_from_anywhere(folder):
     # It is read, and only then is the bad value found.
     text = _error(folder, "--config=configs/unet.py", "--config.model.depth=99")
     assert text == "error: config.model.depth is 99; it must be at least 1 and at most 8."
+
+
+def test_a_second_command_with_one_workdir_is_refused(folder):
+    with OutputFolder(folder / "runs" / "tiny"):
+        done = tiny_runs.command("wbc_jax.main", "--config=tiny.py", "--mode=prepare", cwd=folder)
+    assert done.returncode == 1
+    who = f"process {os.getpid()} on {socket.gethostname()}"
+    assert (
+        done.stderr.strip()
+        .splitlines()[-1]
+        .startswith(f"error: runs/tiny is being written by {who} (since ")
+    )
+    assert "or name another --workdir." in done.stderr
+    assert not (folder / "runs").exists()
