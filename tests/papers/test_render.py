@@ -1,46 +1,18 @@
 """A paper's tables as text, CSV, LaTeX and a page: equal numbers, escaped for each format."""
 
 import csv
-import html.parser
 import re
 
 import pytest
 
+from helpers.html_pages import Page
 from wbc_jax.papers import plans, render
 from wbc_jax.papers.comparison import Comparison, Figure, Row, Value
 from wbc_jax.papers.paper_b_classification import NO_INDEPENDENT
 from wbc_jax.papers.printed import TableCell
 from wbc_jax.utils.output_folder import OutputFolder
 
-VOID = {"meta", "link", "img", "source", "wbr", "br", "hr"}
 NASTY = "50 % & more_or_less {#1} <b> ~5^2 \\ $3"
-
-
-class Page(html.parser.HTMLParser):
-    """Parses a page and fails on a tag that is closed out of order."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.open, self.tags, self.words = [], [], []
-        self.feed(text)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag):
-        assert self.open and self.open.pop() == tag, f"</{tag}> out of order at {self.getpos()}"
-
-    def handle_data(self, data):
-        if self.open and self.open[-1] != "style":
-            self.words.append(data)
-
-    @property
-    def text(self):
-        return re.sub(r"\s+", " ", " ".join(self.words))
 
 
 @pytest.fixture

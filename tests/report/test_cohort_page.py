@@ -1,7 +1,6 @@
 """A comparison of groups of cells as text, tables, page and charts: all tell the same."""
 
 import csv
-import html.parser
 import io
 import math
 
@@ -11,6 +10,7 @@ from PIL import Image
 
 from helpers import browser
 from helpers import cell_tables as made
+from helpers.html_pages import Page
 from helpers.report_pages import EVIL
 from wbc_jax.errors import InputError
 from wbc_jax.evaluate import cell_tables, cohort, cohort_truth
@@ -21,19 +21,6 @@ from wbc_jax.utils.output_folder import OutputFolder
 
 LOW = [(50, 50), (40, 60), (60, 40), (30, 70)]
 HIGH = [(80, 20), (70, 30), (90, 10), (60, 40), (99, 0)]
-
-
-class Page(html.parser.HTMLParser):
-    def __init__(self, text):
-        super().__init__()
-        self.tags, self.words = [], []
-        self.feed(text)
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_data(self, data):
-        self.words += data.split()
 
 
 def compared(folder, groups, **options):
@@ -75,7 +62,7 @@ def assert_offline(page):
 
 def test_text_and_page_tell_the_same(two):
     text, page = cohort_page.text(two), Page(cohort_page.page(two))
-    words, said = " ".join(page.words), " ".join(text.split())
+    words, said = page.text, " ".join(text.split())
     assert_offline(page)
     for sentence in (*cohort_page.lead(two), cohort_page.rule_text(two), *cohort_page.notes(two)):
         assert " ".join(sentence.split()) in words and " ".join(sentence.split()) in said
@@ -94,7 +81,7 @@ def test_text_and_page_tell_the_same(two):
 
 
 def test_numbers_by_hand_are_on_the_page(two, undrawn):
-    words = " ".join(Page(cohort_page.page(two)).words)
+    words = Page(cohort_page.page(two)).text
     # Medians 5/6 and 4; of 20 pairs 19 are larger and one ties.
     assert "The median N/C ratio is 0.833 in 4 cells of healthy" in words
     assert f"4.000 in 5 cells of {EVIL}" in words
@@ -175,7 +162,7 @@ def test_pictures_are_cut_from_the_images_that_are_there(tmp_path, undrawn):
     page = Page(cohort_page.page(found))
     cells = [a["alt"] for tag, a in page.tags if tag == "img" and a["alt"].startswith("Cell of")]
     assert cells == ["Cell of l1", "Cell of l0"]
-    assert "7 cells without a picture" in " ".join(page.words)
+    assert "7 cells without a picture" in page.text
 
 
 def _decoded(data):
@@ -183,7 +170,7 @@ def _decoded(data):
 
 
 def test_without_images_the_page_says_so(two, undrawn):
-    words = " ".join(Page(cohort_page.page(two)).words)
+    words = Page(cohort_page.page(two)).text
     assert "so the cells at the extremes of N/C are not shown" in words
 
 
@@ -191,7 +178,7 @@ def test_three_groups(tmp_path):
     third = [(95, 5), (85, 15), (75, 25)]
     rows = {n: made.cells(n, p) for n, p in (("low", LOW), ("high", HIGH), ("third", third))}
     found = compared(tmp_path, rows)
-    words = " ".join(Page(cohort_page.page(found)).words)
+    words = Page(cohort_page.page(found)).text
     assert "low, high, third" in words and "Kruskal-Wallis" in words
     assert "all groups" in words and "third against high" in words
     text = " ".join(cohort_page.text(found).split())
@@ -213,7 +200,7 @@ def test_true_masks_stand_beside_ours(two, tmp_path, undrawn):
     true = [*made.cells("low", LOW), *made.cells("high", [(n - 5, c + 5) for n, c in HIGH])]
     truth = cell_tables.read(made.write(tmp_path / "truth.csv", true))
     beside = cohort_truth.compare(two.groups, [truth], Rule(), resamples=40)
-    words = " ".join(Page(cohort_page.page(two, beside)).words)
+    words = Page(cohort_page.page(two, beside)).text
     text = " ".join(cohort_page.text(two, beside).split())
     # The nuclei are 5 px too large; true medians 75, ours 80.
     assert f"nucleus area (px) {EVIL} 5 75 80 +5.0 +5.0 to +5.0" in words

@@ -1,12 +1,12 @@
 """A comparison as text, table, page and chart: all tell the same."""
 
 import csv
-import html.parser
 
 import numpy as np
 import pytest
 
 from helpers import scored_runs
+from helpers.html_pages import Page
 from helpers.scored_runs import masks, row, write
 from wbc_jax.evaluate import paired
 from wbc_jax.report import comparison, figures
@@ -16,19 +16,6 @@ from wbc_jax.utils.output_folder import OutputFolder
 @pytest.fixture
 def pair(tmp_path):
     return scored_runs.two_segmentations(tmp_path)
-
-
-class Page(html.parser.HTMLParser):
-    def __init__(self, text):
-        super().__init__()
-        self.tags, self.words = [], []
-        self.feed(text)
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_data(self, data):
-        self.words += data.split()
 
 
 def test_text_table_and_page_tell_the_same(pair, tmp_path, monkeypatch):
@@ -42,7 +29,7 @@ def test_text_table_and_page_tell_the_same(pair, tmp_path, monkeypatch):
         in text
     )
     page = Page(comparison.page(found))
-    words = " ".join(page.words)
+    words = page.text
     for x in found.rows:
         numbers = " ".join(" ".join(comparison.cells(x)).split())
         assert f"{x.score.name} {numbers}" in words

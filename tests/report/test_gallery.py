@@ -1,37 +1,31 @@
 import base64
-import html.parser
 import re
 
 import numpy as np
 import pytest
 
+from helpers import html_pages
 from wbc_jax.data import sources
 from wbc_jax.data.images import encode_png
 from wbc_jax.report import gallery, overlays
 from wbc_jax.utils.output_folder import OutputFolder
 
 EVIL = """<script>alert("x")</script>'"&"""
-VOID = {"meta", "link", "img", "wbr"}
 
 
-class Page(html.parser.HTMLParser):
-    """The page's tags and its text by the last heading before it; fails on tags out of turn."""
+class Page(html_pages.Page):
+    """A page with the text of each tag by the last heading before it."""
+
+    void = frozenset({"meta", "link", "img", "wbr"})
 
     def __init__(self, text):
-        super().__init__()
-        self.open, self.tags, self.texts = [], [], []
-        self.feed(text)
-        self.close()
-        assert self.open == []
+        self.texts = []
+        super().__init__(text)
 
     def handle_starttag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self.open.append(tag)
+        super().handle_starttag(tag, attrs)
+        if tag not in self.void:
             self.texts.append([tag, ""])
-
-    def handle_endtag(self, tag):
-        assert self.open and self.open.pop() == tag, f"</{tag}> out of turn at {self.getpos()}"
 
     def handle_data(self, data):
         # A heading's <small> belongs to it.
@@ -40,9 +34,6 @@ class Page(html.parser.HTMLParser):
             if tags and place[0] == tags[-1]:
                 place[1] += data
                 break
-
-    def all(self, tag):
-        return [attrs for name, attrs in self.tags if name == tag]
 
     def texts_of(self, tag):
         return [re.sub(r"\s+", " ", text).strip() for name, text in self.texts if name == tag]

@@ -1,7 +1,6 @@
 import base64
 import copy
 import hashlib
-import html.parser
 import io
 import itertools
 import math
@@ -13,42 +12,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from helpers.html_pages import Page
 from helpers.report_pages import EVIL, arguments, example, result, typed_arguments
 from wbc_jax.report import overlays
 from wbc_jax.report import run_page as report
 from wbc_jax.utils.output_folder import OutputFolder
-
-VOID = {"meta", "link", "img", "source", "wbr", "br", "hr", "input"}
-
-
-class Page(html.parser.HTMLParser):
-    """Parses a page and fails on a tag that is closed out of turn."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.open, self.tags, self.words = [], [], []
-        self.feed(text)
-        self.close()
-        assert self.open == []
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag):
-        assert self.open and self.open.pop() == tag, f"</{tag}> out of turn at {self.getpos()}"
-
-    def handle_data(self, data):
-        if self.open and self.open[-1] not in ("style", "script"):
-            self.words.append(data)
-
-    def all(self, tag):
-        return [attrs for name, attrs in self.tags if name == tag]
-
-    @property
-    def text(self):
-        return re.sub(r"\s+", " ", " ".join(self.words))
 
 
 @pytest.fixture(scope="module")

@@ -12,11 +12,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from etils import epath
 
 from wbc_jax.labels import CELL_TYPES, REVIEW
 from wbc_jax.report import figures, html, overlays
-from wbc_jax.utils import atomic
 
 THUMBNAIL_PX = 72
 
@@ -26,35 +24,20 @@ def thumbnail(image: np.ndarray) -> bytes:
     return overlays.jpeg(overlays.resize(image, THUMBNAIL_PX), quality=82)
 
 
-def write(
-    path: epath.PathLike,
-    rows: Sequence[Mapping[str, Any]],
-    thumbnails: Sequence[bytes],
-    differential: Sequence[Mapping[str, Any]],
-    judged: bool,
-) -> None:
-    """Writes the page, whole or not at all.
-
-    Args:
-        path: the page's file.
-        rows: the rows of `cells.csv`.
-        thumbnails: one a row.
-        differential: the rows of `differential.csv`; empty without types.
-        judged: the classifier has an abstention rule.
-
-    Raises:
-        OSError: the file cannot be written.
-    """
-    atomic.write_text(path, render(rows, thumbnails, differential, judged))
-
-
 def render(
     rows: Sequence[Mapping[str, Any]],
     thumbnails: Sequence[bytes],
     differential: Sequence[Mapping[str, Any]],
     judged: bool,
 ) -> str:
-    """Returns the page; arguments as in `write`."""
+    """Returns the page.
+
+    Args:
+        rows: the rows of `cells.csv`.
+        thumbnails: one a row.
+        differential: the rows of `differential.csv`; empty without types.
+        judged: the classifier has an abstention rule.
+    """
     environment = html.make_environment()
     cells = [row for row in rows if row["cell"]]
     images = len({row["file"] for row in rows})

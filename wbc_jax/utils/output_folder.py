@@ -257,15 +257,8 @@ class OutputFolder:
             self.remove(name)
 
     def list_passed_over(self, files: Sequence[tuple[str, str]]) -> None:
-        """Writes (path, reason) of each file that is no input to `passed_over.csv`.
-
-        If there are none, it removes the list of an earlier call.
-        """
-        if files:
-            rows = [{"file": atomic.utf8(path), "reason": reason} for path, reason in files]
-            self.write_csv("passed_over.csv", rows, ("file", "reason"))
-        else:
-            self.remove("passed_over.csv")
+        """Writes (path, reason) of each file that is no input, as `list_bad` does."""
+        self.list_bad(files, "passed_over.csv")
 
 
 def _describe_owner(path: epath.Path) -> str:
