@@ -468,12 +468,17 @@ def _read(
     height, width = image.shape[:2]
     row |= {"width": width, "height": height, "flag": ";".join(file.flags) or None}
     seen = _Seen(orientation.find(image), judge and judge(image))
-    standard = orientation.place(light.standardize(image), seen.turn)
     if model.config.task == "segmentation":
-        return row, model.fit(standard), seen
+        return row, model.fit(_standard(image, seen.turn)), seen
     # A classifier has a light of its own, but the mask that it cuts to is a segmenter's.
-    mask = model.segmenter.predict(standard).mask if model.segmenter else None
+    segmenter = model.segmenter
+    mask = segmenter.predict(_standard(image, seen.turn)).mask if segmenter else None
     return row, model.fit(orientation.place(image, seen.turn), mask), seen
+
+
+def _standard(image: np.ndarray, turn: orientation.Position) -> np.ndarray:
+    """Returns an image in the light and position in which a segmenter sees it."""
+    return orientation.place(light.standardize(image), turn)
 
 
 def _finish(
