@@ -35,7 +35,7 @@ def rows():
 def path(tmp_path_factory):
     path = tmp_path_factory.mktemp("page") / "index.html"
     tile = page.thumbnail(np.full((40, 60, 3), 128, np.uint8))
-    page.write(path, rows(), [tile] * 31, results.differential(rows()), True)
+    path.write_text(page.render(rows(), [tile] * 31, results.differential(rows()), True))
     return path
 
 
