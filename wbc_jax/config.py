@@ -194,11 +194,14 @@ class Model:
     """The network."""
 
     name: str = "unet"
-    """A name of `NETWORKS` in `models/registry.py`: `unet`, `segnet` or paper B's 22-layer
-    `encoder_decoder` (its widths are fixed) for masks; paper B's `classifier` or `resnet` for cell
-    types."""
+    """A name of `NETWORKS` in `models/registry.py`: `unet`, `efficientnet_unet`, `segnet` or paper
+    B's 22-layer `encoder_decoder` (its widths are fixed) for masks; paper B's `classifier`,
+    `resnet` or `efficientnet` for cell types."""
+    variant: str = _field("lite0", Choices("lite0", "lite1", "lite2"))
+    """EfficientNet: the encoder's size."""
     features: int = _field(16, Range(1, 4096))
-    """Channels of the first level; they double at each level, except in a SegNet."""
+    """Channels of the first level; they double at each level, except in a SegNet. `efficientnet`:
+    of the embedding. `efficientnet_unet`: of the expanding path's last level."""
     depth: int = _field(4, Range(1, 8))
     """U-Net, SegNet and ResNet: levels below the first. Each halves the image."""
     blocks: int = _field(7, Range(1, 12))
@@ -208,7 +211,8 @@ class Model:
     norm: str = _field("batch", Choices("batch", "group", "none"))
     """Normalization."""
     dropout: float = _field(0.0, Range(0, 0.99))
-    """U-Net: rate after the last encoder level and the bridge (MATLAB's `unetLayers` has 0.5)."""
+    """U-Net: rate after the last encoder level and the bridge (MATLAB's `unetLayers` has 0.5).
+    `efficientnet`: rate on the embedding."""
     up_relu: bool = False
     """U-Net: ReLU after each up-convolution, as in MATLAB's `unetLayers` (paper B)."""
     patch: int = _field(1, Range(1, 8))
@@ -289,8 +293,9 @@ class Train:
     """Length of training in passes over the training split; 0: `steps` applies."""
     seed: int = _field(0, Range(0, 2**31 - 1))
     init_from: str = ""
-    """Initial weights: a run's folder, a `.safetensors` file or the name of shipped weights;
-    empty: random. The optimizer starts anew in either case."""
+    """Initial weights: a run's folder, a `.safetensors` file, the name of shipped weights, or
+    `imagenet` (an EfficientNet's encoder; the rest is random); empty: random. The optimizer starts
+    anew in any case."""
     log_every: int = _field(20, Range(1))
     """Steps between two lines of `metrics.jsonl`."""
     evaluate_every: int = _field(100, Range(0))

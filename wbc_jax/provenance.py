@@ -13,15 +13,15 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from wbc_jax import config_checks
+from wbc_jax import config_checks, models
 from wbc_jax.config import Config, Data, differences, to_json
 from wbc_jax.data import pipeline, splits
 from wbc_jax.data.keys import RecordKey
 from wbc_jax.errors import ConfigError, WeightsError
-from wbc_jax.inference import abstention
+from wbc_jax.inference import abstention, encoder_weights
 from wbc_jax.inference import model as inference
 from wbc_jax.inference import weights as weights_lib
-from wbc_jax.training import checkpoint
+from wbc_jax.training import checkpoint, steps
 from wbc_jax.utils import atomic, output_folder
 from wbc_jax.utils.output_folder import OutputFolder
 
@@ -108,6 +108,13 @@ def keep_initial(config: Config, workdir: epath.Path, test: pipeline.Examples) -
         return
     path.unlink(missing_ok=True)  # left by a run that never began
     if not name:
+        return
+    if name == encoder_weights.NAME:
+        network = models.build(config.model, config.train.seed, image_size=config.data.image_size)
+        _, started = steps.split_network(network)
+        started["params"] = encoder_weights.fill(started["params"], config.model.variant)
+        weights_lib.write(path, config, 0, started, [], np.float32)
+        OutputFolder(workdir).record(weights_lib.INITIAL)  # no config.json is there yet
         return
     initial = inference.load(name)
     _, like = inference.empty_state(config)

@@ -53,6 +53,61 @@ def conv(in_features: int, out_features: int, size: int, *, rngs: nnx.Rngs) -> C
     )
 
 
+class DepthwiseConv(nnx.Module):
+    """A convolution of each channel with its own kernel and bias, with TensorFlow's 'same' padding.
+
+    Attributes:
+        kernel: `[k, k, C]`.
+        bias: `[C]`.
+        stride: 1 or 2.
+    """
+
+    def __init__(self, features: int, size: int, stride: int = 1, *, rngs: nnx.Rngs):
+        self.kernel = nnx.Param(CONV_INIT(rngs.params(), (size, size, 1, features))[:, :, 0])
+        self.bias = nnx.Param(jnp.zeros(features))
+        self.stride = stride
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps `[B, H, W, C]` to `[B, ⌈H/s⌉, ⌈W/s⌉, C]`."""
+        kernel, bias = self.kernel[...].astype(x.dtype), self.bias[...].astype(x.dtype)
+        around = tuple(same_padding(side, len(kernel), self.stride) for side in x.shape[1:3])
+        return cpu.depthwise(x, kernel, bias, self.stride, around)
+
+
+class HalvingConv(nnx.Module):
+    """A 3 × 3 convolution of stride 2 with bias and TensorFlow's 'same' padding.
+
+    It is computed as a convolution of stride 1 over squares of 2 × 2 pixels.
+
+    Attributes:
+        kernel: `[3, 3, C_in, C_out]`.
+        bias: `[C_out]`.
+    """
+
+    def __init__(self, in_features: int, out_features: int, *, rngs: nnx.Rngs):
+        self.kernel = nnx.Param(CONV_INIT(rngs.params(), (3, 3, in_features, out_features)))
+        self.bias = nnx.Param(jnp.zeros(out_features))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps `[B, H, W, C_in]` to `[B, ⌈H/2⌉, ⌈W/2⌉, C_out]`."""
+        kernel, bias = self.kernel[...].astype(x.dtype), self.bias[...].astype(x.dtype)
+        inputs, outputs = kernel.shape[2:]
+        # 'same' padding of an odd side has a zero before the first pixel, of an even side none.
+        odd = [side % 2 for side in x.shape[1:3]]
+        x = jnp.pad(x, ((0, 0), *((n, 0) for n in odd), (0, 0)))
+        x = jnp.pad(x, ((0, 0), *((0, side % 2) for side in x.shape[1:3]), (0, 0)))
+        kernel = jnp.pad(kernel, ((0, 1), (0, 1), (0, 0), (0, 0)))
+        kernel = kernel.reshape(2, 2, 2, 2, inputs, outputs).transpose(0, 2, 1, 3, 4, 5)
+        kernel = kernel.reshape(2, 2, 4 * inputs, outputs)
+        return cpu.convolve(space_to_depth(x, 2), kernel, bias, ((0, 1), (0, 1)))
+
+
+def same_padding(side: int, size: int, stride: int) -> tuple[int, int]:
+    """Returns TensorFlow's 'same' padding before and after; the larger half comes after."""
+    total = max((-(-side // stride) - 1) * stride + size - side, 0)
+    return total // 2, total - total // 2
+
+
 class BatchNorm(nnx.Module):
     """Batch normalization with biased statistics, computed in one pass over the input.
 

@@ -51,6 +51,12 @@ NETWORKS: dict[str, Entry] = {
         ("image_size", "features", "blocks", "norm"),
         "classification",
     ),
+    "efficientnet_unet": Entry(
+        f"{_HERE}.efficientnet:EfficientUNet", ("variant", "features", "norm")
+    ),
+    "efficientnet": Entry(
+        f"{_HERE}.efficientnet:EfficientNet", ("variant", "features", "dropout"), "classification"
+    ),
     "resnet": Entry(
         f"{_HERE}.resnet:ResNet", ("features", "depth", "norm", "patch"), "classification"
     ),
