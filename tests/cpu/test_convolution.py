@@ -2,7 +2,6 @@
 
 import concurrent.futures
 import os
-import platform
 import subprocess
 import sys
 
@@ -18,8 +17,6 @@ from wbc_jax.cpu import convolution
 from wbc_jax.errors import ConfigError
 from wbc_jax.models import describe, layers, unet
 
-KNOWN = jax.lib.__version__ in convolution._KNOWN_JAXLIB and sys.platform == "linux"
-KNOWN = KNOWN and platform.machine() == "x86_64"
 SHAPES = [  # image, kernel, padding
     ((2, 7, 9, 3), (3, 3, 3, 8), ((1, 1), (1, 1))),
     ((3, 5, 4, 16), (3, 3, 16, 16), ((1, 1), (1, 1))),
@@ -30,19 +27,6 @@ SHAPES = [  # image, kernel, padding
     ((2, 4, 5, 3), (2, 2, 3, 9), ((1, 0), (0, 1))),
     ((1, 16, 33, 32), (3, 3, 32, 24), ((1, 1), (1, 1))),
 ]
-
-
-@pytest.fixture
-def onednn(monkeypatch):
-    """Switches the fast convolutions on, which the tests' cache of compiled programs disables."""
-    folder = jax.config.jax_compilation_cache_dir
-    jax.config.update("jax_compilation_cache_dir", None)
-    if jax.default_backend() != "cpu" or not KNOWN:
-        pytest.skip("oneDNN is called on x86-64 Linux only, with a jaxlib in which it was tested")
-    monkeypatch.delenv(convolution.SWITCH, raising=False)
-    assert convolution.usable()
-    yield
-    jax.config.update("jax_compilation_cache_dir", folder)
 
 
 def arrays(image, kernel, padding):
@@ -83,6 +67,34 @@ def test_value_and_gradients_equal_xlas(onednn, image, kernel, padding):
     for mine, other in zip(*map(jax.tree.leaves, found), strict=True):
         check_close(mine, other)
     assert "onednn" in jax.jit(ours).lower(x, weights, bias).as_text()
+
+
+@pytest.mark.parametrize(
+    ("image", "kernel", "padding", "stride"),
+    [
+        ((2, 8, 10, 3), (3, 3, 3, 32), ((0, 1), (0, 1)), 2),  # "SAME" of even sizes
+        ((2, 9, 7, 3), (3, 3, 3, 16), ((1, 1), (1, 1)), 2),
+        ((1, 8, 11, 5), (4, 2, 5, 8), ((3, 0), (1, 1)), 3),
+        ((2, 12, 9, 4), (1, 1, 4, 16), ((0, 0), (0, 0)), 2),
+    ],
+)
+def test_strides_equal_xlas(onednn, image, kernel, padding, stride):
+    x, weights, bias, _ = arrays(image, kernel, padding)
+
+    def theirs(x, weights, bias):
+        out = jax.lax.conv_general_dilated(
+            x, weights, (stride, stride), padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
+        )
+        return out + bias[None, None, None]
+
+    found = []
+    for compute in (lambda *a: convolution.convolve(*a, padding, stride), theirs):
+        out, pull = jax.vjp(compute, x, weights, bias)
+        score = jnp.asarray(np.random.default_rng(1).normal(size=out.shape), jnp.float32)
+        kernel_alone = jax.grad(lambda w, f=compute, s=score: (f(x, w, bias) * s).sum())
+        found.append((out, *pull(score), kernel_alone(weights)))
+    for mine, other in zip(*found, strict=True):
+        check_close(mine, other)
 
 
 @pytest.fixture

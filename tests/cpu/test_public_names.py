@@ -24,6 +24,11 @@ def test_only_the_shared_layers_convolve():
     assert found == [PACKAGE / "models" / "layers.py"]
 
 
+def test_only_networks_convolve_by_channel():
+    calls = [path for path in PACKAGE.rglob("*.py") if "cpu.depthwise(" in path.read_text("utf-8")]
+    assert {path.parent for path in calls} <= {PACKAGE / "models"}
+
+
 def test_the_entry_point_needs_no_jax():
     code = "import sys; from wbc_jax import cpu; cpu.restart_with_huge_pages; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -12,7 +12,7 @@ import pytest
 
 pytest.importorskip("llvmlite", reason="installed on x86-64 Linux only")
 
-from wbc_jax.cpu import ffi_handler, weight_gradient
+from wbc_jax.cpu import ffi_handler, machine_code, weight_gradient
 
 pytestmark = pytest.mark.skipif(
     jax.default_backend() != "cpu" or ffi_handler.interface() is None,
@@ -70,7 +70,7 @@ def check(x, gradient, size, padding):
 @pytest.mark.parametrize("threads", [1, 2, 7, 40])
 @pytest.mark.parametrize(("image", "kernel", "padding"), CASES)
 def test_equals_the_sum_over_all_pixels(monkeypatch, image, kernel, padding, threads):
-    monkeypatch.setattr(weight_gradient, "_threads", lambda: threads)
+    monkeypatch.setattr(machine_code, "threads", lambda: threads)
     x, gradient = arrays(image, kernel, padding)
     assert weight_gradient.usable(x, gradient, kernel[:2])
     check(x, gradient, kernel[:2], padding)
@@ -78,7 +78,7 @@ def test_equals_the_sum_over_all_pixels(monkeypatch, image, kernel, padding, thr
 
 @pytest.mark.parametrize("widest", [4, 8])
 def test_equals_it_on_processors_with_fewer_registers(monkeypatch, widest):
-    monkeypatch.setattr(weight_gradient, "_registers", lambda: 16)
+    monkeypatch.setattr(machine_code, "registers", lambda: 16)
     monkeypatch.setattr(weight_gradient, "_vector", lambda outputs: widest)
     check(*arrays((2, 9, 8, 24), (5, 5, 16), ((2, 2), (2, 2))), (5, 5), ((2, 2), (2, 2)))
 
@@ -106,7 +106,7 @@ def test_infinities_and_nans_pass_through():
 @pytest.mark.parametrize("threads", [1, 3, 5])
 def test_lines_that_do_not_divide_among_the_threads(monkeypatch, threads):
     """Each task has a gradient of its own."""
-    monkeypatch.setattr(weight_gradient, "_threads", lambda: threads)
+    monkeypatch.setattr(machine_code, "threads", lambda: threads)
     x, gradient = arrays((1, 7, 240, 16), (3, 3, 16), ((1, 1), (1, 1)))
     text = jax.jit(
         lambda x, g: weight_gradient.weight_gradient(x, g, (3, 3), ((1, 1), (1, 1)))
@@ -116,7 +116,7 @@ def test_lines_that_do_not_divide_among_the_threads(monkeypatch, threads):
 
 
 def test_many_calls_at_once_do_not_disturb_each_other(monkeypatch):
-    monkeypatch.setattr(weight_gradient, "_threads", lambda: 5)
+    monkeypatch.setattr(machine_code, "threads", lambda: 5)
     padding = ((1, 1), (1, 1))
     pairs = [arrays((3, 12 + i, 9, 16), (3, 3, 16), padding) for i in range(4)]
     compute = jax.jit(lambda x, g: weight_gradient.weight_gradient(x, g, (3, 3), padding))
@@ -168,7 +168,7 @@ class Xla:
         results = (LONG * 1)(_at(buffers[-1]))
         frame = (LONG * 24)()
         frame[2], frame[3], frame[9], frame[14] = _at(self.api), 0, _at(arguments), _at(results)
-        handler = FUNCTION(weight_gradient._engines[name].get_function_address(name))
+        handler = FUNCTION(machine_code._engines[name].get_function_address(name))
         assert handler(_at(frame)) is None
 
 
@@ -188,7 +188,8 @@ def test_each_task_is_done_once_whenever_xlas_threads_run(when, by_rows):
         inside = whole[256:-256].reshape(array.shape)
         inside[...] = array
         guarded.append((whole, inside))
-    settings = np.array([1, 1, tasks, by_rows], np.int64).view(np.int32)
+    sizes = *x.shape, *gradient.shape[1:], 3, 3
+    settings = np.array([tasks, *sizes, 1, 1, by_rows], np.int64).view(np.int32)
     xla, (_, out) = Xla(when), guarded[-1]
     xla.call(
         weight_gradient._target(3, 8 if max(WIDTHS) == 16 else 4, max(WIDTHS)),
@@ -208,9 +209,9 @@ def test_each_task_is_done_once_whenever_xlas_threads_run(when, by_rows):
 
 def test_code_is_compiled_once_however_many_threads_ask(monkeypatch):
     made = []
-    make = weight_gradient._compile
+    make = machine_code._compile
     monkeypatch.setattr(
-        weight_gradient, "_compile", lambda *arguments: made.append(arguments) or make(*arguments)
+        machine_code, "_compile", lambda *arguments: made.append(arguments) or make(*arguments)
     )
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
         names = set(pool.map(lambda _: weight_gradient._target(9, 1, 4), range(8)))
@@ -240,7 +241,7 @@ def test_vmap_calls_it_one_by_one():
 
 
 def test_processors_without_multiply_add_are_left_to_xla(monkeypatch):
-    monkeypatch.setattr(weight_gradient, "_features", lambda: frozenset({"avx", "sse4.2"}))
+    monkeypatch.setattr(machine_code, "features", lambda: frozenset({"avx", "sse4.2"}))
     x = jax.ShapeDtypeStruct((2, 8, 8, 16), jnp.float32)
     assert not weight_gradient.usable(x, x, (3, 3))
 

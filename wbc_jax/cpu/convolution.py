@@ -51,6 +51,18 @@ def disabled() -> Iterator[None]:
         _disabled.reset(token)
 
 
+def wanted() -> bool:
+    """Returns whether convolutions traced now run on a CPU and are not to be XLA's own.
+
+    Raises:
+        ConfigError: the environment variable `SWITCH` has another value than the two allowed.
+    """
+    switch = os.environ.get(SWITCH, "")
+    if switch not in ("", "auto", "xla"):
+        raise ConfigError(f"{SWITCH} is {switch!r}; allowed are 'auto' and 'xla'.")
+    return switch != "xla" and not _disabled.get() and jax.default_backend() == "cpu"
+
+
 def usable() -> bool:
     """Returns whether convolutions traced now may call oneDNN.
 
@@ -59,18 +71,10 @@ def usable() -> bool:
     hold it.
 
     Raises:
-        ConfigError: the environment variable `SWITCH` has another value than the two allowed.
+        ConfigError: as `wanted`.
     """
-    switch = os.environ.get(SWITCH, "")
-    if switch not in ("", "auto", "xla"):
-        raise ConfigError(f"{SWITCH} is {switch!r}; allowed are 'auto' and 'xla'.")
     return (
-        switch != "xla"
-        and not _disabled.get()
-        and jax.default_backend() == "cpu"
-        and _on_one_device()
-        and not jax.config.jax_compilation_cache_dir
-        and _has_onednn()
+        wanted() and _on_one_device() and not jax.config.jax_compilation_cache_dir and _has_onednn()
     )
 
 
@@ -94,56 +98,68 @@ def compiler_options(training: bool = True) -> dict[str, str] | None:
     return {"xla_cpu_experimental_ynn_fusion_type": sums}
 
 
-def convolve(x: jax.Array, kernel: jax.Array, bias: jax.Array, padding: Padding) -> jax.Array:
-    """Computes a convolution of stride 1 with bias; it can be differentiated.
+def convolve(
+    x: jax.Array, kernel: jax.Array, bias: jax.Array, padding: Padding, stride: int = 1
+) -> jax.Array:
+    """Computes a convolution with bias; it can be differentiated.
+
+    At a stride of 2 or more the gradient with respect to `x` is XLA's, which is slow on CPUs; it is
+    not computed where `x` does not depend on what is differentiated, as a network's images.
 
     Args:
         x: `[B, H, W, C_in]`.
         kernel: `[h, w, C_in, C_out]`.
         bias: `[C_out]`.
         padding: zeros before and after: ((top, bottom), (left, right)).
+        stride: in both directions.
 
     Returns:
-        `[B, H + top + bottom − h + 1, W + left + right − w + 1, C_out]`.
+        `[B, (H + top + bottom − h) // stride + 1, (W + left + right − w) // stride + 1, C_out]`.
     """
     # More zeros than the kernel spans would be negative padding in the input gradient.
     spanned = all(0 <= n < size for around, size in zip(padding, kernel.shape) for n in around)
     if spanned and usable() and x.dtype == kernel.dtype == bias.dtype == jnp.float32:
-        return _fast(x, kernel, bias, padding)
-    return _xla(x, kernel, padding) + bias[None, None, None]
+        return _fast(x, kernel, bias, padding, stride)
+    return _xla(x, kernel, padding, stride) + bias[None, None, None]
 
 
-def _xla(x: jax.Array, kernel: jax.Array, padding: Padding) -> jax.Array:
-    return lax.conv_general_dilated(x, kernel, (1, 1), padding, dimension_numbers=_DIMENSIONS)
+def _xla(x: jax.Array, kernel: jax.Array, padding: Padding, stride: int = 1) -> jax.Array:
+    strides = stride, stride
+    return lax.conv_general_dilated(x, kernel, strides, padding, dimension_numbers=_DIMENSIONS)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
-def _fast(x, kernel, bias, padding):
-    return _onednn(x, kernel, bias, padding)
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+def _fast(x, kernel, bias, padding, stride):
+    return _onednn(x, kernel, bias, padding, stride=stride)
 
 
-def _forward(x, kernel, bias, padding):
+def _forward(x, kernel, bias, padding, stride):
     """Returns the output and (x, kernel, () if `x` needs a gradient else None)."""
     wanted, x, kernel, bias = x.perturbed, x.value, kernel.value, bias.value
     if not wanted:  # the images: they lie in memory anyway
-        return _onednn(x, kernel, bias, padding), (x, kernel, None)
-    out, x = _onednn(x, kernel, bias, padding, return_input=True)
+        return _onednn(x, kernel, bias, padding, stride=stride), (x, kernel, None)
+    out, x = _onednn(x, kernel, bias, padding, return_input=True, stride=stride)
     return out, (x, kernel, ())
 
 
-def _backward(padding, residuals, gradient):
+def _backward(padding, stride, residuals, gradient):
     x, kernel, wanted = residuals
     if isinstance(gradient, SymbolicZero):
         gradient = jnp.zeros(gradient.shape, gradient.dtype)
     input_gradient = None
-    if wanted is not None:
+    if wanted is not None and stride > 1:
+        (input_gradient,) = jax.vjp(lambda x: _xla(x, kernel, padding, stride), x)[1](gradient)
+    elif wanted is not None:
         # It is the convolution of the output's gradient with the kernel rotated by 180°.
         rotated = kernel[::-1, ::-1]
         around = _complement(kernel.shape[:2], padding)
         input_gradient, gradient = _onednn(
             gradient, rotated, None, around, return_input=True, inputs_last=True
         )
-    weight_gradient = _weight_gradient(x, gradient, kernel.shape[:2], padding)
+    if stride > 1:
+        weight_gradient = _strided_weight_gradient(x, gradient, kernel.shape[:2], padding, stride)
+    else:
+        weight_gradient = _weight_gradient(x, gradient, kernel.shape[:2], padding)
     return input_gradient, weight_gradient, gradient.sum((0, 1, 2))
 
 
@@ -152,6 +168,29 @@ def _weight_gradient(x: jax.Array, gradient: jax.Array, size: tuple[int, int], p
     if generated is not None and generated.usable(x, gradient, size):
         return generated.weight_gradient(x, gradient, size, padding)
     return _xla_weight_gradient(x, gradient, size, padding)
+
+
+def _strided_weight_gradient(
+    x: jax.Array, gradient: jax.Array, size: tuple[int, int], padding: Padding, stride: int
+) -> jax.Array:
+    """Computes the weight gradient at a stride as one of stride 1.
+
+    That is of the convolution of the input whose squares of `stride` × `stride` pixels are moved to
+    the channels.
+    """
+    batch, *shape, channels = x.shape
+    folded = [-(-n // stride) for n in size]
+    sides = [n + taps - 1 for n, taps in zip(gradient.shape[1:3], folded)]
+    # What is below and to the right of the last pixel seen is cut off.
+    after = [stride * side - n - before for side, n, (before, _) in zip(sides, shape, padding)]
+    around = [(before, end, 0) for (before, _), end in zip(padding, after)]
+    x = lax.pad(x, np.zeros((), x.dtype), [(0, 0, 0), *around, (0, 0, 0)])
+    x = x.reshape(batch, sides[0], stride, sides[1], stride, channels)
+    x = x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, *sides, stride * stride * channels)
+    found = _weight_gradient(x, gradient, tuple(folded), ((0, 0), (0, 0)))
+    found = found.reshape(*folded, stride, stride, channels, -1).transpose(0, 2, 1, 3, 4, 5)
+    found = found.reshape(*(stride * n for n in folded), channels, -1)
+    return found[: size[0], : size[1]]
 
 
 def _xla_weight_gradient(
@@ -188,8 +227,12 @@ def _onednn(
     padding: Padding,
     return_input: bool = False,
     inputs_last: bool = False,
+    stride: int = 1,
+    groups: int = 1,
 ) -> jax.Array | tuple[jax.Array, jax.Array]:
     """Calls oneDNN for `convolve`, without a gradient.
+
+    With `groups`, each group of output channels sees one of the input's.
 
     With `return_input` it also returns `x`, as the array in memory that oneDNN has read. Operations
     on that array are not fused with those that computed `x`; XLA would fuse them, computing `x` a
@@ -204,20 +247,21 @@ def _onednn(
     weights = {"input_feature_dim": inputs, "output_feature_dim": outputs, "spatial_dims": [0, 1]}
     settings = {
         "dims": 4,
-        "feature_groups": 1,
+        "feature_groups": groups,
         "input": {"data": pixels},
         "kernel": {"filter": weights},
         "output": {"data": pixels},
         "window": {
             "pad_left": [top, left],
             "pad_right": [bottom, right],
-            "strides": [1, 1],
+            "strides": [stride, stride],
             "window_dilations": [1, 1],
         },
         "fusions": {"ops": [] if bias is None else ["BIAS"]},
     }
     batch, height, width, _ = x.shape
-    shape = (batch, height + top + bottom - rows + 1, width + left + right - columns + 1, features)
+    spans = height + top + bottom - rows, width + left + right - columns
+    shape = (batch, *(span // stride + 1 for span in spans), features)
     out = jax.ShapeDtypeStruct(shape, x.dtype)
     call = jax.ffi.ffi_call(
         "__onednn$convolution",

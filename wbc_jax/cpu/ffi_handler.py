@@ -9,6 +9,7 @@ import functools
 import os
 import pathlib
 import re
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -16,19 +17,18 @@ from llvmlite import ir
 
 from wbc_jax.cpu import llvm_ir
 from wbc_jax.cpu.llvm_ir import BYTE, INT, LONG, POINTER, VOID, Builder, constant
-from wbc_jax.cpu.weight_gradient_code import JOB_FIELDS
 
 # Numbers of 8-byte fields. `XLA_FFI_CallFrame`: the pointers to the extensions, the interface's
 # functions, the execution context, and the arrays of pointers to arguments and results.
 _FRAME_EXTENSION, _FRAME_API, _FRAME_CONTEXT, _FRAME_ARGUMENTS, _FRAME_RESULTS = 1, 2, 3, 9, 14
-_BUFFER_DATA, _BUFFER_SHAPE = 3, 5  # of `XLA_FFI_Buffer`
+_BUFFER_DATA = 3  # of `XLA_FFI_Buffer`
 _EXTENSION_TYPE, _EXTENSION_METADATA = 1, 3  # of `XLA_FFI_Metadata_Extension`
 _IS_METADATA = 1  # XLA_FFI_Extension_Metadata
 _METADATA_INTS = (6, 7, 8)  # of `XLA_FFI_Metadata`, 4 bytes each: major and minor version, traits
 _API_FUNCTIONS_BYTES = 48  # offset of the first function in `XLA_FFI_Api`
 
-# A job: `JOB_FIELDS`, the number of references to it, the number of tasks done, then the tasks.
-_REFERENCES, _DONE, _TASKS = (len(JOB_FIELDS) + i for i in range(3))
+# A job: the number of references to it, the number of tasks done, its fields, then the tasks.
+_REFERENCES, _DONE, _FIELDS = range(3)
 # A task: its job's address, its number, and 1 once a thread has claimed it.
 _TASK_FIELDS, _CLAIMED = 3, 2
 
@@ -61,12 +61,11 @@ def interface() -> Interface | None:
     return Interface((int(version[0]), int(version[1])), offsets)
 
 
-def add_handler(module: ir.Module, name: str, run_task: ir.Function) -> None:
+def add_handler(module: ir.Module, name: str, run_task: ir.Function, fields: Sequence[str]) -> None:
     """Adds a handler of the name `name` to `module`, and what it calls.
 
-    Its arguments are the convolution's input, its output's gradient, and four 8-byte integers: the
-    zeros above and to the left, the number of tasks, and whether these divide the lines; its result
-    is the weight gradient. It allocates a job on the heap and offers all tasks but the first to
+    Its arguments are two arrays and 8-byte integers, the first of which is the number of tasks; it
+    has one result. It allocates a job on the heap and offers all tasks but the first to
     XLA's thread pool, whose threads may be busy. So the calling thread itself runs every task that
     no other has claimed, and waits only for the claimed ones. A late task finds the job still
     allocated, as it holds a reference, and nothing left to do.
@@ -74,7 +73,9 @@ def add_handler(module: ir.Module, name: str, run_task: ir.Function) -> None:
     Args:
         module: of LLVM.
         name: of the handler, prefix of the other functions.
-        run_task: of `weight_gradient_code.WeightGradientCode`.
+        run_task: the function that computes a task's share, which it learns from `read_task`.
+        fields: names of what a task reads of its job: the addresses of the two arrays and of the
+            result, then the integers.
     """
     version, offsets = interface()
     malloc = llvm_ir.declare(module, "malloc", POINTER, LONG)
@@ -99,23 +100,17 @@ def add_handler(module: ir.Module, name: str, run_task: ir.Function) -> None:
     )
     buffers = [b.read(arguments, i, POINTER) for i in range(3)]
     buffers.append(b.read(results, 0, POINTER))
-    x, g, settings, out = (b.read(buffer, _BUFFER_DATA, POINTER) for buffer in buffers)
-    x_shape, g_shape, _, out_shape = (b.read(buffer, _BUFFER_SHAPE, POINTER) for buffer in buffers)
-    top, left, tasks, by_rows = (b.read(settings, i) for i in range(4))
-    fields = b.add(b.mul(tasks, constant(_TASK_FIELDS)), constant(_TASKS))
-    job = b.call(malloc, [b.mul(fields, constant(8))])
-    b.write(
-        job,
-        *(x, g, out),
-        *(b.read(x_shape, i) for i in range(4)),
-        *(b.read(g_shape, i) for i in (1, 2, 3)),
-        *(b.read(out_shape, i) for i in (1, 2)),
-        *(top, left, tasks, by_rows),
-        *(tasks, constant(0)),  # a reference for each pool task, and one for this thread
-    )
+    first, second, integers, out = (b.read(buffer, _BUFFER_DATA, POINTER) for buffer in buffers)
+    numbers = [b.read(integers, i) for i in range(len(fields) - 3)]
+    tasks = numbers[0]
+    start = constant(_FIELDS + len(fields))
+    size = b.add(b.mul(tasks, constant(_TASK_FIELDS)), start)
+    job = b.call(malloc, [b.mul(size, constant(8))])
+    # A reference for each pool task, and one for this thread; no task is done.
+    b.write(job, tasks, constant(0), first, second, out, *numbers)
 
     def task(index: ir.Value) -> ir.Value:
-        return b.at(job, b.add(constant(_TASKS), b.mul(index, constant(_TASK_FIELDS))))
+        return b.at(job, b.add(start, b.mul(index, constant(_TASK_FIELDS))))
 
     def call(name: str, structure: ir.Value) -> ir.Value:
         kind = ir.FunctionType(POINTER, [POINTER]).as_pointer()
@@ -146,6 +141,16 @@ def add_handler(module: ir.Module, name: str, run_task: ir.Function) -> None:
     b.position_at_end(over)
     _release(b, free, job)
     b.ret(null)
+
+
+def read_task(
+    b: Builder, task: ir.Value, fields: Sequence[str]
+) -> tuple[ir.Value, dict[str, ir.Value]]:
+    """Reads the number of the task that `run_task` was given, and the job's fields by name."""
+    job, index = b.read(task, 0, POINTER), b.read(task, 1)
+    kinds = [POINTER] * 3 + [LONG] * (len(fields) - 3)
+    values = [b.read(job, _FIELDS + i, kind) for i, kind in enumerate(kinds)]
+    return index, dict(zip(fields, values))
 
 
 def _add_pool_task(

@@ -8,29 +8,23 @@ block of the gradient in registers while it passes over rows of pixels. Per pixe
 vector of the output's gradient and multiplies each of a few input channels by as many of the last
 vectors as the kernel has columns.
 
-`weight_gradient_code` generates the arithmetic and `ffi_handler` the call and its threads; here is
-the choice of the blocks, and compilation. The sums are divided among the threads, so their last
-digits depend on the number of threads.
+`weight_gradient_code` generates the arithmetic, `ffi_handler` the call and its threads, and
+`machine_code` compiles; here is the choice of the blocks. The sums are divided among the threads,
+so their last digits depend on the number of threads.
 """
 
-import ctypes
 import functools
 import itertools
-import os
-import threading
 
 import jax
 import jax.numpy as jnp
-import llvmlite.binding as llvm
 import numpy as np
 from llvmlite import ir
 
-from wbc_jax.cpu import ffi_handler
-from wbc_jax.cpu.weight_gradient_code import WeightGradientCode
+from wbc_jax.cpu import ffi_handler, machine_code
+from wbc_jax.cpu.weight_gradient_code import JOB_FIELDS, WeightGradientCode
 
-_VERSION = 1  # of the four integers that the handler gets beside the arrays
-_engines: dict[str, llvm.ExecutionEngine] = {}
-_compiling = threading.Lock()
+_VERSION = 2  # of the integers that the handler gets beside the arrays
 
 
 def usable(x: jax.Array, gradient: jax.Array, size: tuple[int, int]) -> bool:
@@ -65,7 +59,7 @@ def weight_gradient(
     """
     inputs, outputs = x.shape[-1], gradient.shape[-1]
     vector, groups = _vector(outputs), _column_groups(size[1])
-    most = (24 if _registers() >= 32 else 12) // max(count for _, count in groups)
+    most = (24 if machine_code.registers() >= 32 else 12) // max(count for _, count in groups)
     block = max(n for n in range(1, most + 1) if inputs % n == 0)
     shape = (*size, inputs, outputs)
 
@@ -73,22 +67,17 @@ def weight_gradient(
     lines = gradient.shape[0] * gradient.shape[1]
     # Threads share the lines, each with a gradient of its own, unless adding those up costs more
     # than it saves.
-    threads = _threads()
+    threads = machine_code.threads()
     by_rows = threads * np.prod(shape) * 4 <= x.size + gradient.size
     tasks = min(threads, lines if by_rows else blocks)
-    settings = np.array([padding[0][0], padding[1][0], tasks, by_rows], np.int64)
+    sizes = *x.shape, *gradient.shape[1:], *size
+    settings = np.array([tasks, *sizes, padding[0][0], padding[1][0], by_rows], np.int64)
     partial = jax.ffi.ffi_call(
         _target(size[1], block, vector),
         jax.ShapeDtypeStruct((tasks if by_rows else 1, *shape), jnp.float32),
         vmap_method="sequential",
     )(x, gradient, settings.view(np.int32))
     return partial.sum(0) if len(partial) > 1 else partial[0]
-
-
-def _threads() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _column_groups(columns: int) -> list[tuple[int, int]]:
@@ -98,26 +87,14 @@ def _column_groups(columns: int) -> list[tuple[int, int]]:
     return [(a, b - a) for a, b in itertools.pairwise(edges)]
 
 
-@functools.cache
-def _features() -> frozenset[str]:
-    """Initializes LLVM; returns the names of this processor's instruction sets."""
-    llvm.initialize_native_target()
-    llvm.initialize_native_asmprinter()
-    return frozenset(name for name, has in llvm.get_host_cpu_features().items() if has)
-
-
-def _registers() -> int:
-    return 32 if {"avx512f", "neon"} & _features() else 16
-
-
 def _vector(outputs: int) -> int | None:
     """Returns floats per vector: the most that the processor has and that divide the channels.
 
     None on processors without fused multiply-add.
     """
-    if not {"fma", "avx512f", "neon"} & _features():
+    widest = machine_code.widest_vector()
+    if widest is None:
         return None
-    widest = 16 if "avx512f" in _features() else 8 if "avx2" in _features() else 4
     return next((n for n in (16, 8, 4) if n <= widest and outputs % n == 0), None)
 
 
@@ -134,37 +111,14 @@ def _target(columns: int, block: int, vector: int) -> str:
         RuntimeError: LLVM cannot generate code for this processor.
     """
     name = f"wbc_jax_weight_gradient_{_VERSION}_{columns}_{block}_{vector}"
-    with _compiling:
-        if name not in _engines:
-            engine = _compile(name, columns, block, vector)
-            handler = ctypes.CFUNCTYPE(ctypes.c_void_p)(engine.get_function_address(name))
-            jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(handler), platform="cpu")
-            _engines[name] = engine  # owns the code
-    return name
+    return machine_code.target(
+        name, functools.partial(_module, columns=columns, block=block, vector=vector)
+    )
 
 
 def _module(name: str, columns: int, block: int, vector: int) -> ir.Module:
     """Generates the IR of the handler `name` for kernels of `columns` columns."""
     module = ir.Module(name)
     code = WeightGradientCode(module, name, _column_groups(columns), block, vector)
-    ffi_handler.add_handler(module, name, code.run_task)
+    ffi_handler.add_handler(module, name, code.run_task, JOB_FIELDS)
     return module
-
-
-def _compile(name: str, columns: int, block: int, vector: int) -> llvm.ExecutionEngine:
-    _features()  # initializes LLVM
-    llvm.check_jit_execution()  # raises OSError; LLVM itself would end the process
-    machine = llvm.Target.from_default_triple().create_target_machine(
-        cpu=llvm.get_host_cpu_name(),
-        features=llvm.get_host_cpu_features().flatten(),
-        opt=3,
-        jit=True,
-    )
-    code = _module(name, columns, block, vector)
-    code.triple, code.data_layout = machine.triple, str(machine.target_data)
-    module = llvm.parse_assembly(str(code))
-    passes = llvm.create_pass_builder(machine, llvm.create_pipeline_tuning_options(speed_level=2))
-    passes.getModulePassManager().run(module, passes)
-    engine = llvm.create_mcjit_compiler(module, machine)
-    engine.finalize_object()
-    return engine

@@ -9,7 +9,7 @@ import itertools
 
 from llvmlite import ir
 
-from wbc_jax.cpu import llvm_ir
+from wbc_jax.cpu import ffi_handler, llvm_ir
 from wbc_jax.cpu.llvm_ir import BOOL, FLOAT, INT, LONG, POINTER, VOID, constant
 
 TILE_BYTES = 256 * 1024
@@ -17,10 +17,10 @@ TILE_BYTES = 256 * 1024
 the second-level cache of most processors holds."""
 
 _SIZES = ("batch", "height", "width", "inputs", "out_height", "out_width", "outputs")
-JOB_FIELDS = ("x", "g", "out", *_SIZES, "rows", "columns", "top", "left", "tasks", "by_rows")
+JOB_FIELDS = ("x", "g", "out", "tasks", *_SIZES, "rows", "columns", "top", "left", "by_rows")
 """What a task reads of its job, 8 bytes each: addresses of the input, of the output's gradient and
-of the result; their sizes; the kernel's rows and columns; zeros above and to the left; the number
-of tasks; 1 if these divide the lines, 0 if they divide the register blocks."""
+of the result; the number of tasks; the arrays' sizes; the kernel's rows and columns; zeros above
+and to the left; 1 if the tasks divide the lines, 0 if they divide the register blocks."""
 
 
 class WeightGradientCode:
@@ -139,8 +139,7 @@ class WeightGradientCode:
         `task` points at the job's address and the task's number.
         """
         b, a = llvm_ir.define(self.module, f"{self.name}_run_task", VOID, task=POINTER)
-        job, index = b.read(a["task"], 0, POINTER), b.read(a["task"], 1)
-        v = {name: b.read(job, i, POINTER if i < 3 else LONG) for i, name in enumerate(JOB_FIELDS)}
+        index, v = ffi_handler.read_task(b, a["task"], JOB_FIELDS)
         by_rows = b.icmp_unsigned("!=", v["by_rows"], constant(0))
         blocks = b.udiv(v["inputs"], constant(self.block))
         vectors = b.udiv(v["outputs"], constant(self.vector.count))
