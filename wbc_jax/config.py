@@ -173,6 +173,9 @@ class Augment:
     """Each stain's optical density is scaled between 1-s and 1+s and shifted by up to s/10."""
     channel_gain: float = _field(0.0, Range(0, 1))
     """Each color channel is scaled between 1-g and 1+g (white balance)."""
+    gamma: float = _field(0.0, Range(0, 4))
+    """Each color channel is raised to a power between 1/(1+g) and 1+g, which scales its optical
+    density; half of the power's logarithm is common to the channels, half is each one's own."""
     blur: float = _field(0.0, Range(0, 4))
     """Largest standard deviation of a Gaussian blur in pixels."""
     noise: float = _field(0.0, Range(0, 1))

@@ -27,6 +27,7 @@ EVERYTHING = Augment(
     contrast=0.3,
     stain=0.3,
     channel_gain=0.2,
+    gamma=0.5,
     blur=1.5,
     noise=0.1,
     grayscale=0.3,
@@ -256,7 +257,7 @@ def test_masks_never_gain_a_class(field, fill):
 
 
 @pytest.mark.parametrize(
-    "field", ["brightness", "contrast", "stain", "channel_gain", "blur", "noise", "grayscale"]
+    "field", ["brightness", "contrast", "stain", "channel_gain", "gamma", "blur", "noise", "grayscale"]
 )
 def test_colours_leave_masks_and_the_range_alone(field):
     images, masks = batch(8)
@@ -288,6 +289,22 @@ def test_brightness_contrast_and_gain_by_their_formulas():
     factor = new.std((1, 2)) / images.std((1, 2))
     np.testing.assert_allclose(factor, np.broadcast_to(factor[:, :1], factor.shape), rtol=1e-3)
     assert 0.7 - 1e-3 <= factor.min() < 0.8 and 1.2 < factor.max() <= 1.3 + 1e-3
+
+
+def test_gamma_scales_the_optical_density_of_each_channel():
+    images, masks = batch(1)
+    images = np.repeat(np.clip(images, 0.1, 0.9), 400, 0)
+    masks = np.repeat(masks, 400, 0)
+    density, new = np.log(images), np.log(run(on(gamma=1.0), keys(400), images, masks)[0])
+    power = (new / density).mean((1, 2))
+    np.testing.assert_allclose(new, density * power[:, None, None], rtol=1e-4)
+    log2 = np.log2(power)
+    assert -1 <= log2.min() < -0.8 and 0.8 < log2.max() <= 1
+    # Half of the logarithm is common: (u0 + u1) / 2 and (u0 + u2) / 2 correlate by 1/2.
+    correlations = np.corrcoef(log2.T)[np.triu_indices(3, 1)]
+    assert np.abs(correlations - 0.5).max() < 0.15
+    # Of a uniform number in [-1, 1] the variance is 1/3; of the mean of two, 1/6.
+    assert np.abs(log2.var(0) * 6 - 1).max() < 0.2
 
 
 def test_noise_has_the_standard_deviation_asked_for():

@@ -186,6 +186,11 @@ def _recolor(s, key, image):
         image = stain_jitter(
             image, 1 + s.stain * uniform(keys[0], (3,)), 0.1 * s.stain * uniform(keys[1], (3,))
         )
+    if s.gamma > 0:
+        # A key of its own leaves the other draws unchanged.
+        draws = uniform(jax.random.fold_in(key, 1), (4,))
+        power = jnp.exp(jnp.log1p(s.gamma) * (draws[0] + draws[1:]) / 2)
+        image = jnp.maximum(image, 1 / 255) ** power[None, None]
     if s.channel_gain > 0:
         image = image * (1 + s.channel_gain * uniform(keys[2], (3,))[None, None])
     if s.contrast > 0:
