@@ -257,7 +257,8 @@ def test_masks_never_gain_a_class(field, fill):
 
 
 @pytest.mark.parametrize(
-    "field", ["brightness", "contrast", "stain", "channel_gain", "gamma", "blur", "noise", "grayscale"]
+    "field",
+    ["brightness", "contrast", "stain", "channel_gain", "gamma", "blur", "noise", "grayscale"],
 )
 def test_colours_leave_masks_and_the_range_alone(field):
     images, masks = batch(8)

@@ -71,7 +71,9 @@ def variants() -> list[str]:
     """Returns the variants for which there are weights."""
     names = [p.name for p in FOLDER.iterdir()] if FOLDER.exists() else []
     prefix = "efficientnet_"
-    return sorted(n[len(prefix) : -len(weights.SUFFIX)] for n in names if n.endswith(weights.SUFFIX))
+    return sorted(
+        n[len(prefix) : -len(weights.SUFFIX)] for n in names if n.endswith(weights.SUFFIX)
+    )
 
 
 def _read(path: epath.Path) -> dict[str, np.ndarray]:

@@ -77,8 +77,6 @@ class DepthwiseConv(nnx.Module):
 class HalvingConv(nnx.Module):
     """A 3 × 3 convolution of stride 2 with bias and TensorFlow's 'same' padding.
 
-    It is computed as a convolution of stride 1 over squares of 2 × 2 pixels.
-
     Attributes:
         kernel: `[3, 3, C_in, C_out]`.
         bias: `[C_out]`.
@@ -91,15 +89,8 @@ class HalvingConv(nnx.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps `[B, H, W, C_in]` to `[B, ⌈H/2⌉, ⌈W/2⌉, C_out]`."""
         kernel, bias = self.kernel[...].astype(x.dtype), self.bias[...].astype(x.dtype)
-        inputs, outputs = kernel.shape[2:]
-        # 'same' padding of an odd side has a zero before the first pixel, of an even side none.
-        odd = [side % 2 for side in x.shape[1:3]]
-        x = jnp.pad(x, ((0, 0), *((n, 0) for n in odd), (0, 0)))
-        x = jnp.pad(x, ((0, 0), *((0, side % 2) for side in x.shape[1:3]), (0, 0)))
-        kernel = jnp.pad(kernel, ((0, 1), (0, 1), (0, 0), (0, 0)))
-        kernel = kernel.reshape(2, 2, 2, 2, inputs, outputs).transpose(0, 2, 1, 3, 4, 5)
-        kernel = kernel.reshape(2, 2, 4 * inputs, outputs)
-        return cpu.convolve(space_to_depth(x, 2), kernel, bias, ((0, 1), (0, 1)))
+        around = tuple(same_padding(side, 3, 2) for side in x.shape[1:3])
+        return cpu.convolve(x, kernel, bias, around, 2)
 
 
 def same_padding(side: int, size: int, stride: int) -> tuple[int, int]:
