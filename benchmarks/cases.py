@@ -10,6 +10,8 @@ from collections.abc import Callable
 from importlib import metadata
 from typing import Any
 
+from wbc_jax.models import registry
+
 CLASSES = {"segmentation": 3, "classification": 5}
 
 
@@ -24,7 +26,7 @@ class Case:
 
     @property
     def task(self) -> str:
-        return "classification" if self.network == "classifier" else "segmentation"
+        return registry.NETWORKS[self.network].task
 
     def __str__(self) -> str:
         width = f" {self.features}" if self.features else ""
@@ -41,6 +43,8 @@ CASES = [
         ("segnet", 16, 128, (4, 16)),
         ("encoder_decoder", 0, 128, (4, 16)),
         ("classifier", 16, 180, (8, 32)),
+        ("efficientnet_unet", 16, 128, (4, 16)),
+        ("efficientnet", 256, 128, (8, 32)),
     )
     for batch in batches
 ]
@@ -49,6 +53,8 @@ QUICK = [
     Case("segnet", 8, 64, 4),
     Case("encoder_decoder", 0, 64, 4),
     Case("classifier", 4, 128, 4),
+    Case("efficientnet_unet", 8, 64, 4),
+    Case("efficientnet", 32, 64, 4),
 ]
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 import cases
+from wbc_jax.models import efficientnet
 
 SLOPE = 0.01
 
@@ -119,6 +120,105 @@ class Classifier(nn.Module):
         return self.head(x.permute(0, 2, 3, 1).flatten(1))
 
 
+class SameConv(nn.Conv2d):
+    """A convolution of stride 2 with TensorFlow's 'same' padding of images of even size."""
+
+    def __init__(self, before: int, after: int, size: int, groups: int = 1):
+        super().__init__(before, after, size, stride=2, groups=groups)
+        self.around = ((size - 2) // 2, (size - 1) // 2) * 2
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(nn.functional.pad(x, self.around))
+
+
+class Inverted(nn.Module):
+    """`wbc_jax.models.efficientnet.Inverted`."""
+
+    def __init__(self, before: int, after: int, size: int, stride: int, expansion: int):
+        super().__init__()
+        middle = before * expansion
+        self.expand = nn.Conv2d(before, middle, 1) if expansion > 1 else None
+        if stride == 2:
+            self.depthwise = SameConv(middle, middle, size, middle)
+        else:
+            self.depthwise = nn.Conv2d(middle, middle, size, padding=size // 2, groups=middle)
+        self.project = nn.Conv2d(middle, after, 1)
+        self.shortcut = stride == 1 and before == after
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = x if self.expand is None else nn.functional.relu6(self.expand(x), inplace=True)
+        y = self.project(nn.functional.relu6(self.depthwise(y), inplace=True))
+        return x + y if self.shortcut else y
+
+
+class Encoder(nn.Module):
+    """`wbc_jax.models.efficientnet.Encoder` of the variant lite0, for sizes divisible by 32."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = SameConv(3, efficientnet.STEM, 3)
+        before, blocks = efficientnet.STEM, []
+        self.ends, self.widths = [], []
+        for stage, (repeats, size, stride, expansion, after) in enumerate(efficientnet.STAGES):
+            for n in range(repeats):
+                blocks.append(Inverted(before, after, size, 1 if n else stride, expansion))
+                before = after
+            if stage in efficientnet.LEVEL_ENDS:
+                self.ends.append(len(blocks) - 1)
+                self.widths.append(after)
+        self.blocks = nn.ModuleList(blocks)
+
+    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+        x = nn.functional.relu6(self.stem(x), inplace=True)
+        levels = []
+        for n, block in enumerate(self.blocks):
+            x = block(x)
+            if n in self.ends:
+                levels.append(x)
+        return levels
+
+
+class EfficientNet(nn.Module):
+    """`wbc_jax.models.efficientnet.EfficientNet` without dropout."""
+
+    def __init__(self, classes: int, features: int):
+        super().__init__()
+        self.encoder = Encoder()
+        width = sum(self.encoder.widths[2:])
+        self.norm = nn.LayerNorm(width, eps=1e-6)
+        self.hidden = nn.Linear(width, features)
+        self.head = nn.Linear(features, classes)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        pooled = torch.cat([level.mean((2, 3)) for level in self.encoder(x / 2)[2:]], 1)
+        return self.head(nn.functional.relu(self.hidden(self.norm(pooled))))
+
+
+class EfficientUNet(nn.Module):
+    """`wbc_jax.models.efficientnet.EfficientUNet` with batch normalization."""
+
+    def __init__(self, classes: int, features: int):
+        super().__init__()
+        self.encoder = Encoder()
+        outputs = [features * factor for factor in (6, 4, 2, 1)]
+        inputs = [self.encoder.widths[-1], *outputs]
+        self.up = nn.ModuleList(nn.ConvTranspose2d(a, b, 2, 2) for a, b in zip(inputs, outputs))
+        skips = self.encoder.widths[-2::-1]
+        self.decoder = nn.ModuleList(Block(a + b, b) for a, b in zip(skips, outputs))
+        self.last = Block(features, features)
+        self.head = nn.Conv2d(features, classes * 4, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        *skips, x = self.encoder(x / 2)
+        for up, block in zip(self.up, self.decoder):
+            x = block(torch.cat([skips.pop(), up(x)], 1))
+        x = self.head(self.last(x))
+        # Our channels are ordered by row, column and class, PyTorch's by class, row and column.
+        batch, channels, height, width = x.shape
+        x = x.view(batch, 4, channels // 4, height, width).transpose(1, 2)
+        return nn.functional.pixel_shuffle(x.reshape(batch, channels, height, width), 2)
+
+
 def build(case: cases.Case) -> nn.Module:
     """Returns the network of a case."""
     classes = cases.CLASSES[case.task]
@@ -128,6 +228,10 @@ def build(case: cases.Case) -> nn.Module:
         return SegNet(classes, case.features)
     if case.network == "encoder_decoder":
         return EncoderDecoder(classes)
+    if case.network == "efficientnet":
+        return EfficientNet(classes, case.features)
+    if case.network == "efficientnet_unet":
+        return EfficientUNet(classes, case.features)
     return Classifier(classes, case.size, case.features)
 
 
@@ -135,7 +239,18 @@ def pairs(subject: Any, reference: nn.Module) -> Iterator[tuple[Any, nn.Module]]
     """Yields each layer with parameters of our network, and its partner in the reference."""
     partners = [m for m in reference.modules() if any(True for _ in m.parameters(recurse=False))]
     layers: list[Any] = []
-    if isinstance(reference, UNet):
+    if isinstance(reference, EfficientNet | EfficientUNet):
+        layers.append(subject.encoder.stem)
+        for block in subject.encoder.blocks:
+            layers += [block.expand] if block.expand is not None else []
+            layers += [block.depthwise, block.project]
+        if isinstance(reference, EfficientNet):
+            layers += [subject.norm, subject.hidden]
+        else:
+            layers += list(subject.up)
+            for block in (*subject.decoder, subject.last):
+                layers += [block.conv, block.norm]
+    elif isinstance(reference, UNet):
         for block in subject.encoder:
             layers += [block.conv1, block.norm1, block.conv2, block.norm2]
         layers += list(subject.up)
@@ -163,9 +278,12 @@ def arrays(layer: nn.Module, gradients: bool = False) -> dict[str, np.ndarray]:
     if gradients:
         values = {name: value.grad for name, value in values.items()}
     weight, bias = (values[name].detach().cpu().numpy() for name in ("weight", "bias"))
-    if isinstance(layer, nn.BatchNorm2d):
+    if isinstance(layer, nn.BatchNorm2d | nn.LayerNorm):
         return {"scale": weight, "bias": bias}
-    return {"kernel": weight.transpose(_AXES[type(layer)]), "bias": bias}
+    if isinstance(layer, nn.Conv2d) and layer.groups > 1:
+        return {"kernel": weight[:, 0].transpose(1, 2, 0), "bias": bias}
+    axes = next(axes for kind, axes in _AXES.items() if isinstance(layer, kind))
+    return {"kernel": weight.transpose(axes), "bias": bias}
 
 
 def loss(logits: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:

@@ -24,6 +24,7 @@ CASES = [  # input, kernel, padding
     ((2, 7, 9, 3), (3, 3, 16), ((1, 1), (1, 1))),
     ((3, 40, 33, 24), (5, 5, 20), ((2, 2), (2, 2))),  # several tiles of lines
     ((2, 9, 8, 16), (2, 7, 8), ((0, 1), (3, 3))),  # two groups of columns
+    ((2, 9, 8, 16), (1, 1, 48), ((0, 0), (0, 0))),
     ((1, 5, 4, 10), (3, 3, 4), ((0, 0), (0, 0))),
     ((2, 6, 5, 7), (1, 2, 32), ((0, 0), (1, 0))),
     ((1, 2, 2, 64), (3, 3, 48), ((1, 1), (1, 1))),  # a gradient larger than its inputs
@@ -249,7 +250,10 @@ def test_processors_without_multiply_add_are_left_to_xla(monkeypatch):
 def test_cases_that_are_left_to_xla():
     x = jax.ShapeDtypeStruct((2, 8, 8, 16), jnp.float32)
     assert weight_gradient.usable(x, x, (3, 3))
-    assert not weight_gradient.usable(x, x, (1, 1))
+    few, many = (jax.ShapeDtypeStruct((2, 8, 8, n), jnp.float32) for n in (8, 1024))
+    assert weight_gradient.usable(x, x, (1, 1))
+    assert not weight_gradient.usable(x, few, (1, 1))
+    assert not weight_gradient.usable(x, many, (1, 1))
     assert not weight_gradient.usable(x, jax.ShapeDtypeStruct((2, 8, 8, 3), jnp.float32), (3, 3))
     half = jax.ShapeDtypeStruct(x.shape, jnp.bfloat16)
     assert not weight_gradient.usable(half, half, (3, 3))

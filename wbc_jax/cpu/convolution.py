@@ -167,6 +167,9 @@ def _weight_gradient(x: jax.Array, gradient: jax.Array, size: tuple[int, int], p
     generated = _generated_weight_gradient()
     if generated is not None and generated.usable(x, gradient, size):
         return generated.weight_gradient(x, gradient, size, padding)
+    inputs, outputs = x.shape[-1], gradient.shape[-1]
+    if size == (1, 1) and not np.any(padding) and min(inputs, outputs) >= _FEW_CHANNELS:
+        return (x.reshape(-1, inputs).T @ gradient.reshape(-1, outputs))[None, None]
     return _xla_weight_gradient(x, gradient, size, padding)
 
 

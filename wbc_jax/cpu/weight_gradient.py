@@ -24,16 +24,20 @@ from llvmlite import ir
 from wbc_jax.cpu import ffi_handler, machine_code
 from wbc_jax.cpu.weight_gradient_code import JOB_FIELDS, WeightGradientCode
 
+_SMALL = 10_000
+"""Entries of a matrix of which XLA's products are slower than the generated code."""
 _VERSION = 2  # of the integers that the handler gets beside the arrays
 
 
 def usable(x: jax.Array, gradient: jax.Array, size: tuple[int, int]) -> bool:
     """Returns whether `weight_gradient` takes these arrays and is at least as fast as XLA.
 
-    Kernels of one pixel are matrix products, which XLA does well; the output's channels must fill
-    whole vectors.
+    Kernels of one pixel are matrix products, of which XLA does the large ones as fast; the output's
+    channels must fill whole vectors.
     """
-    worth = tuple(size) != (1, 1) and x.size > 0 and gradient.size > 0
+    inputs, outputs = x.shape[-1], gradient.shape[-1]
+    worth = tuple(size) != (1, 1) or (min(inputs, outputs) >= 16 and inputs * outputs <= _SMALL)
+    worth = worth and x.size > 0 and gradient.size > 0
     right = x.dtype == gradient.dtype == jnp.float32
     known = ffi_handler.interface() is not None
     return worth and right and known and _vector(gradient.shape[-1]) is not None
