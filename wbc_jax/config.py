@@ -252,6 +252,9 @@ class Optimizer:
     """Decay of `adamw`; L2 factor of `adam` and `sgd` (MATLAB's default: 1e-4)."""
     gradient_clip: float = _field(1.0, Range(0))
     """Largest global norm of the gradient; 0: no clipping."""
+    encoder_rate: float = _field(1.0, Range(0, 1))
+    """Factor of the learning rate for a pretrained encoder, whose layers need less change than new
+    ones; 0 freezes it. The decay of `adamw` shrinks with it."""
     ema_decay: float = _field(0.0, Range(0, 0.999999))
     """Decay of the averaged parameters that evaluation uses; 0: no averaging."""
 

@@ -197,3 +197,24 @@ def test_plateau_by_hand():
 def test_other_schedules_have_no_plateau():
     of = settings(schedule="constant", plateau_patience=0, drop_factor=0.5)
     assert optimizers.plateau(of, 0.1, 1.0, 0.5, 7) == (1.0, 0.5, 8)
+
+
+@pytest.mark.parametrize("name", ["adamw", "adam", "sgd"])
+def test_encoder_rate_scales_the_updates_of_the_encoder_alone(name):
+    params = {
+        "encoder": {"stem": {"kernel": jnp.full((2, 2), 3.0), "bias": jnp.ones(2)}},
+        "head": {"kernel": jnp.full((2, 2), 3.0), "bias": jnp.ones(2)},
+    }
+    gradients = jax.tree.map(lambda p: 0.1 * p, params)
+
+    def first_update(rate):
+        tx = optimizers.build(settings(name=name, encoder_rate=rate, gradient_clip=0.0), 100)
+        return tx.update(gradients, tx.init(params), params)[0]
+
+    whole, tenth, none = first_update(1.0), first_update(0.1), first_update(0.0)
+    for kind in ("kernel", "bias"):
+        before = whole["encoder"]["stem"][kind]
+        assert np.abs(before).min() > 0
+        np.testing.assert_allclose(tenth["encoder"]["stem"][kind], 0.1 * before, rtol=1e-5)
+        assert not np.any(none["encoder"]["stem"][kind])
+        np.testing.assert_array_equal(tenth["head"][kind], whole["head"][kind])

@@ -83,7 +83,14 @@ def build(settings: Optimizer, steps: int) -> optax.GradientTransformation:
             chain.append(optax.add_decayed_weights(settings.weight_decay, mask=_regularized))
         sgd = settings.name == "sgd"
         chain.append(optax.sgd(rate, settings.momentum) if sgd else optax.adam(rate))
+    if settings.encoder_rate != 1:
+        chain.append(optax.masked(optax.scale(settings.encoder_rate), _encoder))
     return optax.chain(*chain)
+
+
+def _encoder(params: Any) -> Any:
+    """Returns True for the arrays of the network's part `encoder`."""
+    return {name: jax.tree.map(lambda _: name == "encoder", part) for name, part in params.items()}
 
 
 def _kernels(params: Any) -> Any:
