@@ -1,5 +1,6 @@
 """Optimizers and learning-rate schedules, built from a config with Optax."""
 
+import functools
 from collections.abc import Mapping
 from typing import Any
 
@@ -90,7 +91,9 @@ def build(settings: Optimizer, steps: int) -> optax.GradientTransformation:
 
 def _encoder(params: Any) -> Any:
     """Returns True for the arrays of the network's part `encoder`."""
-    return {name: jax.tree.map(lambda _: name == "encoder", part) for name, part in params.items()}
+    inside = functools.partial(jax.tree.map, lambda _: True)
+    outside = functools.partial(jax.tree.map, lambda _: False)
+    return {k: inside(part) if k == "encoder" else outside(part) for k, part in params.items()}
 
 
 def _kernels(params: Any) -> Any:
