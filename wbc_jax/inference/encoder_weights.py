@@ -14,13 +14,13 @@ from etils import epath
 
 from wbc_jax.errors import WeightsError
 from wbc_jax.inference import weights
+from wbc_jax.models import efficientnet
 from wbc_jax.utils import atomic
 
 NAME = "imagenet"
 """Value of `config.train.init_from` that means these weights."""
 FOLDER = weights.SHIPPED / "encoders"
 FORMAT = "wbc_jax encoder 1"
-_ENCODER = "params/encoder/"
 
 
 def write(path: epath.PathLike, params: Any, about: dict[str, str]) -> None:
@@ -30,11 +30,16 @@ def write(path: epath.PathLike, params: Any, about: dict[str, str]) -> None:
         path: the file, `efficientnet_<variant>.safetensors`.
         params: nested dictionaries of the encoder's arrays.
         about: texts for the metadata, such as source and license.
+
+    Raises:
+        WeightsError: a weight exceeds the range of float16; nothing is written.
     """
-    arrays = {
-        name: np.ascontiguousarray(np.asarray(value, np.float16))
-        for name, value in weights.named(params).items()
-    }
+    arrays = {}
+    for name, value in weights.named(params).items():
+        with np.errstate(over="ignore"):
+            arrays[name] = np.ascontiguousarray(np.asarray(value).astype(np.float16))
+        if not np.isfinite(arrays[name]).all():
+            raise WeightsError(f"{path}: {name} holds values that float16 cannot.")
     about = {"format": FORMAT, "sha256": _sum(arrays), **about}
     atomic.write_bytes(path, safetensors.numpy.save(arrays, about))
 
@@ -47,21 +52,28 @@ def fill(params: Any, variant: str) -> Any:
         variant: of the encoder.
 
     Raises:
-        WeightsError: there is no file for the variant, it is damaged, or does not fit.
+        WeightsError: the network has no such encoder, or there is no file for the variant, or it is
+            damaged or does not fit.
     """
-    path = FOLDER / f"efficientnet_{variant}{weights.SUFFIX}"
-    stored = _read(path)
-    if "encoder" not in params:
+    # A U-Net's contracting path has the name as well.
+    if "stem" not in params.get("encoder", {}):
         raise WeightsError(
-            f"config.train.init_from is {NAME!r}, but the network has no encoder; choose "
+            f"config.train.init_from is {NAME!r}, but the network has no such encoder; choose "
             "config.model.name efficientnet or efficientnet_unet."
         )
+    path = _path(variant)
+    stored = _read(path)
     wanted = weights.named(params["encoder"])
     for name in sorted(set(wanted) | set(stored)):
-        here, there = wanted.get(name), stored.get(name)
-        if here is None or there is None or here.shape != there.shape:
-            shapes = [None if one is None else one.shape for one in (there, here)]
-            raise WeightsError(f"{path}: {name} is {shapes[0]}, not {shapes[1]}.")
+        there, here = (
+            str(arrays[name].shape) if name in arrays else "not there"
+            for arrays in (stored, wanted)
+        )
+        if there != here:
+            raise WeightsError(
+                f"{path} does not fit the network: {name} is {there} in the file and {here} in the "
+                "network. The weights are for config.model.channels 3."
+            )
     leaves = [jax.numpy.asarray(stored[name], leaf.dtype) for name, leaf in wanted.items()]
     encoder = jax.tree.unflatten(jax.tree.structure(params["encoder"]), leaves)
     return {**params, "encoder": encoder}
@@ -69,19 +81,19 @@ def fill(params: Any, variant: str) -> Any:
 
 def variants() -> list[str]:
     """Returns the variants for which there are weights."""
-    names = [p.name for p in FOLDER.iterdir()] if FOLDER.exists() else []
-    prefix = "efficientnet_"
-    return sorted(
-        n[len(prefix) : -len(weights.SUFFIX)] for n in names if n.endswith(weights.SUFFIX)
-    )
+    return [variant for variant in efficientnet.VARIANTS if _path(variant).exists()]
+
+
+def _path(variant: str) -> epath.Path:
+    return FOLDER / f"efficientnet_{variant}{weights.SUFFIX}"
 
 
 def _read(path: epath.Path) -> dict[str, np.ndarray]:
     if not path.exists():
         there = ", ".join(variants()) or "none"
         raise WeightsError(
-            f"{path}: there is no such file; there are weights for {there}. "
-            "tools/convert_efficientnet.py writes it."
+            f"{path}: there is no such file; config.model.variant may be {there}, or "
+            "tools/convert_efficientnet.py writes the file."
         )
     try:
         with safetensors.safe_open(path, "numpy") as file:

@@ -32,6 +32,7 @@ PAPERS = {
 
 _FUNCTIONS = (
     (nnx, "relu"),
+    (nnx, "relu6"),
     (nnx, "leaky_relu"),
     (layers_lib, "max_pool"),
     (layers_lib, "max_pool_with_indices"),

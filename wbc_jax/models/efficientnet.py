@@ -14,7 +14,7 @@ from flax import nnx
 from wbc_jax.models import layers
 
 VARIANTS = {"lite0": (1.0, 1.0), "lite1": (1.0, 1.1), "lite2": (1.1, 1.2)}
-"""Factors of width and depth."""
+"""Factors of the number of channels and of the number of blocks."""
 STAGES = (
     # repeats, kernel, stride, expansion, channels
     (1, 3, 1, 1, 16),
@@ -29,11 +29,6 @@ LEVEL_ENDS = (0, 1, 2, 4, 6)
 """Stages after which the image has 1/2, 1/4, 1/8, 1/16 and 1/32 of its side."""
 STEM = 32
 IMAGENET_CHANNELS, IMAGENET_CLASSES = 1280, 1000
-
-
-def relu6(x: jax.Array) -> jax.Array:
-    """Returns the values of `x`, cut to [0, 6]."""
-    return jnp.clip(x, 0, 6)
 
 
 def _width(channels: int, factor: float) -> int:
@@ -57,8 +52,8 @@ class Inverted(layers.Block):
 
     def forward(self, x: jax.Array) -> jax.Array:
         """Maps `[B, H, W, C_in]` to `[B, ⌈H/s⌉, ⌈W/s⌉, C_out]`."""
-        y = x if self.expand is None else relu6(self.expand(x))
-        y = self.project(relu6(self.depthwise(y)))
+        y = x if self.expand is None else nnx.relu6(self.expand(x))
+        y = self.project(nnx.relu6(self.depthwise(y)))
         return x + y if self.shortcut else y
 
 
@@ -73,8 +68,7 @@ class Encoder(nnx.Module):
         width, depth = VARIANTS[variant]
         # The lite variants scale neither the stem nor the repeats of the first and last stage.
         self.stem = layers.HalvingConv(in_channels, STEM, rngs=rngs)
-        blocks, before = [], STEM
-        ends, widths = [], []
+        blocks, ends, widths, before = [], [], [], STEM
         for stage, (repeats, size, stride, expansion, channels) in enumerate(STAGES):
             outputs = _width(channels, width)
             edge = stage in (0, len(STAGES) - 1)
@@ -90,7 +84,7 @@ class Encoder(nnx.Module):
 
     def __call__(self, x: jax.Array) -> list[jax.Array]:
         """Maps `[B, H, W, C]`, values in [-1, 1], to the five levels, the largest first."""
-        x = relu6(self.stem(x))
+        x = nnx.relu6(self.stem(x))
         levels = []
         for n, block in enumerate(self.blocks):
             x = block(x)
@@ -100,7 +94,7 @@ class Encoder(nnx.Module):
 
 
 class EfficientNet(nnx.Module):
-    """A classifier: levels of the encoder pooled over the image, hidden layer, linear layer.
+    """A classifier: means of the encoder's last three levels, a hidden layer, a linear layer.
 
     Args:
         num_classes: number of logits.
@@ -125,8 +119,9 @@ class EfficientNet(nnx.Module):
     ):
         self.in_channels, self.dtype = in_channels, dtype
         self.encoder = Encoder(variant, in_channels, rngs=rngs)
-        self.norm = nnx.LayerNorm(sum(self.encoder.widths[2:]), rngs=rngs)
-        self.hidden = nnx.Linear(sum(self.encoder.widths[2:]), features, rngs=rngs)
+        pooled = sum(self.encoder.widths[2:])
+        self.norm = nnx.LayerNorm(pooled, rngs=rngs)
+        self.hidden = nnx.Linear(pooled, features, dtype=jnp.dtype(dtype), rngs=rngs)
         self.dropout = nnx.Dropout(dropout, rngs=rngs) if dropout else None
         self.head = nnx.Linear(features, num_classes, rngs=rngs)
 
@@ -136,9 +131,10 @@ class EfficientNet(nnx.Module):
 
     def with_embedding(self, images: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Returns the logits, and the embedding, float32 `[B, D]`, of which they are linear."""
-        x = layers.prepare_input(images, self.in_channels, self.dtype)
-        pooled = [level.astype(jnp.float32).mean((1, 2)) for level in self.encoder(x / 2)[2:]]
-        embedding = nnx.relu(self.hidden(self.norm(jnp.concatenate(pooled, -1))))
+        x = layers.prepare_input(images, self.in_channels, self.dtype) / 2  # [-2, 2] to [-1, 1]
+        pooled = [level.astype(jnp.float32).mean((1, 2)) for level in self.encoder(x)[2:]]
+        hidden = self.hidden(self.norm(jnp.concatenate(pooled, -1)))
+        embedding = nnx.relu(hidden).astype(jnp.float32)
         if self.dropout is not None:
             embedding = self.dropout(embedding)
         return self.head(embedding), embedding
@@ -187,8 +183,8 @@ class EfficientUNet(nnx.Module):
     def __call__(self, images: jax.Array) -> jax.Array:
         """Returns logits, float32 `[B, H, W, num_classes]`, for `[B, H, W, C]` of any H and W."""
         height, width = images.shape[1:3]
-        x = layers.prepare_input(images, self.in_channels, self.dtype)
-        *skips, x = self.encoder(layers.pad_to_multiple(x, 32) / 2)
+        x = layers.prepare_input(images, self.in_channels, self.dtype) / 2  # [-2, 2] to [-1, 1]
+        *skips, x = self.encoder(layers.pad_to_multiple(x, 32))
         for up, block, skip in zip(self.up, self.decoder, reversed(skips)):
             x = block(jnp.concatenate([skip, up(x)], axis=-1))
         x = self.head(self.last(x).astype(jnp.float32))
@@ -205,4 +201,4 @@ class ImageNet(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Returns float32 `[B, 1000]` for `[B, H, W, 3]`, values in [-1, 1]."""
-        return self.head(relu6(self.top(self.encoder(x)[-1])).mean((1, 2)))
+        return self.head(nnx.relu6(self.top(self.encoder(x)[-1])).mean((1, 2)))

@@ -70,8 +70,7 @@ class DepthwiseConv(nnx.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps `[B, H, W, C]` to `[B, ⌈H/s⌉, ⌈W/s⌉, C]`."""
         kernel, bias = self.kernel[...].astype(x.dtype), self.bias[...].astype(x.dtype)
-        around = tuple(same_padding(side, len(kernel), self.stride) for side in x.shape[1:3])
-        return cpu.depthwise(x, kernel, bias, self.stride, around)
+        return cpu.depthwise(x, kernel, bias, self.stride, _same(x, len(kernel), self.stride))
 
 
 class HalvingConv(nnx.Module):
@@ -89,14 +88,13 @@ class HalvingConv(nnx.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps `[B, H, W, C_in]` to `[B, ⌈H/2⌉, ⌈W/2⌉, C_out]`."""
         kernel, bias = self.kernel[...].astype(x.dtype), self.bias[...].astype(x.dtype)
-        around = tuple(same_padding(side, 3, 2) for side in x.shape[1:3])
-        return cpu.convolve(x, kernel, bias, around, 2)
+        return cpu.convolve(x, kernel, bias, _same(x, 3, 2), 2)
 
 
-def same_padding(side: int, size: int, stride: int) -> tuple[int, int]:
-    """Returns TensorFlow's 'same' padding before and after; the larger half comes after."""
-    total = max((-(-side // stride) - 1) * stride + size - side, 0)
-    return total // 2, total - total // 2
+def _same(x: jax.Array, size: int, stride: int) -> tuple[tuple[int, int], ...]:
+    """Returns TensorFlow's 'same' padding of height and width; an odd row or column comes after."""
+    pads = jax.lax.padtype_to_pads(x.shape[1:3], (size, size), (stride, stride), "SAME")
+    return tuple(pads)
 
 
 class BatchNorm(nnx.Module):
