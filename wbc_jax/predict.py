@@ -56,6 +56,13 @@ def _parser() -> argparse.ArgumentParser:
         type=_positive,
         help="micrometers per pixel, for areas; by default estimated from each image's red cells",
     )
+    tables.add_argument(
+        "--folder_statistics",
+        choices=("auto", "off"),
+        help="auto, the default: where the images have 50 cells or more, take them for one "
+        "laboratory's and decide types by their own statistics (docs/folder_statistics.md); off: "
+        "a cell's type does not depend on the others",
+    )
     shards = parser.add_argument_group("parquet")
     shards.add_argument(
         "--shard",
@@ -120,10 +127,15 @@ def _asks_for_shards(given: argparse.Namespace) -> bool:
         raise InputError("--format is csv, but --paths and --shard write Parquet; leave one out")
     if not (implied or given.format == "parquet"):
         return False
-    if len(given.model) > 1 or given.find in ("auto", "yes") or given.um_per_px:
+    if (
+        len(given.model) > 1
+        or given.find in ("auto", "yes")
+        or given.um_per_px
+        or given.folder_statistics == "auto"
+    ):
         raise InputError(
             "Parquet shards hold images of one cell each, predicted by one model: leave out "
-            "--find, --um_per_px and the second --model"
+            "--find, --um_per_px, --folder_statistics and the second --model"
         )
     return True
 
@@ -152,6 +164,7 @@ def _write_tables(given: argparse.Namespace) -> None:
             given.um_per_px,
             finished.settings(models, find=find, um_per_px=given.um_per_px),
             found.passed_over,
+            given.folder_statistics or "auto",
         )
     cli.exit_if_bad(bad, len(found.paths), "predicted")
 

@@ -195,3 +195,25 @@ def test_the_command(typed_run, tmp_path, monkeypatch, capsys):
 def test_a_segmenter_has_no_rule(run):
     with pytest.raises(SystemExit, match="gives masks; a classifier is needed"):
         abstain.main([str(run.workdir)])
+
+
+def test_a_file_of_an_earlier_version_holds_no_counts(tmp_path):
+    outputs, labels = embedded(1000, 0)
+    seen = abstention_fitting.learn(outputs, labels, ["a"] * 1000)
+    assert seen.counts.tolist() == [200] * 5
+    rule = abstention_fitting.fit(outputs, labels, 0.1, seen)
+    abstention.write(tmp_path, rule)
+    assert abstention.read(tmp_path).seen.counts.tolist() == [200] * 5
+    stored = json.loads((tmp_path / "abstention.json").read_text())
+    earlier = stored | {"format": "wbc_jax abstention 2"}
+    del earlier["seen"]["counts"]
+    (tmp_path / "abstention.json").write_text(json.dumps(earlier))
+    again = abstention.read(tmp_path)
+    assert again.seen.counts is None and again.reasons(outputs) == rule.reasons(outputs)
+    abstention.write(tmp_path, again)  # as an export does
+    assert abstention.read(tmp_path).seen.counts is None
+    for counts in ([200] * 4, [200, 200, 200, 200, 0], ["many"] * 5):
+        stored["seen"]["counts"] = counts
+        (tmp_path / "abstention.json").write_text(json.dumps(stored))
+        with pytest.raises(AbstentionError, match="its counts are not one number above zero"):
+            abstention.read(tmp_path)

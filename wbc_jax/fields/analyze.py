@@ -32,6 +32,7 @@ from wbc_jax.fields.cells import Cell, Field, measure_cell
 from wbc_jax.fields.finder import Box, Detection, Detections, Scale
 from wbc_jax.fields.one_cell import crop_window
 from wbc_jax.inference import abstention
+from wbc_jax.inference import folder_statistics as statistics
 from wbc_jax.inference import model as inference
 from wbc_jax.inference import weights as weights_lib
 
@@ -65,11 +66,14 @@ class Models:
     Attributes:
         segmenter, classifier: from `wbc_jax.load`; None: no masks, or no types.
         rule: decides which types are left for review; None: none.
+        folder: statistics of the folder that all images are from; None: `analyze` may estimate
+            them from the images of one call.
     """
 
     segmenter: inference.Model | None = None
     classifier: inference.Model | None = None
     rule: abstention.Rule | None = None
+    folder: statistics.Folder | None = None
 
 
 def load_models(names: Sequence[epath.PathLike] = (), flips: bool = False) -> Models:
@@ -130,6 +134,7 @@ def analyze(
     um_per_px: float | None = None,
     pixel_sizes: Sequence[PixelSize | None] | None = None,
     on_progress: Callable[[float], None] | None = None,
+    folder_statistics: str = "auto",
 ) -> Field | list[Field]:
     """Finds, segments and types the leukocytes of one image or several.
 
@@ -142,6 +147,10 @@ def analyze(
         pixel_sizes: micrometers per pixel and their source for each image, from its file; None if
             the file does not say. `um_per_px` wins over them, and they win over the red cells.
         on_progress: called now and then with the part of the work that is done, up to 1.
+        folder_statistics: `auto`: if the images of this call have 50 cells or more, they are taken
+            for one laboratory's, and their types are decided by their own statistics
+            (`inference.folder_statistics`); an image's types then depend on the others. `off`:
+            they never do. `models.folder` wins over both.
 
     Returns:
         One `Field`, or a list of them.
@@ -153,7 +162,9 @@ def analyze(
     if find not in FIND_MODES:
         raise ValueError(f"find is {find!r}: allowed are {', '.join(FIND_MODES)}")
     if isinstance(images, np.ndarray):
-        return analyze([images], models, find, um_per_px, pixel_sizes, on_progress)[0]
+        given = (models, find, um_per_px, pixel_sizes, on_progress, folder_statistics)
+        return analyze([images], *given)[0]
+    own_statistics = statistics.check(folder_statistics) == "auto"
     for image in images:
         check_image(image)
     sizes = _pixel_sizes(len(images), um_per_px, pixel_sizes)
@@ -192,9 +203,12 @@ def analyze(
             # white light of its own.
             turned = list(map(orientation.place, squares, turns))
             typed = _predict(models.classifier, turned, progress, _TYPE, known)
+            if models.folder is None and own_statistics:
+                found = statistics.estimate_for(models.classifier, models.rule, typed)
+                models = dataclasses.replace(models, folder=found)
         fields = list(
             pool.map(
-                lambda plan, pair, own: _assemble(plan, *pair, own, models.rule),
+                lambda plan, pair, own: _assemble(plan, *pair, own, models),
                 plans,
                 merged,
                 _grouped(typed, counts),
@@ -361,10 +375,10 @@ def _assemble(
     mask: np.ndarray | None,
     labels: np.ndarray | None,
     typed: Sequence[inference.Prediction | None],
-    rule: abstention.Rule | None,
+    models: Models,
 ) -> Field:
     """Builds an image's result from the results of its windows."""
-    cells = []
+    cells, outputs = [], []
     # A crop in which the segmenter sees no cell has none.
     windows = [] if plan.one_cell and labels is not None and not labels.any() else plan.windows
     for i, (window, prediction) in enumerate(zip(windows, typed)):
@@ -373,6 +387,32 @@ def _assemble(
             i + 1, detection, window, mask, labels, plan.um_per_px, plan.scales_differ
         )
         if prediction is not None and prediction.logits is not None:
-            found |= abstention.judge(rule, prediction.logits, prediction.embedding)
+            found |= _judge(prediction, models)
+            outputs.append(prediction)
         cells.append(Cell(**found))
-    return Field(cells, mask, labels, plan.um_per_px, plan.source, plan.one_cell)
+    kept = abstention.Outputs.of(outputs) if outputs else None
+    return Field(cells, mask, labels, plan.um_per_px, plan.source, plan.one_cell, kept)
+
+
+def _judge(prediction: inference.Prediction, models: Models) -> dict[str, Any]:
+    """Returns the attributes of `Cell` that a classifier gives."""
+    folder = models.folder or statistics.Folder()
+    own = statistics.moved(models.classifier, prediction, folder)
+    judged = abstention.judge(models.rule, own.logits, own.embedding)
+    return judged | {"statistics": folder.used}
+
+
+def retype(field: Field, models: Models) -> Field:
+    """Returns an analyzed image with its types decided again, by `models.folder`.
+
+    Args:
+        field: from `analyze` with the same segmenter, classifier and rule.
+        models: the models.
+    """
+    if field.outputs is None:
+        return field
+    cells = [
+        dataclasses.replace(cell, **_judge(inference.Prediction(**own), models))
+        for cell, own in zip(field.cells, field.outputs.each())
+    ]
+    return dataclasses.replace(field, cells=cells)

@@ -12,6 +12,7 @@ from wbc_jax import metrics
 from wbc_jax.data import crops
 from wbc_jax.fields import instances
 from wbc_jax.fields.finder import Box, Detection
+from wbc_jax.inference.abstention import Outputs
 from wbc_jax.labels import NUCLEUS
 
 _BOX = ("top", "left", "bottom", "right")
@@ -33,6 +34,8 @@ class Cell:
         probability: probability of `best_guess`, calibrated if the classifier has an abstention
             rule.
         review: why a person should look (see `abstention.judge`).
+        statistics: what the type was decided by: `folder` if embeddings were moved by the folder's
+            own statistics (`inference.folder_statistics`), else `training`.
         nucleus_px, cytoplasm_px, nucleus_um2, cytoplasm_um2: areas.
         nc_ratio, nucleus_share: N/C and N/(N+C), as in `metrics.nc_ratio`.
         lobes, …: as in `metrics.cell_shape`.
@@ -54,6 +57,7 @@ class Cell:
     best_guess: str = ""
     probability: float | None = None
     review: str = ""
+    statistics: str = ""
     nucleus_px: int | None = None
     cytoplasm_px: int | None = None
     nucleus_um2: float | None = None
@@ -96,6 +100,8 @@ class Field:
         um_per_px_source: `given`, the name of the file's tag, `red_cells` (estimated from them) or
             `unknown`.
         one_cell: the image was taken as a crop around one cell.
+        outputs: the classifier's for the cells, in their order and before they are moved by a
+            folder's statistics; None without a classifier.
     """
 
     cells: list[Cell]
@@ -104,6 +110,7 @@ class Field:
     um_per_px: float | None
     um_per_px_source: str
     one_cell: bool
+    outputs: Outputs | None = None
 
 
 def measure_cell(

@@ -10,8 +10,10 @@ Detection", 2020). `abstention_fitting` fits a rule; a JSON file beside the weig
 
 import base64
 import dataclasses
+import itertools
 import json
 import math
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,7 +28,9 @@ from wbc_jax.utils import atomic
 
 LOW, UNLIKE = "low_probability", "unlike_training"
 FILE = "abstention.json"
-FORMAT = "wbc_jax abstention 2"
+FORMAT = "wbc_jax abstention 3"
+EARLIER = "wbc_jax abstention 2"
+"""Format of files without the training's `counts`; they are still read."""
 NUMBERS = ("temperature", "least_probability", "most_unlike", "share", "images")
 
 
@@ -38,10 +42,13 @@ class Seen:
         means: float32 `[K, D]`, one per type.
         whitening: float32 `[D, D]`; embeddings multiplied by it have the unit matrix as covariance
             within each type.
+        counts: int64 `[K]`, training images of each type; None in files of earlier versions, which
+            then give no statistics of a folder (`folder_statistics`).
     """
 
     means: np.ndarray
     whitening: np.ndarray
+    counts: np.ndarray | None = None
 
     def distance(self, embeddings: np.ndarray) -> np.ndarray:
         """Returns the Mahalanobis distances `[N]` of `[N, D]` to the nearest type's mean."""
@@ -65,6 +72,30 @@ class Outputs:
 
     def __len__(self) -> int:
         return len(self.logits)
+
+    @classmethod
+    def of(cls, predictions: Sequence[inference.Prediction]) -> "Outputs":
+        """Returns the outputs that a classifier's predictions, one or more, hold."""
+        embeds = predictions[0].embedding is not None
+        return cls(
+            np.stack([one.logits for one in predictions]),
+            np.stack([one.embedding for one in predictions]) if embeds else None,
+        )
+
+    @classmethod
+    def joined(cls, parts: Sequence["Outputs"]) -> "Outputs | None":
+        """Returns the outputs of several parts, one after the other; None without parts."""
+        if not parts:
+            return None
+        embeddings = [part.embeddings for part in parts]
+        together = None if embeddings[0] is None else np.concatenate(embeddings)
+        return cls(np.concatenate([part.logits for part in parts]), together)
+
+    def each(self) -> Iterator[dict[str, np.ndarray | None]]:
+        """Yields `logits` and `embedding` of each image, by these names."""
+        embeddings = itertools.repeat(None) if self.embeddings is None else self.embeddings
+        for logits, embedding in zip(self.logits, embeddings):
+            yield {"logits": logits, "embedding": embedding}
 
     def take(self, which: Any) -> "Outputs":
         """Returns the outputs for the images that `which` indexes."""
@@ -171,10 +202,10 @@ def read(name: epath.PathLike) -> Rule | None:
         return None
     try:
         stored = json.loads(path.read_text())
-        if stored.pop("format", None) != FORMAT:
+        if stored.pop("format", None) not in (FORMAT, EARLIER):
             raise ValueError(f"its format is not {FORMAT!r}")
         packed = stored.pop("seen")
-        seen = packed and Seen(*(_unpack(packed[key]) for key in ("means", "whitening")))
+        seen = packed and _unpack_seen(packed)
         rule = Rule(**stored, seen=seen)
         numbers = (getattr(rule, field) for field in NUMBERS)
         if not all(math.isfinite(value) for value in numbers):
@@ -223,8 +254,21 @@ def write(name: epath.PathLike, rule: Rule) -> None:
 def as_json(rule: Rule) -> dict[str, Any]:
     """Returns the content of a rule's file."""
     stored = {"format": FORMAT} | {field: getattr(rule, field) for field in NUMBERS}
-    seen = rule.seen and {key: _pack(getattr(rule.seen, key)) for key in ("means", "whitening")}
-    return stored | {"seen": seen}
+    return stored | {"seen": rule.seen and _pack_seen(rule.seen)}
+
+
+def _pack_seen(seen: Seen) -> dict[str, Any]:
+    packed = {key: _pack(getattr(seen, key)) for key in ("means", "whitening")}
+    return packed | {"counts": None if seen.counts is None else seen.counts.tolist()}
+
+
+def _unpack_seen(packed: dict[str, Any]) -> Seen:
+    means, whitening = (_unpack(packed[key]) for key in ("means", "whitening"))
+    if (counts := packed.get("counts")) is None:
+        return Seen(means, whitening)
+    if len(counts) != len(means) or not all(isinstance(n, int) and n > 0 for n in counts):
+        raise ValueError("its counts are not one number above zero a type")
+    return Seen(means, whitening, np.array(counts, np.int64))
 
 
 def round_as_stored(array: np.ndarray) -> np.ndarray:

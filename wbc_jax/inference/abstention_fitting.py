@@ -62,7 +62,8 @@ def learn(outputs: Outputs, labels: np.ndarray, sources: Sequence[str]) -> Seen 
     size = len(covariance)
     shrunk = (1 - SHRINKAGE) * covariance + SHRINKAGE * np.trace(covariance) / size * np.eye(size)
     whitening = np.linalg.cholesky(np.linalg.inv(shrunk))
-    return Seen(*map(abstention.round_as_stored, (means, whitening)))
+    counts = np.bincount(labels, minlength=len(means))
+    return Seen(*map(abstention.round_as_stored, (means, whitening)), counts)
 
 
 def fit(
@@ -136,11 +137,7 @@ def outputs_of(
             progress.update(len(found), len(part))
     if progress:
         progress.close()
-    embeds = found[0].embedding is not None
-    return Outputs(
-        np.stack([one.logits for one in found]),
-        np.stack([one.embedding for one in found]) if embeds else None,
-    )
+    return Outputs.of(found)
 
 
 def outputs_of_records(model: inference.Model, entries: Sequence[tuple[Source, int]]) -> Outputs:

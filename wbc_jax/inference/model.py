@@ -137,6 +137,11 @@ class Model:
         return self.weights["params"]["head"]["kernel"].shape[0]
 
     @property
+    def head_kernel(self) -> np.ndarray:
+        """Float32 `[D, K]` of the last linear layer, of a network with embeddings."""
+        return np.asarray(self.weights["params"]["head"]["kernel"], np.float32)
+
+    @property
     def parameters(self) -> int:
         """Number of trained parameters."""
         return sum(int(leaf.size) for leaf in jax.tree.leaves(self.weights["params"]))

@@ -29,6 +29,7 @@ def render(
     thumbnails: Sequence[bytes],
     differential: Sequence[Mapping[str, Any]],
     judged: bool,
+    statistics: Mapping[str, Any] | None = None,
 ) -> str:
     """Returns the page.
 
@@ -37,6 +38,7 @@ def render(
         thumbnails: one a row.
         differential: the rows of `differential.csv`; empty without types.
         judged: the classifier has an abstention rule.
+        statistics: from `folder_pass.summary`; None: the classifier knows no statistics.
     """
     environment = html.make_environment()
     cells = [row for row in rows if row["cell"]]
@@ -50,6 +52,7 @@ def render(
         review=sum(bool(row["review"]) for row in cells),
         typed=bool(differential),
         judged=judged,
+        statistics=statistics,
         masks=any(row["mask"] for row in rows),
         scales=_scales(rows),
         um=um,

@@ -9,6 +9,7 @@
 | `labels/NAME.png` | 16-bit: the number of the cell that a pixel belongs to |
 | `overlays/NAME.png` | outlines, numbers and types |
 | `geojson/NAME.geojson`, `coco.json` | the masks as polygons (`wbc_jax.fields.polygons`) |
+| `folder_statistics.json` | whether types were decided by the folder's own statistics |
 | `bad_files.csv`, `passed_over.csv` | files that could not be read, and files that are no images |
 
 A classifier without a segmenter gives only the tables and the page.
@@ -25,7 +26,7 @@ import math
 import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import cv2
@@ -38,8 +39,9 @@ from wbc_jax.errors import DataError, Interrupted
 from wbc_jax.fields import analyze as fields
 from wbc_jax.fields import polygons, results
 from wbc_jax.fields.cells import Field
-from wbc_jax.report import cell_page, overlays
-from wbc_jax.report.finished import Finished, Journal
+from wbc_jax.inference import folder_statistics as statistics
+from wbc_jax.report import cell_page, folder_pass, overlays
+from wbc_jax.report.finished import Finished, Journal, state
 from wbc_jax.utils import atomic, outputs
 from wbc_jax.utils.output_folder import STATE, OutputFolder
 from wbc_jax.utils.progress import Progress
@@ -77,6 +79,7 @@ class Results:
         folder: the folder of the results.
         models: the models that give them.
         journal: keeps what is finished for the next call; None: nothing is kept.
+        about: what `folder_statistics.json` is to say; None: the classifier knows no statistics.
     """
 
     def __init__(
@@ -84,8 +87,10 @@ class Results:
         folder: OutputFolder,
         models: fields.Models,
         journal: Journal | None = None,
+        about: dict[str, Any] | None = None,
     ):
         self._folder, self._models, self._journal = folder, models, journal
+        self._about = about
         self._finished: dict[int, Finished] = {}
         self._tables_seconds, self._tables_written = 0.0, time.monotonic()
 
@@ -157,11 +162,14 @@ class Results:
         if self._models.segmenter is not None:
             content = polygons.coco(one.coco for one in finished if one.coco is not None)
             self._folder.write_text("coco.json", json.dumps(content))
+        if self._about is not None:
+            self._folder.write_text("folder_statistics.json", atomic.json_text(self._about))
         page = cell_page.render(
             self.rows,
             [thumbnail for one in finished for thumbnail in one.thumbnails],
             self._differential(),
             judged=self._models.rule is not None,
+            statistics=self._about,
         )
         self._folder.write_text("index.html", page)
 
@@ -177,6 +185,8 @@ class Results:
             parts.append(f"median N/C {np.median(ratios):.3f}")
         if review := sum(bool(row["review"]) for row in cells):
             parts.append(f"{review} left to a person")
+        if self._about and self._about["statistics"] == statistics.FOLDER:
+            parts.append(f"types by the folder's statistics ({self._about['cells']} cells)")
         return f"{', '.join(parts)}: {self._folder.path / 'cells.csv'} and index.html"
 
 
@@ -214,6 +224,7 @@ def result_names(names: Sequence[str]) -> list[str]:
         names: stems of the images' results.
     """
     found = [*results.TABLES, "index.html", "coco.json", "bad_files.csv", "passed_over.csv"]
+    found.append("folder_statistics.json")
     return found + [pattern.format(name) for name in names for pattern in _FILES]
 
 
@@ -230,6 +241,7 @@ def predict_files(
     um_per_px: float | None = None,
     settings: str = "",
     passed_over: Sequence[tuple[str, str]] = (),
+    folder_statistics: str = "auto",
 ) -> list[tuple[str, str]]:
     """Analyzes image files and writes all results under `out`.
 
@@ -243,6 +255,7 @@ def predict_files(
         find, um_per_px: as in `fields.analyze`.
         settings: names all that determines the results; empty: an interrupted call is not resumed.
         passed_over: (path, reason) of files that are no inputs, for `passed_over.csv`.
+        folder_statistics: `auto` or `off`, as in `fields.analyze`; the folder is all of `paths`.
 
     Returns:
         (path, reason) of each file that could not be predicted.
@@ -257,8 +270,15 @@ def predict_files(
     with OutputFolder(out) as folder:
         folder.refuse_foreign(result_names(names))
         local = settings and not atomic.is_remote(folder.path)
+        first = folder_pass.FirstPass(
+            folder.path / STATE / "first_pass" if local else None,
+            settings,
+            [f"{path} {state(path)}" for path in paths],
+        )
+        models, about = _with_statistics(models, first, paths, find, um_per_px, folder_statistics)
+        settings += models.folder.digest()
         journal = Journal(folder.path / STATE / "finished.jsonl", settings) if local else None
-        written, bad = Results(folder, models, journal), []
+        written, bad = Results(folder, models, journal, about), []
         finished = written.resume(paths, names)
         if finished:
             print(f"{len(finished)} of {len(paths)} images were finished before", flush=True)
@@ -269,10 +289,7 @@ def predict_files(
                 if batch:
                     done = len(written) + len(bad)
                     show = functools.partial(_show_part, progress, done, len(batch))
-                    pixels = [image.file.pixels for image in batch]
-                    sizes = [_pixel_size(image.file) for image in batch]
-                    found = fields.analyze(pixels, models, find, um_per_px, sizes, show)
-                    written.add(batch, found)
+                    written.add(batch, _analyze(batch, models, first, find, um_per_px, show))
                 progress.update(len(written) + len(bad), len(batch))
             progress.close()
             written.close()
@@ -293,8 +310,83 @@ def predict_files(
             raise Interrupted(f"stopped: {goes_on}: {folder.path}", number) from error
         if journal is not None:
             journal.remove()
+        first.remove()
     print(written.summary(), flush=True)
     return bad
+
+
+def _with_statistics(
+    models: fields.Models,
+    first: folder_pass.FirstPass,
+    paths: Sequence[str],
+    find: str,
+    um_per_px: float | None,
+    choice: str,
+) -> tuple[fields.Models, dict[str, Any] | None]:
+    """Returns the models with the folder's statistics, and what the results say about these.
+
+    Raises:
+        ValueError: `choice` is not allowed.
+        Interrupted, OSError: as in `predict_files`.
+    """
+    untouched = dataclasses.replace(models, folder=statistics.Folder())
+    wanted = statistics.check(choice) == "auto"
+    if models.classifier is None:
+        return untouched, None
+    if statistics.known(models.rule) is None:
+        if wanted and models.rule is not None:
+            print(
+                "note: the classifier's rule holds no statistics of its training: types are "
+                "decided without the folder's own",
+                file=sys.stderr,
+                flush=True,
+            )
+        return untouched, None
+    if not wanted:
+        return untouched, folder_pass.summary(untouched.folder, 0, choice)
+    progress = Progress("image", len(first.places))
+
+    def analyze(places: Sequence[int]) -> Iterator[tuple[int, Field]]:
+        done = len(first.places) - len(places)
+        some = [paths[i] for i in places]
+        for batch, _ in _batches(some, some, set(), say=False):  # the second pass lists the bad
+            show = functools.partial(_show_part, progress, done, len(batch))
+            found = _analyze(batch, untouched, None, find, um_per_px, show)
+            yield from zip((places[image.index] for image in batch), found)
+            done += len(batch)
+            progress.update(done, len(batch))
+
+    print(f"looking at {len(first.places)} images for the folder's statistics", flush=True)
+    try:
+        found = first.estimate(untouched, analyze)
+    except KeyboardInterrupt as error:
+        number = getattr(error, "signal_number", signal.SIGINT)
+        text = "stopped while looking for the folder's statistics; the same command goes on"
+        raise Interrupted(text, number) from error
+    finally:
+        progress.close()
+    about = folder_pass.summary(found, len(first.places), choice)
+    return dataclasses.replace(models, folder=found), about
+
+
+def _analyze(
+    batch: Sequence[Input],
+    models: fields.Models,
+    first: folder_pass.FirstPass | None,
+    find: str,
+    um_per_px: float | None,
+    show: Callable[[float], None],
+) -> list[Field]:
+    """Analyzes images; those that the first pass kept are only typed again."""
+    found = {image.index: first and first.kept(image.index) for image in batch}
+    found = {i: fields.retype(field, models) for i, field in found.items() if field is not None}
+    others = [image for image in batch if image.index not in found]
+    if others:
+        pixels = [image.file.pixels for image in others]
+        sizes = [_pixel_size(image.file) for image in others]
+        analyzed = fields.analyze(pixels, models, find, um_per_px, sizes, show)
+        found |= {image.index: field for image, field in zip(others, analyzed)}
+    return [found[image.index] for image in batch]
 
 
 def _show_part(progress: Progress, done: int, count: int, part: float) -> None:
@@ -307,7 +399,7 @@ def _pixel_size(file: ImageFile) -> fields.PixelSize | None:
 
 
 def _batches(
-    paths: Sequence[str], names: Sequence[str], finished: set[int]
+    paths: Sequence[str], names: Sequence[str], finished: set[int], say: bool = True
 ) -> Iterator[tuple[list[Input], list[tuple[str, str]]]]:
     """Reads image files, up to `BATCH` images and `BATCH_PIXELS` pixels at a time.
 
@@ -315,6 +407,7 @@ def _batches(
         paths: image files.
         names: stems of their results.
         finished: places of those that need not be read.
+        say: print the notes of each file.
 
     Yields:
         A batch, and (path, reason) of each bad file since the batch before.
@@ -329,7 +422,7 @@ def _batches(
         except DataError as error:
             bad.append((path, str(error)))
             continue
-        for note in file.notes:
+        for note in file.notes if say else ():
             print(f"note: {atomic.utf8(note)}", file=sys.stderr, flush=True)
         size = file.pixels.size
         if good and sum(image.file.pixels.size for image in good) + size > 3 * BATCH_PIXELS:

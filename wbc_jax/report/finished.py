@@ -52,14 +52,14 @@ class Finished:
         files: tuple[str, ...],
     ) -> Finished:
         """Returns the results of an image file as it is now; arguments as the attributes."""
-        return cls(path, *_state(path), name, rows, thumbnails, coco, files)
+        return cls(path, *state(path), name, rows, thumbnails, coco, files)
 
     def is_current(self) -> bool:
         """Returns whether the image file is still the one that was read."""
-        return _state(self.path) == (self.size, self.mtime_ns)
+        return state(self.path) == (self.size, self.mtime_ns)
 
 
-def _state(path: str) -> tuple[int, int]:
+def state(path: str) -> tuple[int, int]:
     """Returns a file's size and time of change; (-1, -1) for one that is not on a local disk."""
     try:
         found = os.stat(path)
