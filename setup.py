@@ -82,7 +82,12 @@ setuptools.setup(
             "google-cloud-storage>=2.14",
             "gcp-storage-emulator>=2024.8.3",
             "pillow-heif>=1.0",
+            "starlette>=0.40",
+            "uvicorn>=0.30",
+            "roifile>=2024.5.24",
         ],
+        # python -m wbc_jax.review: its server, and outlines from ImageJ.
+        "review": ["starlette>=0.40", "uvicorn>=0.30", "roifile>=2024.5.24"],
         # HEIC and HEIF, the files of iPhones.
         "heif": ["pillow-heif>=1.0"],
         "cuda13": ["jax[cuda13]>=0.10,<0.12"],

@@ -99,7 +99,17 @@ def test_importing_any_module_defines_no_flag():
     assert ours == {}
 
 
-COMMANDS = {"main", "predict", "detect", "abstain", "cohort", "compare", "export", "reproduce"}
+COMMANDS = {
+    "main",
+    "predict",
+    "detect",
+    "abstain",
+    "cohort",
+    "compare",
+    "export",
+    "reproduce",
+    "review",
+}
 
 
 def _imported(path: pathlib.Path) -> set[str]:

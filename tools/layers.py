@@ -27,11 +27,12 @@ ORDER = (
     ("fields",),
     ("evaluate",),
     ("report",),
+    ("corrections",),
     ("papers",),
     ("provenance",),
     ("experiment",),
     ("cli", "inputs"),
-    ("abstain", "cohort", "compare", "detect", "export", "main", "predict", "reproduce"),
+    ("abstain", "cohort", "compare", "detect", "export", "main", "predict", "reproduce", "review"),
 )
 # `main` has a mode that is a module of its own.
 ALLOWED = {("main", "reproduce")}

@@ -28,7 +28,8 @@ PATH = next(
 TIMEOUT_SECONDS = 90
 _KEYS = {
     "Tab": 9, "Enter": 13, " ": 32, "End": 35, "Home": 36, "ArrowLeft": 37, "ArrowUp": 38,
-    "ArrowRight": 39, "ArrowDown": 40,
+    "ArrowRight": 39, "ArrowDown": 40, "Backspace": 8, "Escape": 27, "PageUp": 33,
+    "PageDown": 34,
 }  # fmt: skip
 
 # Chromium reads from file descriptor 3 and writes to 4. Our own ends may have these numbers.
@@ -48,6 +49,7 @@ class Browser:
         requests: addresses that the page asked for, without those that its policy refused.
         refused: addresses that its policy refused.
         complaints: console messages, exceptions and violations of the page's policy.
+        dialogs: the kinds of dialogs that the page opened; each is accepted.
     """
 
     def __init__(self, read: int, write: int):
@@ -58,6 +60,7 @@ class Browser:
         self.refused: list[str] = []
         self._addresses: dict[str, str] = {}
         self.complaints: list[str] = []
+        self.dialogs: list[str] = []
         self._session = ""
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
         attached = self.call("Target.attachToTarget", targetId=target, flatten=True)
@@ -79,8 +82,10 @@ class Browser:
                     raise RuntimeError(f"{method}: {answer['error']}")
                 return answer["result"]
 
-    def open(self, path: pathlib.Path, width: int, dark: bool = False, height: int = 900) -> None:
-        """Shows a file in a window of this size and waits until it is loaded."""
+    def open(
+        self, page: pathlib.Path | str, width: int, dark: bool = False, height: int = 900
+    ) -> None:
+        """Shows a file, or an address, in a window of this size and waits until it is loaded."""
         self.call(
             "Emulation.setDeviceMetricsOverride",
             width=width, height=height, deviceScaleFactor=1, mobile=False,
@@ -88,7 +93,7 @@ class Browser:
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.call("Emulation.setEmulatedMedia", features=[scheme])
         self._events.clear()
-        self.call("Page.navigate", url=path.as_uri())
+        self.call("Page.navigate", url=page if isinstance(page, str) else page.as_uri())
         while not any(e.get("method") == "Page.loadEventFired" for e in self._events):
             self._next()
 
@@ -99,14 +104,16 @@ class Browser:
             raise RuntimeError(found["exceptionDetails"]["exception"]["description"])
         return found["result"].get("value")
 
-    def press(self, key: str, times: int = 1) -> None:
-        """Presses a key."""
-        text = {"Enter": "\r", " ": " "}.get(key, "")
+    def press(self, key: str, times: int = 1, shift: bool = False) -> None:
+        """Presses a key: one of `_KEYS`, or one that writes a character."""
+        text = {"Enter": "\r"}.get(key, key if len(key) == 1 else "")
+        code = _KEYS[key] if key in _KEYS else ord(key.upper())
         for _ in range(times):
             for kind in ("keyDown", "keyUp"):
                 self.call(
                     "Input.dispatchKeyEvent", type=kind, key=key, code=key.strip() or "Space",
-                    windowsVirtualKeyCode=_KEYS[key], text=text if kind == "keyDown" else "",
+                    windowsVirtualKeyCode=code, text=text if kind == "keyDown" else "",
+                    modifiers=8 if shift else 0,
                 )  # fmt: skip
 
     def picture(self, whole: bool = True) -> np.ndarray:
@@ -146,6 +153,12 @@ class Browser:
             address = self._addresses[said["requestId"]]
             self.requests.remove(address)
             self.refused.append(address)
+        elif method == "Page.javascriptDialogOpening":
+            # Such as that a page is left before all is saved. The answer to this is not waited for.
+            self.dialogs.append(said["type"])
+            message = {"id": 0, "method": "Page.handleJavaScriptDialog", "params": {"accept": True}}
+            message |= {"sessionId": self._session}
+            os.write(self._write, json.dumps(message).encode() + b"\0")
         elif method == "Log.entryAdded":
             self.complaints.append(said["entry"]["text"])
         elif method == "Runtime.consoleAPICalled":

@@ -173,6 +173,17 @@ def identity(name: str, image: np.ndarray) -> str:
     return f"{name}/{hashlib.sha256(np.ascontiguousarray(image)).hexdigest()}"
 
 
+def feature_id(image: str, cell: int, kind: str) -> str:
+    """Returns the id of a cell's annotation in `geojson`.
+
+    Args:
+        image: from `identity`.
+        cell: the cell's number.
+        kind: one of `CATEGORIES`.
+    """
+    return str(uuid.uuid5(_NAMESPACE, f"{image}/{cell}/{kind}"))
+
+
 def geojson(cells: Sequence[Cell], image: str) -> dict[str, Any]:
     """Returns the cells of an image as a FeatureCollection that QuPath imports.
 
@@ -204,7 +215,7 @@ def geojson(cells: Sequence[Cell], image: str) -> dict[str, Any]:
             features.append(
                 {
                     "type": "Feature",
-                    "id": str(uuid.uuid5(_NAMESPACE, f"{image}/{cell.cell}/{kind}")),
+                    "id": feature_id(image, cell.cell, kind),
                     "geometry": {
                         "type": "Polygon" if one else "MultiPolygon",
                         "coordinates": shapes[0] if one else shapes,

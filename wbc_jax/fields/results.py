@@ -66,20 +66,23 @@ def write(
         folder.write_csv("differential.csv", counts, DIFFERENTIAL_COLUMNS)
 
 
-def differential(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def differential(
+    rows: Sequence[Mapping[str, Any]], types: Sequence[str] = CELL_TYPES
+) -> list[dict[str, Any]]:
     """Counts cells by type.
 
     Args:
         rows: rows with `cell` and `type`; those without a cell are not counted.
+        types: the types to count, in the table's order.
 
     Returns:
         One row per type, with `DIFFERENTIAL_COLUMNS`: its percentage of the typed cells, with the
         95 % Wilson interval. Then `for review`, as a percentage of all cells, and `all`.
     """
     counts = collections.Counter(row["type"] for row in rows if row["cell"])
-    typed = sum(counts[name] for name in CELL_TYPES)
+    typed = sum(counts[name] for name in types)
     total = sum(counts.values())
-    lines = [(name, counts[name], typed) for name in CELL_TYPES]
+    lines = [(name, counts[name], typed) for name in types]
     lines += [(REVIEW, counts[REVIEW], total), (ALL, total, total)]
     found = []
     for name, count, base in lines:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,6 +18,8 @@ from wbc_jax.labels import CELL_TYPES, REVIEW
 from wbc_jax.report import figures, html, overlays
 
 THUMBNAIL_PX = 72
+MANY, MANY_SHARE = 10, 0.1
+"""Number or share of cells left to a person from which on the page names `wbc_jax.review`."""
 
 
 def thumbnail(image: np.ndarray) -> bytes:
@@ -30,6 +33,7 @@ def render(
     differential: Sequence[Mapping[str, Any]],
     judged: bool,
     statistics: Mapping[str, Any] | None = None,
+    folder: str = "DIR",
 ) -> str:
     """Returns the page.
 
@@ -39,17 +43,21 @@ def render(
         differential: the rows of `differential.csv`; empty without types.
         judged: the classifier has an abstention rule.
         statistics: from `folder_pass.summary`; None: the classifier knows no statistics.
+        folder: the folder of the results.
     """
     environment = html.make_environment()
     cells = [row for row in rows if row["cell"]]
     images = len({row["file"] for row in rows})
     groups = _ratios(cells)
     um = any(row["um_per_px"] for row in cells)
+    review = sum(bool(row["review"]) for row in cells)
+    many = review >= MANY or review >= MANY_SHARE * len(cells) > 0
     return environment.get_template("cells.html.j2").render(
         images=images,
         cells=len(cells),
         empty=sum(not row["cell"] for row in rows),
-        review=sum(bool(row["review"]) for row in cells),
+        review=review,
+        review_command=f"python -m wbc_jax.review {shlex.quote(folder)}" if many else "",
         typed=bool(differential),
         judged=judged,
         statistics=statistics,

@@ -23,6 +23,7 @@ import dataclasses
 import functools
 import json
 import math
+import os
 import signal
 import sys
 import time
@@ -170,6 +171,7 @@ class Results:
             self._differential(),
             judged=self._models.rule is not None,
             statistics=self._about,
+            folder=atomic.utf8(os.fspath(self._folder.path)),
         )
         self._folder.write_text("index.html", page)
 

@@ -1,0 +1,254 @@
+"""The page of a review in headless Chromium: keys, dragging, a killed server, 10,000 cells."""
+
+import json
+import shutil
+import statistics
+import time
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from helpers import browser, reviewed
+from wbc_jax.corrections import log
+from wbc_jax.fields import results
+
+pytestmark = pytest.mark.skipif(browser.PATH is None, reason="no Chromium is installed")
+
+
+@pytest.fixture(scope="module")
+def chromium(tmp_path_factory):
+    with browser.started(tmp_path_factory.mktemp("chromium")) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def predicted(tmp_path_factory):
+    return reviewed.predicted(tmp_path_factory.mktemp("reviewed"))
+
+
+@pytest.fixture
+def folder(predicted, tmp_path):
+    return shutil.copytree(predicted, tmp_path / "results")
+
+
+def until(page, expression):
+    """Waits until a JavaScript expression is true."""
+    for _ in range(600):
+        if page.value(expression):
+            return
+        time.sleep(0.05)
+    pytest.fail(f"never true: {expression}; {page.complaints}")
+
+
+def opened(page, address, width=1200, **how):
+    page.complaints.clear()
+    page.open(address, width, **how)
+    until(page, "document.documentElement.dataset.ready === 'yes'")
+    return page
+
+
+def complaints(page):
+    """What the page complains of, but for a server that was killed."""
+    return [text for text in page.complaints if "ERR_CONNECTION" not in text]
+
+
+def saved(page):
+    until(page, "document.getElementById('saved').textContent === 'all is saved'")
+
+
+def said(folder, reviewer="Anna"):
+    """What a reviewer said of each cell last, by (image, number), from the log alone."""
+    found = {}
+    for one in log.Log(folder).read_new():
+        if one.reviewer == reviewer and one.what == log.TYPE:
+            found[one.file.rpartition("/")[2], one.cell] = one.after
+    return {cell: after for cell, after in found.items() if after is not None}
+
+
+def tiles(page):
+    return page.value(
+        "[...document.querySelectorAll('.tile')].sort((a, b) => a.offsetTop - b.offsetTop)"
+        ".map(t => [Number(t.dataset.cell), t.children[1].textContent])"
+    )
+
+
+def now(page):
+    return page.value("Number(document.querySelector('.tile.now').dataset.cell)")
+
+
+def test_types_by_keys_survive_a_killed_server(chromium, folder):
+    with reviewed.serving(folder) as (process, address):
+        page = opened(chromium, address)
+        # The two that are left to a person come first, under their own heading.
+        heads = page.value("[...document.querySelectorAll('.head')].map(h => h.textContent)")
+        assert heads == ["for review2", "monocyte2"]
+        first = tiles(page)
+        assert [cell for cell, _ in first[:2]] in ([2, 3], [3, 2]) and now(page) == first[0][0]
+        page.press("3")  # and goes on to the next
+        assert now(page) == first[1][0]
+        page.press("6")
+        page.press("Enter")  # the third is right as it is
+        page.press("7")
+        page.press("z")
+        saved(page)
+        names = ["crop.png", *["field.png"] * 3]
+        order = [(names[cell], (1, 1, 2, 3)[cell]) for cell, _ in first]
+        expected = {
+            order[0]: "lymphocyte", order[1]: "not a leukocyte", order[2]: "monocyte",
+        }  # fmt: skip
+        # What the page calls saved is on the disk: nothing else is written before the end.
+        process.kill()
+        process.wait()
+        assert said(folder) == expected
+        page.press("Home")
+        page.press("1")
+        until(page, "document.getElementById('saved').textContent.startsWith('not saved: 1')")
+        assert page.value("document.getElementById('saved').className") == "late"
+    with reviewed.answering(folder) as address:
+        page.dialogs.clear()
+        page = opened(chromium, address)
+        assert page.dialogs == ["beforeunload"]  # "1" was not saved, and the person is asked
+        assert page.value("document.getElementById('progress').textContent") == (
+            "3 of 4 cells reviewed; 2 of the 2 left to a person"
+        )
+        shown = dict(tiles(page))
+        assert shown[first[0][0]] == "✓ lymphocyte" and shown[first[2][0]] == "✓ monocyte"
+        page.press("z")  # the undo goes on where it stopped
+        saved(page)
+        assert said(folder) == {cell: expected[cell] for cell in order[:2]}
+        assert complaints(page) == []
+
+
+def test_several_cells_own_types_buttons_and_dragging(chromium, folder):
+    with reviewed.answering(folder) as address:
+        page = opened(chromium, address)
+        page.press("ArrowRight", 2, shift=True)
+        page.press("t")
+        for key in "Band":
+            page.press(key)
+        page.press("Enter")
+        saved(page)
+        assert sorted(said(folder).values()) == ["Band"] * 3
+        buttons = "[...document.querySelectorAll('#types button')]"
+        assert page.value(f"{buttons}[8].textContent") == "9Band3"
+        assert page.value("document.activeElement.id") == "gallery"
+        page.press("End")
+        page.press("9")
+        saved(page)
+        assert list(said(folder).values()) == ["Band"] * 4
+        page.press("Home")
+        page.press("Backspace")
+        page.value(f"{buttons}[1].click()")
+        saved(page)
+        assert sorted(said(folder).values()) == ["Band", "Band", "Band", "eosinophil"]
+        # Drag what is chosen to a button.
+        page.press("Home")
+        page.press("ArrowRight", shift=True)
+        page.value(
+            "{ const held = new DataTransfer(), from = document.querySelector('.tile.now');"
+            f" const to = {buttons}[7];"
+            " const fire = (on, kind) => on.dispatchEvent(new DragEvent(kind,"
+            " { bubbles: true, cancelable: true, dataTransfer: held }));"
+            " fire(from, 'dragstart'); fire(to, 'dragover'); fire(to, 'drop'); }"
+        )
+        saved(page)
+        assert sorted(said(folder).values()) == ["Band", "Band", "several cells", "several cells"]
+        page.press("z")
+        saved(page)
+        assert sorted(said(folder).values()) == ["Band", "Band", "Band", "eosinophil"]
+        count = page.value("document.getElementById('count').innerText")
+        assert "Band\t\t\t3\t75.0 30.1–95.4" in count
+        assert complaints(page) == []
+
+
+def test_what_another_window_says_is_shown(chromium, folder):
+    with reviewed.answering(folder) as address:
+        page = opened(chromium, address)
+        body = {"cells": [1], "type": "basophil", "since": 0}
+        assert reviewed.ask(address, "types", body)[0] == 200
+        page.value("document.dispatchEvent(new Event('visibilitychange'))")
+        until(page, "document.getElementById('cell-1').children[1].textContent === '✓ basophil'")
+
+
+def test_what_is_refused_is_said_and_not_shown(chromium, folder):
+    with reviewed.answering(folder) as address:
+        page = opened(chromium, address)
+        (folder / "cells.parquet").touch()
+        page.press("1")
+        until(page, "document.getElementById('problems').innerText.includes('was not saved')")
+        assert page.value("document.querySelectorAll('.tile.done').length") == 0
+        assert said(folder) == {}
+
+
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+@pytest.mark.parametrize("width", [1200, 390])
+def test_the_page_looks_whole(chromium, folder, width, dark):
+    with reviewed.answering(folder) as address:
+        chromium.requests.clear()
+        page = opened(chromium, address, width, dark=dark)
+        until(page, "[...document.images].every(i => i.complete && i.naturalWidth > 0)")
+        until(page, "document.getElementById('place').hidden === false")
+        picture = page.picture()
+        assert picture.shape[1] == width
+        assert page.value("document.documentElement.scrollWidth") == width
+        assert (picture[5, 5].mean() < 60) == dark
+        differs = np.abs(picture.astype(int) - picture[5, 5]).sum(axis=2) > 60
+        assert all(band.any() for band in np.array_split(differs, 8))
+        asked = [url for url in page.requests if not url.startswith("data:")]
+        assert asked and all(url.startswith(address) for url in asked)
+        assert complaints(page) == page.refused == []
+
+
+def test_all_can_be_reached_by_the_tab_key(chromium, folder):
+    with reviewed.answering(folder) as address:
+        page = opened(chromium, address)
+        page.value("document.activeElement.blur()")
+        seen = []
+        for _ in range(40):
+            page.press("Tab")
+            seen.append(page.value("document.activeElement.id || document.activeElement.tagName"))
+        assert {"own-name", "show", "order", "undo", "keys-open", "gallery"} <= set(seen)
+        page.value("document.getElementById('gallery').focus()")
+        page.press("?")
+        assert page.value("document.getElementById('keys').open") is True
+        page.press("Enter")
+        assert page.value("document.getElementById('keys').open") is False
+
+
+def test_ten_thousand_cells(chromium, folder):
+    """No key waits: the median time to the next picture is far below 100 ms on a busy machine."""
+    path = folder / "cells.parquet"
+    one = pq.read_table(path).to_pylist()[1]
+    rng = np.random.default_rng(0)
+    rows = [
+        one | {"cell": n + 1, "probability": float(p), "type": kind, "best_guess": kind}
+        for n, (p, kind) in enumerate(
+            zip(rng.uniform(0.4, 1, 10_000), rng.choice(["monocyte", "neutrophil"], 10_000))
+        )
+    ]
+    pq.write_table(pa.Table.from_pylist(rows, results.SCHEMA), path)
+    with reviewed.answering(folder) as address:
+        page = opened(chromium, address)
+        assert page.value("document.querySelectorAll('.tile').length") < 200
+        page.value(
+            "{ window.waits = [];"
+            " addEventListener('keydown', () => { const from = performance.now();"
+            " const done = () => waits.push(performance.now() - from);"
+            " requestAnimationFrame(() => setTimeout(done)); }, true); }"
+        )
+        keys = [*"12345", "Enter", "ArrowDown", "PageDown", "End", "Home", "n", "z"] * 5
+        for key in keys:
+            page.press(key)
+        until(page, f"waits.length >= {len(keys)}")
+        saved(page)
+        waits = page.value("waits")
+        assert statistics.median(waits) < 100, json.dumps(sorted(waits))
+        assert page.value("document.querySelectorAll('.tile').length") < 200
+        page.press("End")
+        last = page.value("document.querySelector('.tile.now').getBoundingClientRect().bottom")
+        box = page.value("document.getElementById('gallery').getBoundingClientRect().bottom")
+        assert last <= box + 1
+        print(f"keys: median {statistics.median(waits):.0f} ms, longest {max(waits):.0f} ms")
+        assert len(said(folder)) > 5 and complaints(page) == []
