@@ -1,14 +1,13 @@
 """The page of a review in headless Chromium: keys, dragging, a killed server, 10,000 cells."""
 
-import json
 import shutil
-import statistics
 import time
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from helpers import browser, reviewed
 from wbc_jax.corrections import log
@@ -121,6 +120,86 @@ def test_types_by_keys_survive_a_killed_server(chromium, folder):
         assert complaints(page) == []
 
 
+def masks_of(folder):
+    """Each version of a mask that is in the log, as it lies in its file; None: as predicted."""
+    return [
+        one.after and np.asarray(Image.open(folder / one.after["png"]))
+        for one in log.Log(folder).read_new()
+        if one.what == log.MASK
+    ]
+
+
+def test_a_painted_mask_survives_a_killed_server(chromium, folder):
+    def ratio():
+        return page.value("document.getElementById('paint-ratio').textContent")
+
+    shows = "document.getElementById('paint-ratio').textContent === 'N/C {:.3f}'"
+
+    cells = pq.read_table(folder / "cells.parquet").to_pylist()
+    with reviewed.serving(folder) as (process, address):
+        page = opened(chromium, address)
+        page.press("End")  # the second monocyte
+        number = now(page)
+        page.press("m")
+        until(page, "document.activeElement.id === 'paint-canvas'")
+        until(page, "document.getElementById('paint-ratio').textContent !== ''")
+        assert ratio() == f"N/C {cells[number]['nc_ratio']:.3f}"
+        left, top, width, height = page.value(
+            "(r => [r.left, r.top, r.width, r.height])"
+            "(document.getElementById('paint-canvas').getBoundingClientRect())"
+        )
+        # A stroke of nucleus from the middle to the upper left corner of the square picture.
+        middle, side = (left + width / 2, top + height / 2), min(width, height)
+        page.drag(middle, (middle[0] - 0.45 * side, middle[1] - 0.45 * side))
+        saved(page)
+        (painted,) = masks_of(folder)
+        size = len(painted)
+        assert painted.shape == (size, size)
+        for share in (0.06, 0.2, 0.35, 0.5):
+            assert painted[int(share * size), int(share * size)] == 2
+        assert painted[int(0.06 * size), int(0.2 * size)] == 0
+        nucleus, cytoplasm = (painted == 2).sum(), (painted == 1).sum()
+        assert nucleus > cells[number]["nucleus_px"]
+        until(page, shows.format(nucleus / cytoplasm))
+        # By keys: erase with a brush of one pixel, while the space bar is held.
+        page.press("e")
+        page.press("[", 4)
+        until(page, "document.getElementById('paint-size').value === '1'")
+        key = {"key": " ", "code": "Space", "windowsVirtualKeyCode": 32, "text": " "}
+        page.value("document.getElementById('paint-canvas').focus()")
+        page.call("Input.dispatchKeyEvent", type="keyDown", **key)
+        page.press("ArrowRight", 3)
+        page.call("Input.dispatchKeyEvent", type="keyUp", **{**key, "text": ""})
+        saved(page)
+        erased = masks_of(folder)[-1]
+        rows, columns = np.nonzero(erased != painted)
+        assert len(set(rows)) == 1 and sorted(columns) == list(
+            range(columns.min(), columns.min() + 4)
+        )
+        assert (erased[rows, columns] == 0).all()
+        # Undone, painted again, and killed.
+        page.press("z")
+        saved(page)
+        until(page, shows.format(nucleus / cytoplasm))
+        assert (masks_of(folder)[-1] == painted).all() and len(masks_of(folder)) == 3
+        page.press("c")
+        page.press(" ")
+        saved(page)
+        process.kill()
+        process.wait()
+    last = masks_of(folder)[-1]
+    assert len(masks_of(folder)) == 4 and (last != painted).sum() == 1
+    with reviewed.answering(folder) as address:
+        page = opened(chromium, address)
+        assert page.value("document.getElementById('progress').textContent")[0] == "1"
+        page.press("End")
+        page.press("m")
+        until(page, shows.format((last == 2).sum() / (last == 1).sum()))
+        page.press("Escape")
+        until(page, "document.activeElement.id === 'gallery'")
+        assert complaints(page) == []
+
+
 def test_several_cells_own_types_buttons_and_dragging(chromium, folder):
     with reviewed.answering(folder) as address:
         page = opened(chromium, address)
@@ -186,6 +265,7 @@ def test_what_is_refused_is_said_and_not_shown(chromium, folder):
 @pytest.mark.parametrize("width", [1200, 390])
 def test_the_page_looks_whole(chromium, folder, width, dark):
     with reviewed.answering(folder) as address:
+        chromium.open("about:blank", width)  # what the page before still asks for
         chromium.requests.clear()
         page = opened(chromium, address, width, dark=dark)
         until(page, "[...document.images].every(i => i.complete && i.naturalWidth > 0)")
@@ -218,7 +298,7 @@ def test_all_can_be_reached_by_the_tab_key(chromium, folder):
 
 
 def test_ten_thousand_cells(chromium, folder):
-    """No key waits: the median time to the next picture is far below 100 ms on a busy machine."""
+    """Most keys show their effect within 100 ms, even while other work loads the machine."""
     path = folder / "cells.parquet"
     one = pq.read_table(path).to_pylist()[1]
     rng = np.random.default_rng(0)
@@ -232,23 +312,22 @@ def test_ten_thousand_cells(chromium, folder):
     with reviewed.answering(folder) as address:
         page = opened(chromium, address)
         assert page.value("document.querySelectorAll('.tile').length") < 200
+        # The browser's own measure: from a key to the next picture, if that is 16 ms or more.
         page.value(
-            "{ window.waits = [];"
-            " addEventListener('keydown', () => { const from = performance.now();"
-            " const done = () => waits.push(performance.now() - from);"
-            " requestAnimationFrame(() => setTimeout(done)); }, true); }"
+            "{ window.waits = []; new PerformanceObserver(list => waits.push(...list.getEntries()"
+            ".filter(e => e.name === 'keydown').map(e => e.duration)))"
+            ".observe({ type: 'event', durationThreshold: 16 }); }"
         )
-        keys = [*"12345", "Enter", "ArrowDown", "PageDown", "End", "Home", "n", "z"] * 5
+        keys = [*"12345", "Enter", "ArrowDown", "PageDown", "End", "Home", "n", "z"] * 4
         for key in keys:
             page.press(key)
-        until(page, f"waits.length >= {len(keys)}")
+            time.sleep(0.05)
         saved(page)
         waits = page.value("waits")
-        assert statistics.median(waits) < 100, json.dumps(sorted(waits))
+        assert waits and sum(wait > 100 for wait in waits) < len(keys) / 2, sorted(waits)
         assert page.value("document.querySelectorAll('.tile').length") < 200
         page.press("End")
         last = page.value("document.querySelector('.tile.now').getBoundingClientRect().bottom")
         box = page.value("document.getElementById('gallery').getBoundingClientRect().bottom")
         assert last <= box + 1
-        print(f"keys: median {statistics.median(waits):.0f} ms, longest {max(waits):.0f} ms")
         assert len(said(folder)) > 5 and complaints(page) == []

@@ -119,6 +119,10 @@ def test_images_that_moved_or_changed(folder, tmp_path):
             assert np.abs(picture(ask(address, "field/1")[1]) - overlay).mean() < 3
             body = {"cells": [1], "type": "basophil", "since": 0}
             assert ask(address, "types", body)[0] == 200
+            status, data = ask(address, "mask/1")
+            assert status == 409 and "The mask cannot be corrected" in json.loads(data)["error"]
+            status, data = ask(address, "mask/1?area=0,0,2,2&base=&since=0", b"1122", **BYTES)
+            assert status == 409 and "The mask cannot be corrected" in json.loads(data)["error"]
         path.unlink()
         with reviewed.answering(folder) as address:
             assert (
@@ -195,6 +199,65 @@ def test_other_hosts_and_other_pages_are_refused(address, folder, headers, allow
 def test_paths_lead_nowhere_else(address, path):
     status, data = ask(address, path)
     assert status in (403, 404) and b"file,mask" not in data and b"root:" not in data
+
+
+def painting(address, index):
+    """Returns the path that a cell's mask is sent to, the mask as it is, and its area."""
+    host, _, token = address.removeprefix("http://").partition("/")
+    connection = http.client.HTTPConnection(host)
+    connection.request("GET", f"/{token}mask/{index}")
+    answer = connection.getresponse()
+    data, area, base = answer.read(), answer.headers["x-area"], answer.headers["x-base"]
+    connection.close()
+    top, left, bottom, right = map(int, area.split(","))
+    mask = np.frombuffer(data, np.uint8).reshape(bottom - top, right - left).copy()
+    return f"mask/{index}?area={area}&base={base}&since=0", mask, (top, left, bottom, right)
+
+
+BYTES = {"content-type": "application/octet-stream"}
+
+
+def test_a_mask_is_painted_and_comes_back(address, folder):
+    path, mask, (top, left, bottom, right) = painting(address, 1)
+    window = picture(ask(address, f"window/1?area={top},{left},{bottom},{right}")[1])
+    field = np.asarray(Image.open(_image(folder, 1)))
+    assert (window == field[top:bottom, left:right]).all()
+    nucleus, cytoplasm = int((mask == 2).sum()), int((mask == 1).sum())
+    mask[:3, :3] = 2
+    status, data = ask(address, path, mask.tobytes(), **BYTES)
+    said = json.loads(data)["said"]["1"]
+    assert status == 200 and said["type"] is None
+    assert said["nc"] == pytest.approx((nucleus + 9) / cytoplasm)
+    after, again, _ = painting(address, 1)
+    assert (again == mask).all() and f"base={said['mask']}" in after
+    # On an old base it is refused, with a reset too.
+    assert ask(address, path, mask.tobytes(), **BYTES)[0] == 409
+    assert ask(address, "reset/1", {"base": "", "since": 0})[0] == 409
+    assert ask(address, "reset/1", {"base": said["mask"], "since": 0})[0] == 200
+    assert (painting(address, 1)[1] == 2).sum() == nucleus
+    assert [bool(one["after"]) for one in log_of(folder)] == [True, False]
+
+
+def test_wrong_masks_are_refused(address, folder):
+    path, mask, _ = painting(address, 1)
+    area = path.partition("area=")[2].partition("&")[0]
+    wrong = [
+        (path, mask.tobytes()[1:], BYTES, 400),
+        (path, mask.tobytes(), {"content-type": "text/plain"}, 415),
+        (path, bytes([9]) * mask.size, BYTES, 409),
+        (path, bytes(mask.size), BYTES, 409),
+        (path.replace(area, "0,0,9999,9999"), mask.tobytes(), BYTES, 400),
+        (path.replace(area, "0,0,0,0"), b"", BYTES, 400),
+        (path.replace(area, "0,0,1"), b"1", BYTES, 400),
+        (path.replace(area, "-1,0,1,1"), b"12", BYTES, 400),
+        (path.replace("mask/1", "mask/4"), mask.tobytes(), BYTES, 404),
+        (path.replace("since=0", "since="), mask.tobytes(), BYTES, 400),
+        ("window/1?area=0,0,9999,9", None, {}, 400),
+        ("reset/1", {"base": 1, "since": 0}, {}, 400),
+    ]
+    for query, body, headers, status in wrong:
+        assert ask(address, query, body, **headers)[0] == status, query
+    assert log_of(folder) == [] and not (folder / "corrections" / "masks").exists()
 
 
 @pytest.mark.parametrize(

@@ -116,6 +116,15 @@ class Browser:
                     modifiers=8 if shift else 0,
                 )  # fmt: skip
 
+    def drag(self, *places: tuple[float, float]) -> None:
+        """Presses the mouse at the first place (x, y) of the window, and lets go at the last."""
+        steps = [("mousePressed", places[0]), *(("mouseMoved", place) for place in places[1:])]
+        for kind, (x, y) in [*steps, ("mouseReleased", places[-1])]:
+            self.call(
+                "Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1,
+                buttons=int(kind != "mouseReleased"),
+            )  # fmt: skip
+
     def picture(self, whole: bool = True) -> np.ndarray:
         """Returns a screenshot of the page, or of the visible part; uint8 `[H, W, 3]`."""
         shot = self.call("Page.captureScreenshot", captureBeyondViewport=whole, **self._clip(whole))

@@ -186,7 +186,7 @@ class Log:
                         os.truncate(self.path, start)
                     raise
             if new:
-                _sync_folder(self.path.parent)
+                sync(self.path)
 
     def mend(self) -> None:
         """Moves an incomplete last line, left by a killed process, to `torn.txt`.
@@ -289,14 +289,15 @@ def _tail(path: epath.Path) -> bytes:
     return data[data.rfind(b"\n") + 1 :]
 
 
-def _sync_folder(folder: epath.Path) -> None:
-    """Makes the name of a new file last; some systems cannot open a folder."""
-    with contextlib.suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+def sync(path: epath.PathLike) -> None:
+    """Flushes a new file and its name to the disk; some systems cannot do that with folders."""
+    for name in (os.fspath(path), os.path.dirname(path)):
+        with contextlib.suppress(OSError):
+            handle = os.open(name, os.O_RDONLY)
+            try:
+                os.fsync(handle)
+            finally:
+                os.close(handle)
 
 
 def check_local(folder: epath.PathLike) -> None:

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jinja2
+import numpy as np
 import uvicorn
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
@@ -27,13 +28,19 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Mount, Route
 
 from wbc_jax.corrections import answers, guard
+from wbc_jax.corrections.cells import Box
 from wbc_jax.corrections.pictures import Pictures
 from wbc_jax.corrections.session import Session
-from wbc_jax.errors import InputError, UserError
-from wbc_jax.report import html
+from wbc_jax.errors import DataError, InputError, UserError
+from wbc_jax.labels import CELL_COLOR, NUCLEUS_COLOR
+from wbc_jax.report import html, overlays
+from wbc_jax.utils import atomic
 
 ADDRESS = "127.0.0.1"
-SCRIPTS = ("review.js", "review_api.js", "review_count.js", "review_gallery.js")
+SCRIPTS = (
+    *("review.js", "review_api.js", "review_canvas.js", "review_count.js", "review_gallery.js"),
+    "review_paint.js",
+)
 TABLE_SECONDS = 2.0
 """How often `corrections.csv` is written anew, at most."""
 _KEEP = {"cache-control": "private, max-age=86400, immutable"}  # a token has one content
@@ -59,7 +66,11 @@ class Server:
             Route("/thumbnail/{cell:int}", self._picture(pictures.thumbnail, "image/jpeg")),
             Route("/field/{cell:int}", self._picture(pictures.field, "image/jpeg")),
             Route("/about/{cell:int}", self._about),
+            Route("/mask/{cell:int}", self._mask),
+            Route("/window/{cell:int}", self._window),
             Route("/types", self._types, methods=["POST"]),
+            Route("/mask/{cell:int}", self._painted, methods=["POST"]),
+            Route("/reset/{cell:int}", self._reset, methods=["POST"]),
             Route("/undo", self._undo, methods=["POST"]),
         ]
         self.app = Starlette(
@@ -73,7 +84,10 @@ class Server:
 
     def _page(self, request: Request) -> Response:
         page = self._environment.get_template("review.html.j2").render(
-            folder=os.path.abspath(self._session.results.path),
+            folder=atomic.utf8(os.path.abspath(self._session.results.path)),
+            colors=html.css_colors(
+                cell=CELL_COLOR, nucleus=NUCLEUS_COLOR, other=overlays.IGNORE_COLOR
+            ),
             reviewer=self._session.reviewer,
             cells=len(self._session.results.cells),
         )
@@ -109,6 +123,60 @@ class Server:
     def _about(self, request: Request) -> Response:
         cell = self._session.results.cells[self._index(request)]
         return JSONResponse(answers.about(cell, self._pictures.image(cell).problem))
+
+    def _mask(self, request: Request) -> Response:
+        index = self._index(request)
+        area, base, mask = self._session.mask(index)
+        if problem := self._pictures.image(self._session.results.cells[index]).problem:
+            raise DataError(f"The mask cannot be corrected: {problem}")
+        about = {"x-area": ",".join(map(str, area)), "x-base": base}
+        return Response(mask.tobytes(), media_type="application/octet-stream", headers=about)
+
+    def _window(self, request: Request) -> Response:
+        index = self._index(request)
+        return Response(
+            self._pictures.window(index, self._area(request)), media_type="image/png", headers=_KEEP
+        )
+
+    def _area(self, request: Request) -> Box:
+        """Returns the part of the image that a request names."""
+        parts = request.query_params.get("area", "").split(",")
+        if len(parts) != 4:
+            raise HTTPException(400, "area is missing or wrong")
+        top, left, bottom, right = (_whole(part, "area") for part in parts)
+        row = self._session.results.cells[self._index(request)].row
+        if not (0 <= top < bottom <= row["height"] and 0 <= left < right <= row["width"]):
+            raise HTTPException(400, "the area does not lie in the image")
+        return top, left, bottom, right
+
+    async def _painted(self, request: Request) -> Response:
+        if request.headers.get("content-type") != "application/octet-stream":
+            raise HTTPException(415, "the mask is not given as bytes")
+        index, area = self._index(request), self._area(request)
+        since = _whole(request.query_params.get("since", ""), "since")
+        base = request.query_params.get("base", "")
+        data = await request.body()
+        size = area[2] - area[0], area[3] - area[1]
+        if len(data) != size[0] * size[1]:
+            raise HTTPException(400, "the mask has another size than its area")
+        mask = np.frombuffer(data, np.uint8).reshape(size)
+
+        def paint() -> Response:
+            if problem := self._pictures.image(self._session.results.cells[index]).problem:
+                raise DataError(f"The mask cannot be corrected: {problem}")
+            self._session.paint(index, area, mask, base)
+            return self._news(since)
+
+        return await run_in_threadpool(paint)
+
+    async def _reset(self, request: Request) -> Response:
+        index, asked = self._index(request), await _json(request)
+        base, since = asked.get("base"), asked.get("since")
+        if not isinstance(base, str) or type(since) is not int or since < 0:
+            raise HTTPException(400, "base or since is missing or wrong")
+        return await run_in_threadpool(
+            lambda: (self._session.forget_mask(index, base), self._news(since))[1]
+        )
 
     def _index(self, request: Request) -> int:
         index = request.path_params["cell"]

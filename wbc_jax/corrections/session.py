@@ -9,9 +9,11 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from etils import epath
 
-from wbc_jax.corrections import cells, log, state
+from wbc_jax.corrections import cells, log, masks, state
+from wbc_jax.corrections.cells import Box
 from wbc_jax.errors import InputError
 from wbc_jax.utils import output_folder
 from wbc_jax.utils.output_folder import OutputFolder
@@ -91,20 +93,75 @@ class Session:
                     news.append(self._statement(index, act, log.TYPE, before, after))
             return self._say(news)
 
-    def set_mask(self, index: int, mask: dict[str, Any] | None, source: str = PAGE) -> list[int]:
-        """Says the mask of a cell; `mask` as in `log.Statement`, and its file is written.
+    def mask(self, index: int) -> tuple[Box, str, np.ndarray]:
+        """Returns the window of a cell, the hash of its correction (or nothing), and its mask now.
 
-        Returns and raises as `set_types`.
+        Raises:
+            DataError: as `masks.current`.
         """
-        with self._threads, self.log.locked():
-            self._check_current()
+        with self._threads:
             self.refresh()
-            said = self.state.of(self.reviewer, index)
-            before = said.mask if said else None
-            if before == mask:
-                return []
-            act = log.new_act()
-            return self._say([self._statement(index, act, log.MASK, before, mask, source)])
+            saved = self._saved(index)
+            cell = self.results.cells[index]
+            area = masks.window(cell, [saved["window"]] if saved else [])
+            mask = masks.current(self.results.path, cell, saved, area)
+            return area, saved["sha256"] if saved else "", mask
+
+    def _saved(self, index: int) -> dict[str, Any] | None:
+        said = self.state.of(self.reviewer, index)
+        return said.mask if said else None
+
+    def paint(
+        self, index: int, area: Box, mask: np.ndarray, base: str | None = None, source: str = PAGE
+    ) -> list[int]:
+        """Says the mask of a cell.
+
+        Args:
+            index: the cell.
+            area: the part of the image that the mask covers.
+            mask: uint8 `[H, W]`, as `masks` says.
+            base: hash of the correction that it was painted on, as from `mask`; None: any.
+            source: where it comes from.
+
+        Returns:
+            The cell, if this is news.
+
+        Raises:
+            InputError: another window has corrected the mask since, or as `set_types`.
+            DataError: as `masks.encode`.
+            OSError: the mask or the log cannot be written.
+        """
+        saved, data = masks.encode(self.results.cells[index], area, mask)
+        with self._threads, self.log.locked():
+            self._check_base(index, base)
+            path = self.results.path / saved.png
+            if not path.exists() or path.read_bytes() != data:
+                self._folder.write({saved.png: data})
+                log.sync(path)
+            return self._set_mask(index, saved.as_json(), source)
+
+    def forget_mask(self, index: int, base: str | None = None) -> list[int]:
+        """Says that the mask of a cell is as predicted; arguments and errors as of `paint`."""
+        with self._threads, self.log.locked():
+            self._check_base(index, base)
+            return self._set_mask(index, None, PAGE)
+
+    def _check_base(self, index: int, base: str | None) -> None:
+        self._check_current()
+        self.refresh()
+        saved = self._saved(index)
+        if base is not None and base != (saved["sha256"] if saved else ""):
+            raise InputError(
+                "Another window has corrected this mask since it was shown here. The mask of that "
+                "window is shown now; paint on it."
+            )
+
+    def _set_mask(self, index: int, after: dict[str, Any] | None, source: str) -> list[int]:
+        before = self._saved(index)
+        if before == after:
+            return []
+        act = log.new_act()
+        return self._say([self._statement(index, act, log.MASK, before, after, source)])
 
     def undo(self) -> list[int]:
         """Takes back the last act of this reviewer that is not taken back yet.
@@ -165,15 +222,6 @@ class Session:
                 "program predicts into this folder. End this review and start it again; all that "
                 "was said so far is in the log."
             )
-
-    def write_files(self, files: dict[str, bytes]) -> None:
-        """Writes files beside the results, each whole or not at all, and lists them as ours.
-
-        Raises:
-            OSError: a file cannot be written.
-        """
-        with self._threads, self.log.locked():
-            self._folder.write(files)
 
     def write_table(self) -> None:
         """Writes `corrections.csv`, if anything was said since; says in `trouble` if it cannot."""

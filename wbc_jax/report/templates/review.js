@@ -1,8 +1,10 @@
 // The page of a review: keys, buttons and dragging say what cells are.
 
 import { get as ask, pending, send } from "./review_api.js";
+import { draw, load } from "./review_canvas.js";
 import { showCount, showProblems, showProgress } from "./review_count.js";
 import { Gallery } from "./review_gallery.js";
+import * as brush from "./review_paint.js";
 
 const get = (id) => document.getElementById(id);
 const data = await ask("cells");
@@ -117,14 +119,30 @@ async function showCell(cell) {
     get("cell-problem").hidden = false;
     return;
   }
-  const image = new Image();
-  image.src = `thumbnail/${cell}`;
-  image.alt = "";
-  get("view").replaceChildren(image);
   get("cell-problem").textContent = found.problem;
   get("cell-problem").hidden = !found.problem;
   showFacts(cell, found);
   showPlace(cell, found);
+  try {
+    shown = await load(cell);
+  } catch (error) {
+    shown = null;
+    get("cell-problem").textContent = error.message;
+    get("cell-problem").hidden = false;
+  }
+  if (turn === asked) showView();
+}
+
+let shown = null; // the window of the cell, as review_canvas loads it
+function showView() {
+  const canvas = get("view"), context = canvas.getContext("2d");
+  const scale = shown ? Math.min(canvas.width / shown.width, canvas.height / shown.height) : 1;
+  context.setTransform(1, 0, 0, 1, 0, 0);
+  context.clearRect(0, 0, canvas.width, canvas.height);
+  canvas.setAttribute("aria-label", shown ? `${model.name(shown.cell)}, with its outlines` : "no picture");
+  if (!shown) return;
+  const [x, y] = [shown.width, shown.height].map((side) => (canvas.width - scale * side) / 2);
+  draw(context, shown, { scale, x, y, outlines: get("outlines").checked });
 }
 
 function showFacts(cell, found) {
@@ -177,7 +195,8 @@ async function tell(path, body) {
   saying += 1;
   let news = null;
   try {
-    news = await send(() => ({ path, body: { ...body, since: revision } }));
+    news = await send(() => (body instanceof Uint8Array
+      ? { path: `${path}&since=${revision}`, body } : { path, body: { ...body, since: revision } }));
     refusal = "";
   } catch (error) {
     refusal = `This was not saved: ${error.message}`;
@@ -249,6 +268,21 @@ function nextOpen() {
   }
 }
 
+// ---- masks ----
+
+brush.prepare({
+  name: model.name,
+  refusal: () => refusal,
+  save: (cell, area, base, mask) => tell(`mask/${cell}?area=${area}&base=${base}`, mask),
+  reset: (cell, base) => tell(`reset/${cell}`, { base }),
+  undo: () => tell("undo", {}),
+  closed: () => { showCell(gallery.now); gallery.box.focus({ preventScroll: true }); },
+});
+
+function openMask() {
+  if (gallery.now >= 0) brush.open(gallery.now);
+}
+
 // ---- keys, buttons, dragging ----
 
 const moves = {
@@ -260,6 +294,7 @@ const moves = {
 const actions = {
   Enter: confirm, Backspace: () => say(gallery.about, null), Delete: () => say(gallery.about, null),
   Escape: () => gallery.clear(), z: undo, n: nextOpen,
+  m: openMask, o: () => { get("outlines").checked = !get("outlines").checked; showView(); },
   t: () => get("own-name").focus(), "?": () => get("keys").showModal(),
 };
 addEventListener("keydown", (event) => {
@@ -302,6 +337,8 @@ get("own-name").addEventListener("keydown", (event) => {
   if (event.key === "Escape") gallery.box.focus({ preventScroll: true });
 });
 get("undo").addEventListener("click", undo);
+get("mask-open").addEventListener("click", openMask);
+get("outlines").addEventListener("change", showView);
 get("keys-open").addEventListener("click", () => get("keys").showModal());
 for (const id of ["show", "order"]) get(id).addEventListener("change", showGallery);
 

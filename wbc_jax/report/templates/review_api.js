@@ -1,6 +1,6 @@
 // Talks to the server: what is said is sent one after the other, and again until it arrives.
 
-const saved = document.getElementById("saved");
+const places = document.querySelectorAll("[data-saved]");
 const waiting = [];
 let sending = false, failed = "";
 
@@ -62,9 +62,12 @@ async function next() {
 }
 
 function tell() {
-  saved.classList.toggle("late", Boolean(failed));
-  if (failed) saved.textContent = `not saved: ${waiting.length}, as ${failed}`;
-  else saved.textContent = waiting.length ? "saving …" : "all is saved";
+  let text = waiting.length ? "saving …" : "all is saved";
+  if (failed) text = `not saved: ${waiting.length}, as ${failed}`;
+  for (const place of places) {
+    place.classList.toggle("late", Boolean(failed));
+    place.textContent = text;
+  }
 }
 
 addEventListener("beforeunload", (event) => { if (waiting.length) event.preventDefault(); });
