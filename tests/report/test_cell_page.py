@@ -50,13 +50,13 @@ def test_text(path):
 
 def test_the_command_for_a_review_is_named_where_many_cells_are_left():
     few, command = rows()[:-1], "python -m wbc_jax.review &#39;my &lt;b&gt; cells&#39;"
-    assert command in page.render(few, [b""] * 30, [], True, "my <b> cells")  # 3 of 30
-    assert "wbc_jax.review" not in page.render([*few, few[1]], [b""] * 31, [], True, "x")
+    assert command in page.render(few, [b""] * 30, [], True, folder="my <b> cells")  # 3 of 30
+    assert "wbc_jax.review" not in page.render([*few, few[1]], [b""] * 31, [], True, folder="x")
     many = [few[1], *few * 4][:91]  # fewer than a tenth, but ten
     assert sum(bool(row["review"]) for row in many) == 9
-    assert "wbc_jax.review" not in page.render(many, [b""] * 91, [], True, "x")
+    assert "wbc_jax.review" not in page.render(many, [b""] * 91, [], True, folder="x")
     many = [few[1], *many, few[0]]
-    assert "wbc_jax.review x<" in page.render([*many, *few[1:9]], [b""] * 101, [], True, "x")
+    assert "wbc_jax.review x<" in page.render([*many, *few[1:9]], [b""] * 101, [], True, folder="x")
 
 
 def test_areas_in_px_are_not_compared_with_those_in_um2():
