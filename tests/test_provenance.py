@@ -9,14 +9,17 @@ import jax
 import numpy as np
 import pytest
 from etils import epath
+from flax import nnx
 
 from helpers import tiny_runs
-from wbc_jax import config_checks, experiment, provenance
+from wbc_jax import config_checks, experiment, models, provenance
+from wbc_jax.config import Model
 from wbc_jax.data import pipeline
-from wbc_jax.errors import CheckpointError, ConfigError, InputError, UserError
-from wbc_jax.inference import weights
+from wbc_jax.errors import CheckpointError, ConfigError, InputError, UserError, WeightsError
+from wbc_jax.inference import encoder_weights, weights
+from wbc_jax.models import efficientnet
 from wbc_jax.report import run as report
-from wbc_jax.training import checkpoint
+from wbc_jax.training import checkpoint, metric_writer, steps
 
 
 def test_a_free_field_may_differ(run, tmp_path):
@@ -114,3 +117,61 @@ def test_another_network_is_refused(run, data_dir, tmp_path):
     config = tiny_runs.config(data_dir, train__init_from="nothing_here")
     with pytest.raises(CheckpointError, match="nothing_here holds no run"):
         experiment.run(config, epath.Path(tmp_path / "run"))
+
+
+@pytest.fixture
+def encoder(monkeypatch, tmp_path):
+    """Weights of an encoder of few blocks in place of the shipped ones: its file and its params."""
+    stages = [(1, size, stride, min(times, 2), 8) for _, size, stride, times, _ in STAGES]
+    monkeypatch.setattr(efficientnet, "STAGES", stages)
+    monkeypatch.setattr(encoder_weights, "FOLDER", tmp_path)
+    network = nnx.eval_shape(lambda: models.build(Model(name="efficientnet_unet")))
+    params = steps.split_network(network)[1]["params"]["encoder"]
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(lambda x: rng.normal(0, 0.2, x.shape).astype(np.float16), params)
+    path = tmp_path / "efficientnet_lite0.safetensors"
+    encoder_weights.write(path, params, {})
+    return path, params
+
+
+STAGES = efficientnet.STAGES
+
+
+def test_a_run_begins_with_imagenet_weights_and_resumes(encoder, data_dir, tmp_path, monkeypatch):
+    path, params = encoder
+    workdir = epath.Path(tmp_path / "run")
+    settings = {"model__name": "efficientnet_unet", "train__init_from": "imagenet"}
+    config = tiny_runs.least(
+        data_dir, optimizer__learning_rate=1e-9, train__steps=3, augment__flip=True, **settings
+    )
+    write = metric_writer.MetricWriter.write
+
+    def interrupted(self, kind, step, values):
+        if step == 2:
+            raise InterruptedError
+        write(self, kind, step, values)
+
+    with monkeypatch.context() as patch, pytest.raises(InterruptedError):
+        patch.setattr(metric_writer.MetricWriter, "write", interrupted)
+        experiment.run(config, workdir)
+    kept = (workdir / weights.INITIAL).read_bytes()
+    path.unlink()  # the run has its own copy
+    experiment.run(config, workdir)
+    assert (workdir / weights.INITIAL).read_bytes() == kept
+    initial = weights.read(workdir / weights.INITIAL)
+    assert initial.seen == [] and provenance.seen_before(workdir) == []
+    started = {n: a for n, a in initial.arrays.items() if n.startswith("params/encoder/")}
+    wanted = {f"params/encoder/{n}": a for n, a in weights.named(params).items()}
+    tiny_runs.assert_equal(started, jax.tree.map(np.float32, wanted))
+    state, position = tiny_runs.state(workdir, checkpoint.LAST, config)
+    assert position["step"] == 3
+    trained = weights.named({"params": state.params})
+    for name, value in initial.arrays.items():
+        np.testing.assert_allclose(trained[name], value, atol=1e-6, err_msg=name)
+
+
+def test_imagenet_weights_for_another_network_are_refused(data_dir, tmp_path):
+    config = tiny_runs.least(data_dir, train__init_from="imagenet")
+    with pytest.raises(WeightsError, match="the network has no such encoder"):
+        experiment.run(config, epath.Path(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()

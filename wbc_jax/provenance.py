@@ -102,6 +102,7 @@ def keep_initial(config: Config, workdir: epath.Path, test: pipeline.Examples) -
     Raises:
         CheckpointError, DataError: the weights, or the records of their training, are missing.
         ConfigError: they are of another network, or have seen images of the test split.
+        WeightsError: there are no ImageNet weights for the network.
     """
     path, name = workdir / weights_lib.INITIAL, config.train.init_from
     if checkpoint.any_saved(workdir):
