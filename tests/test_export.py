@@ -4,14 +4,20 @@ import json
 import subprocess
 import sys
 
+import jax
+import jax.export
 import numpy as np
 import pytest
+from flax import nnx
 
 import wbc_jax
 from helpers import tiny_runs
-from wbc_jax import export
+from wbc_jax import export, models
+from wbc_jax.config import Config, Data, Model
 from wbc_jax.errors import ExportError
 from wbc_jax.inference import exporting
+from wbc_jax.inference import model as inference
+from wbc_jax.models import efficientnet
 from wbc_jax.training import steps
 
 _PROGRAM = """
@@ -124,3 +130,25 @@ def test_wrong_use(tmp_path, arguments, expected):
     done = tiny_runs.command("wbc_jax.export", *arguments, cwd=tmp_path)
     assert done.returncode and expected in done.stderr
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["efficientnet", "efficientnet_unet"])
+def test_an_encoder_is_exported(name, monkeypatch):
+    """Depthwise convolutions, computed by other code on a CPU, become operations of StableHLO."""
+    stages = [(1, size, stride, min(times, 2), 8) for _, size, stride, times, _ in STAGES]
+    monkeypatch.setattr(efficientnet, "STAGES", stages)
+    task = "classification" if name == "efficientnet" else "segmentation"
+    config = Config(task=task, model=Model(name=name, features=4), data=Data(image_size=32))
+    network, shapes = steps.split_network(nnx.eval_shape(lambda: models.build(config.model)))
+    rng = np.random.default_rng(0)
+    weights = jax.tree.map(lambda x: rng.normal(0, 0.2, x.shape).astype(np.float32), shapes)
+    model = inference.Model(config, network, weights, 0)
+    exported = jax.export.deserialize(exporting.stablehlo(model, network_only=True))
+    assert "onednn" not in exported.mlir_module()
+    images = rng.integers(0, 256, (2, 32, 32, 3), np.uint8)
+    expected = steps.make_logits(network)(weights, images)
+    scale = float(np.abs(expected).max())
+    np.testing.assert_allclose(exported.call(images), expected, rtol=0, atol=1e-4 * scale)
+
+
+STAGES = efficientnet.STAGES
