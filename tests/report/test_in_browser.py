@@ -6,6 +6,7 @@ import pytest
 from helpers import browser
 from helpers.report_pages import arguments, typed_arguments
 from wbc_jax.report import run_page as report
+from wbc_jax.utils.output_folder import OutputFolder
 
 pytestmark = pytest.mark.skipif(browser.PATH is None, reason="no Chromium is installed")
 
@@ -20,8 +21,8 @@ def chromium(tmp_path_factory):
 def pages(tmp_path_factory):
     folder = tmp_path_factory.mktemp("pages")
     paths = {"masks": folder / "masks.html", "types": folder / "types.html"}
-    report.write(paths["masks"], **arguments())
-    report.write(paths["types"], **typed_arguments())
+    report.write(OutputFolder(folder), "masks.html", **arguments())
+    report.write(OutputFolder(folder), "types.html", **typed_arguments())
     return paths
 
 
