@@ -32,7 +32,7 @@ def test_a_signal_ends_it_with_the_table_written(predicted, tmp_path, number, st
         process.send_signal(number)
         out, err = process.communicate(timeout=60)
         assert process.returncode == status and err == "stopped\n"
-        assert out.endswith(f"corrections of 1 cells: {folder}/corrections/log.jsonl\n")
+        assert out.endswith(f"corrections of 1 cell: {folder}/corrections/log.jsonl\n")
         assert "basophil" in (folder / "corrections.csv").read_text()
 
 

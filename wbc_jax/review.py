@@ -5,15 +5,21 @@ first: change their types by keys or by dragging. All that is said is written at
 `DIR/corrections/log.jsonl`; `DIR/corrections.csv` follows. Ctrl-C ends it.
 """
 
+from __future__ import annotations
+
 import argparse
 import getpass
 import os
 import sys
 import webbrowser
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from wbc_jax import cli
 from wbc_jax.errors import InputError
+
+if TYPE_CHECKING:
+    from wbc_jax.corrections import session
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -31,6 +37,17 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--port", type=_port, default=0, help="of the address; by default any that is free"
     )
+    parser.add_argument(
+        "--import",
+        dest="outlines",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="take over outlines from QuPath (GeoJSON) or ImageJ (ROI zip), and end",
+    )
+    parser.add_argument(
+        "--image", help="the image of --import, if the file is not named like the image"
+    )
     cli.add_switch(parser, "browser", True, "print the address only")
     return parser
 
@@ -45,7 +62,34 @@ def main(argv: Sequence[str] | None = None) -> None:
     """The command; see the module's docstring."""
     given = _parser().parse_args(argv)
     with cli.reported_errors(), cli.stopped_by_signals():
-        _serve(given)
+        if given.outlines:
+            _import(given)
+        else:
+            _serve(given)
+
+
+def _import(given: argparse.Namespace) -> None:
+    from wbc_jax.corrections import outlines, session
+
+    reviewing = session.Session(given.folder, given.reviewer or _account())
+    try:
+        for path in given.outlines:
+            first, *passed = outlines.describe(outlines.apply(reviewing, path, given.image), path)
+            print(first, flush=True)
+            for line in passed:
+                print(f"note: {line}", file=sys.stderr)
+    finally:
+        _end(reviewing)
+
+
+def _end(reviewing: session.Session) -> None:
+    """Writes the table, and says where all is."""
+    reviewing.write_table()
+    if reviewing.trouble:
+        print(f"error: {reviewing.trouble}", file=sys.stderr)
+    cells = len(reviewing.state.said(reviewing.reviewer))
+    said = "1 cell" if cells == 1 else f"{cells} cells"
+    print(f"corrections of {said}: {reviewing.log.path}", flush=True)
 
 
 def _serve(given: argparse.Namespace) -> None:
@@ -72,10 +116,7 @@ def _serve(given: argparse.Namespace) -> None:
     try:
         server.run(server.Server(reviewing, shown, token), listening, reviewing)
     finally:
-        said = len(reviewing.state.said(reviewing.reviewer))
-        if reviewing.trouble:
-            print(f"error: {reviewing.trouble}", file=sys.stderr)
-        print(f"corrections of {said} cells: {reviewing.log.path}", flush=True)
+        _end(reviewing)
 
 
 def _check_images(folder: str | None) -> None:

@@ -112,7 +112,13 @@ class Session:
         return said.mask if said else None
 
     def paint(
-        self, index: int, area: Box, mask: np.ndarray, base: str | None = None, source: str = PAGE
+        self,
+        index: int,
+        area: Box,
+        mask: np.ndarray,
+        base: str | None = None,
+        source: str = PAGE,
+        act: str = "",
     ) -> list[int]:
         """Says the mask of a cell.
 
@@ -122,6 +128,7 @@ class Session:
             mask: uint8 `[H, W]`, as `masks` says.
             base: hash of the correction that it was painted on, as from `mask`; None: any.
             source: where it comes from.
+            act: what it is undone together with; empty: nothing.
 
         Returns:
             The cell, if this is news.
@@ -138,7 +145,7 @@ class Session:
             if not path.exists() or path.read_bytes() != data:
                 self._folder.write({saved.png: data})
                 log.sync(path)
-            return self._set_mask(index, saved.as_json(), source)
+            return self._set_mask(index, saved.as_json(), source, act)
 
     def forget_mask(self, index: int, base: str | None = None) -> list[int]:
         """Says that the mask of a cell is as predicted; arguments and errors as of `paint`."""
@@ -156,11 +163,13 @@ class Session:
                 "window is shown now; paint on it."
             )
 
-    def _set_mask(self, index: int, after: dict[str, Any] | None, source: str) -> list[int]:
+    def _set_mask(
+        self, index: int, after: dict[str, Any] | None, source: str, act: str = ""
+    ) -> list[int]:
         before = self._saved(index)
         if before == after:
             return []
-        act = log.new_act()
+        act = act or log.new_act()
         return self._say([self._statement(index, act, log.MASK, before, after, source)])
 
     def undo(self) -> list[int]:
