@@ -48,6 +48,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--image", help="the image of --import, if the file is not named like the image"
     )
+    cli.add_switch(
+        parser, "agreement", False, "print how far the reviewers agree on types, and end"
+    )
     cli.add_switch(parser, "browser", True, "print the address only")
     return parser
 
@@ -62,10 +65,24 @@ def main(argv: Sequence[str] | None = None) -> None:
     """The command; see the module's docstring."""
     given = _parser().parse_args(argv)
     with cli.reported_errors(), cli.stopped_by_signals():
-        if given.outlines:
+        if given.agreement:
+            _agreement(given)
+        elif given.outlines:
             _import(given)
         else:
             _serve(given)
+
+
+def _agreement(given: argparse.Namespace) -> None:
+    from wbc_jax.corrections import agreement, cells, log, state
+
+    results = cells.read(given.folder)
+    words = log.Log(results.path)
+    said = state.State(results)
+    said.apply(words.read_new())
+    for problem in words.problems:
+        print(f"note: {problem}", file=sys.stderr)
+    print(agreement.report(results, said), flush=True)
 
 
 def _import(given: argparse.Namespace) -> None:

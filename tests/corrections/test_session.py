@@ -9,9 +9,11 @@ import pytest
 from scipy import stats
 
 from helpers import reviewed
+from helpers.drawn_fields import MODELS
 from wbc_jax.corrections import answers, session
 from wbc_jax.errors import DataError, InputError
 from wbc_jax.fields import results
+from wbc_jax.report import cell_results
 
 
 @pytest.fixture(scope="module")
@@ -181,6 +183,24 @@ def test_another_run_keeps_what_lies_at_the_same_place(folder):
     ]  # fmt: skip
     assert rows[1]["file"] == first.file
     assert [int(rows[2][e]) for e in ("top", "left", "bottom", "right")] == list(third.box)
+
+
+def test_predicting_the_same_again_keeps_all(folder):
+    anna = session.Session(folder, "Anna")
+    anna.set_types([0, 3], "basophil")
+    area, _, mask = anna.mask(1)
+    mask[0, 0] = 2
+    anna.paint(1, area, mask)
+    anna.write_table()
+    before = (folder / "corrections.csv").read_bytes()
+    files = [cell.file for cell in anna.results.cells]
+    assert cell_results.predict_files(MODELS, list(dict.fromkeys(files)), folder) == []
+    assert (folder / "corrections.csv").read_bytes() == before
+    again = session.Session(folder, "Anna")
+    assert {i: s.type for i, s in again.state.said("Anna").items()} == {
+        0: "basophil", 1: None, 3: "basophil"
+    }  # fmt: skip
+    assert (again.mask(1)[2] == mask).all() and answers.problems(again) == []
 
 
 def test_folders_that_are_no_results(folder, tmp_path):

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+import sklearn.metrics
 from scipy import stats
 
 from wbc_jax import metrics
@@ -74,3 +75,22 @@ def test_limits_of_agreement_say_what_does_not_fit():
         metrics.limits_of_agreement([1, 2], [1, 2, 3])
     with pytest.raises(ValueError, match="level is 95"):
         metrics.limits_of_agreement([1, 2], [1, 2], level=95)
+
+
+def test_cohens_kappa_is_that_of_scikit_learn():
+    rng = np.random.default_rng(0)
+    first = rng.integers(0, 4, 300)
+    second = np.where(rng.random(300) < 0.7, first, rng.integers(0, 4, 300))
+    matrix = metrics.confusion_from_labels(first, second, 5)  # one class is never used
+    expected = sklearn.metrics.cohen_kappa_score(first, second)
+    np.testing.assert_allclose(metrics.cohens_kappa(matrix), expected)
+    # By hand: p₀ = 0.7, pₑ = 0.5 · 0.6 + 0.5 · 0.4 = 0.5 (Wikipedia's first example: κ = 0.4).
+    by_hand = [[20, 5], [10, 15]]
+    assert metrics.cohens_kappa(by_hand) == pytest.approx(0.4)
+    both = metrics.cohens_kappa([by_hand, [[3, 0], [0, 2]]])
+    np.testing.assert_allclose(both, [0.4, 1])
+    assert np.isnan(metrics.cohens_kappa([[5, 0], [0, 0]]))
+    assert np.isnan(metrics.cohens_kappa(np.zeros((3, 3))))
+    assert metrics.cohens_kappa([[0, 5], [5, 0]]) == pytest.approx(-1)
+    with pytest.raises(ValueError, match="confusion matrices"):
+        metrics.cohens_kappa([[-1, 0], [0, 1]])

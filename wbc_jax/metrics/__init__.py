@@ -7,6 +7,7 @@ No command, report or training step calls the following, which are for users: `p
 
 from wbc_jax.metrics.agreement import (
     Agreement,
+    cohens_kappa,
     limits_of_agreement,
 )
 from wbc_jax.metrics.boundary import (
@@ -113,6 +114,7 @@ __all__ = [
     "boundary_matches",
     "brier_score",
     "cell_shape",
+    "cohens_kappa",
     "compare_groups",
     "compare_pairs",
     "confusion_from_labels",

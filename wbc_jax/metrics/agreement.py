@@ -1,4 +1,4 @@
-"""Limits of agreement of measured with true values (Bland and Altman)."""
+"""Agreement: of measured with true values (Bland and Altman), and of two people (Cohen's κ)."""
 
 import dataclasses
 import math
@@ -6,6 +6,8 @@ import math
 import numpy as np
 import scipy
 
+from wbc_jax.metrics.confusion import marginals
+from wbc_jax.metrics.ratios import ratio
 from wbc_jax.metrics.statistics import LEVEL
 
 
@@ -97,3 +99,25 @@ def limits_of_agreement(truth, measured, relative: bool = True, level: float = L
         float(trend),
         float(p),
     )
+
+
+def cohens_kappa(confusion) -> np.ndarray:
+    """Returns the agreement of two people beyond chance, κ = (p₀ − pₑ) / (1 − pₑ) (Cohen 1960).
+
+    p₀ is the share of items that both put in the same class, pₑ the share expected if both chose
+    at random with their own frequencies. 1 is full agreement, 0 that of chance.
+
+    Args:
+        confusion: counts `[..., C, C]`, rows the first person's classes, columns the second's.
+
+    Returns:
+        float64 `[...]`; NaN without items, or where both use only one and the same class.
+
+    Raises:
+        ValueError: as `marginals`.
+    """
+    same, first, second = marginals(confusion)
+    total = first.sum(-1)
+    observed = ratio(same.sum(-1), total)
+    expected = ratio((first * second).sum(-1), total**2)
+    return ratio(observed - expected, 1 - expected)

@@ -390,9 +390,13 @@ def row_fractions(confusion: Any) -> np.ndarray:
     return np.divide(counts, total, out=np.full_like(counts, np.nan), where=total > 0)
 
 
-def confusion_table(confusion: Sequence[Sequence[int]], names: Sequence[str]) -> str:
-    """Writes a confusion matrix as text: rows truth, columns prediction."""
-    cells = [["truth \\ prediction", *names]]
+def confusion_table(
+    confusion: Sequence[Sequence[int]],
+    names: Sequence[str],
+    corner: str = "truth \\ prediction",
+) -> str:
+    """Writes a confusion matrix as text: rows truth, columns prediction, as `corner` says."""
+    cells = [[corner, *names]]
     cells += [[name, *map(count, row)] for name, row in zip(names, confusion)]
     widths = [max(map(len, column)) for column in zip(*cells)]
     lines = [
