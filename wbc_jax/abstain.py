@@ -18,6 +18,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--share", type=float, default=0.05, help="share of validation images to abstain from"
     )
+    parser.add_argument(
+        "--left_out",
+        help="folder of .npz files with the outputs of networks trained without one source each "
+        "(wbc_jax/inference/left_out.py), to fit the temperature to sources left out",
+    )
     parser.add_argument("--score", action="store_true", help="score the existing rule")
     parser.add_argument("--manual_dir", help="folder of the data sets; by default that of training")
     parser.add_argument("--out", help="with --score: JSON file for the scores")
@@ -50,15 +55,18 @@ def _score(options: argparse.Namespace) -> None:
 
 
 def _fit(options: argparse.Namespace) -> None:
-    from wbc_jax.inference import abstention, abstention_fitting
+    from wbc_jax.inference import abstention, abstention_fitting, left_out
     from wbc_jax.inference import model as inference
 
+    others = left_out.away(left_out.read_folder(options.left_out)) if options.left_out else []
     model = inference.load(options.model)
-    rule = abstention_fitting.fit_model(options.model, model, options.share, options.manual_dir)
+    rule = abstention_fitting.fit_model(
+        options.model, model, options.share, options.manual_dir, others
+    )
     print(
-        f"{abstention.rule_path(options.model)}: temperature {rule.temperature:.3f}, least "
-        f"probability {rule.least_probability:.3f}, most "
-        f"{'distance' if rule.seen else 'energy'} {rule.most_unlike:.2f} "
+        f"{abstention.rule_path(options.model)}: temperature {rule.temperature:.3f} × distance ^ "
+        f"{rule.power:.2f}, least probability {rule.least_probability:.3f}, most "
+        f"{'relative distance' if rule.seen else 'energy'} {rule.most_unlike:.2f} "
         f"({rule.images} validation images)",
         flush=True,
     )

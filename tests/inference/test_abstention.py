@@ -34,7 +34,7 @@ def test_temperature_and_share():
     low = np.mean([abstention.LOW in reason for reason in reasons])
     unlike = np.mean([abstention.UNLIKE in reason for reason in reasons])
     assert low == pytest.approx(unlike, abs=0.005) and rule.images == 8000
-    np.testing.assert_allclose(rule.probabilities(logits).sum(1), 1)
+    np.testing.assert_allclose(rule.probabilities(abstention.Outputs(logits)).sum(1), 1)
 
 
 def test_what_is_unlike_is_left_to_a_person():
@@ -206,10 +206,15 @@ def test_a_file_of_an_earlier_version_holds_no_counts(tmp_path):
     assert abstention.read(tmp_path).seen.counts.tolist() == [200] * 5
     stored = json.loads((tmp_path / "abstention.json").read_text())
     earlier = stored | {"format": "wbc_jax abstention 2"}
-    del earlier["seen"]["counts"]
+    del earlier["seen"]["counts"], earlier["seen"]["own"], earlier["power"], earlier["typical"]
     (tmp_path / "abstention.json").write_text(json.dumps(earlier))
     again = abstention.read(tmp_path)
-    assert again.seen.counts is None and again.reasons(outputs) == rule.reasons(outputs)
+    assert again.seen.counts is None and again.seen.own is None
+    assert (again.power, again.typical) == (0, 1)
+    # It judges by the distance to the types' means, as it was fitted.
+    between = (outputs.embeddings[:, None] - again.seen.means) @ again.seen.whitening
+    nearest = np.sqrt((between**2).sum(-1)).min(-1)
+    np.testing.assert_allclose(abstention.unlike(again.seen, outputs), nearest, rtol=1e-3)
     abstention.write(tmp_path, again)  # as an export does
     assert abstention.read(tmp_path).seen.counts is None
     for counts in ([200] * 4, [200, 200, 200, 200, 0], ["many"] * 5):
@@ -217,3 +222,80 @@ def test_a_file_of_an_earlier_version_holds_no_counts(tmp_path):
         (tmp_path / "abstention.json").write_text(json.dumps(stored))
         with pytest.raises(AbstentionError, match="its counts are not one number above zero"):
             abstention.read(tmp_path)
+
+
+def test_a_source_has_means_of_its_own_and_does_not_widen_the_others():
+    """Two sources 9 apart: between them, far from both, lies no training image."""
+    outputs, labels = embedded(2000, 0)
+    own = outputs.embeddings.copy()
+    own[1000:, 7] += 9
+    both = abstention.Outputs(outputs.logits, own)
+    sources = ["a"] * 1000 + ["b"] * 1000
+    seen = abstention_fitting.learn(both, labels, sources)
+    assert seen.own.centers.shape == (10, 8)
+    first = own[:1000][labels[:1000] == 2]
+    shrunk = (first.sum(0) + 5 * seen.means[2]) / (len(first) + 5)
+    np.testing.assert_allclose(seen.own.centers[2], shrunk, atol=5e-3)
+    np.testing.assert_allclose(seen.own.middle[0], own.mean(0), atol=5e-3)
+    # Relative distances against SciPy's.
+    centers = seen.own.centers.astype(float)
+    around = own - centers[labels + 5 * (np.arange(2000) >= 1000)]
+    inverses = []
+    for off in (around, own - own.mean(0)):
+        covariance = np.cov(off.T)
+        shrunk = 0.99 * covariance + 0.01 * np.trace(covariance) / 8 * np.eye(8)
+        inverses.append(np.linalg.inv(shrunk))
+    some = own[::97]
+    near = [min(distance.mahalanobis(x, m, inverses[0]) for m in centers) for x in some]
+    whole = [distance.mahalanobis(x, own.mean(0), inverses[1]) for x in some]
+    np.testing.assert_allclose(seen.distance(some), near, rtol=0.02)
+    expected = np.square(near) - np.square(whole)
+    np.testing.assert_allclose(seen.unlike(some), expected, atol=0.15)
+    between = seen.means[:1]  # the middle of a type's two means
+    together = abstention_fitting.learn(both, labels, ["a"] * 2000)
+    assert seen.distance(between)[0] > 2 * together.distance(between)[0]
+
+
+def sure_away(number, seed, power):
+    """Cells at distances of 1 to 3, whose logits are too large by distance ** power."""
+    rng = np.random.default_rng(seed)
+    logits, labels = drawn(number, 1.0, seed)
+    far = rng.uniform(1, 3, number)
+    return abstention_fitting.Away(logits * 1.5 * far[:, None] ** power, far, labels)
+
+
+def test_the_temperature_follows_the_distance_on_sources_left_out():
+    away = [sure_away(3000, seed, 1.2) for seed in (1, 2)]
+    home = sure_away(3000, 3, 1.2)
+    home = abstention_fitting.Away(
+        home.logits / home.far[:, None] ** 1.2, np.ones(3000), home.labels
+    )
+    temperature, power = abstention_fitting.fit_temperature(home, away)
+    assert temperature == pytest.approx(1.5, rel=0.08) and power == pytest.approx(1.2, abs=0.12)
+    alone, none = abstention_fitting.fit_temperature(home, [])
+    assert alone == pytest.approx(1.5, rel=0.08) and none == 0
+    given = abstention.tempered(away[0].logits, temperature, power, away[0].far)
+    confidence, right = given.max(-1), given.argmax(-1) == away[0].labels
+    assert confidence.mean() == pytest.approx(right.mean(), abs=0.02)
+    flat = abstention.tempered(away[0].logits, alone).max(-1)
+    assert flat.mean() > right.mean() + 0.05
+
+
+def test_probabilities_far_away_are_lower(tmp_path):
+    outputs, labels = embedded(1000, 0)
+    logits, _ = drawn(1000)
+    outputs = abstention.Outputs(logits, outputs.embeddings)
+    seen = abstention_fitting.learn(outputs, labels, ["a"] * 1000)
+    rule = abstention.Rule(2.0, 0.5, 9.0, 0.05, 100, seen, 0.5, 3.0)
+    far = seen.distance(outputs.embeddings) / 3
+    expected = np.exp(logits / (2 * np.sqrt(far))[:, None])
+    expected /= expected.sum(-1, keepdims=True)
+    np.testing.assert_allclose(rule.probabilities(outputs), expected, rtol=1e-4, atol=1e-12)
+    one = abstention.judge(rule, logits[7], outputs.embeddings[7])
+    assert one["probability"] == pytest.approx(expected[7].max(), rel=1e-4)
+    abstention.write(tmp_path, rule)
+    np.testing.assert_array_equal(
+        abstention.read(tmp_path).probabilities(outputs), rule.probabilities(outputs)
+    )
+    with pytest.raises(AbstentionError, match="of another network"):
+        rule.probabilities(abstention.Outputs(logits))

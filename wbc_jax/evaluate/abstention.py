@@ -36,8 +36,9 @@ def measure(rule: Rule, known: Outputs, labels: np.ndarray, odd: Outputs) -> dic
     }
     is_odd = np.repeat([0, 1], [len(known), len(odd)])
     logits = np.concatenate([known.logits, odd.logits])
+    probabilities = np.concatenate([rule.probabilities(outputs) for outputs in (known, odd)])
     scores = {
-        "probability": 1 - rule.probabilities(logits).max(-1),
+        "probability": 1 - probabilities.max(-1),
         "energy": abstention.energy(logits),
         "unlike": np.concatenate(
             [abstention.unlike(rule.seen, outputs) for outputs in (known, odd)]

@@ -1,11 +1,18 @@
 """The rule by which a classifier abstains and leaves a cell's type to a person.
 
 A classifier names one of five types for any image. There are two reasons not to believe it: its
-calibrated probability is low, or the image is unlike the training images. The latter shows as a
-large Mahalanobis distance of the image's embedding to the nearest type's mean (Lee et al., "A
-Simple Unified Framework for Detecting Out-of-Distribution Samples", 2018), or, if the network has
-no embedding, as a high energy, −log Σ exp(logits) (Liu et al., "Energy-based Out-of-distribution
-Detection", 2020). `abstention_fitting` fits a rule; a JSON file beside the weights holds it.
+calibrated probability is low, or the image is unlike the training images. The latter shows in the
+Mahalanobis distance of the image's embedding to the nearest mean of a source's type (Lee et al., "A
+Simple Unified Framework for Detecting Out-of-Distribution Samples", 2018), relative to the distance
+to the mean of all (Ren et al., "A Simple Fix to Mahalanobis Distance", 2021), or, if the network
+has no embedding, in a high energy, −log Σ exp(logits) (Liu et al., "Energy-based
+Out-of-distribution Detection", 2020). Each source has means of its own, so that a source apart from
+the others does not widen the covariance. Docs/folder_statistics.md compares such measures.
+
+Far from the training images a network is too sure of itself: the temperature grows with a power of
+the distance, fitted to sources that the network was not trained on.
+
+`abstention_fitting` fits a rule; a JSON file beside the weights holds it.
 """
 
 import base64
@@ -30,8 +37,30 @@ LOW, UNLIKE = "low_probability", "unlike_training"
 FILE = "abstention.json"
 FORMAT = "wbc_jax abstention 3"
 EARLIER = "wbc_jax abstention 2"
-"""Format of files without the training's `counts`; they are still read."""
-NUMBERS = ("temperature", "least_probability", "most_unlike", "share", "images")
+"""Format of files without `power`, `typical` and the `Seen.counts` and `Seen.own`; still read."""
+NUMBERS = (
+    *("temperature", "power", "typical"),
+    *("least_probability", "most_unlike", "share", "images"),
+)
+_OWN = ("centers", "middle", "whitening")
+_NEAREST = 0.01
+"""Least distance, in typical ones, that the temperature follows."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Own:
+    """The embeddings' distribution by source.
+
+    Attributes:
+        centers: float32 `[M, D]`, a mean for each type of each source.
+        middle: float32 `[1, D]`, the mean of all.
+        whitening: float32 `[D, D]`; embeddings multiplied by it have the unit matrix as covariance
+            around `middle`.
+    """
+
+    centers: np.ndarray
+    middle: np.ndarray
+    whitening: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -41,20 +70,37 @@ class Seen:
     Attributes:
         means: float32 `[K, D]`, one per type.
         whitening: float32 `[D, D]`; embeddings multiplied by it have the unit matrix as covariance
-            within each type.
+            within each type of each source (without `own`: within each type).
         counts: int64 `[K]`, training images of each type; None in files of earlier versions, which
             then give no statistics of a folder (`folder_statistics`).
+        own: None in files of earlier versions.
     """
 
     means: np.ndarray
     whitening: np.ndarray
     counts: np.ndarray | None = None
+    own: Own | None = None
 
     def distance(self, embeddings: np.ndarray) -> np.ndarray:
-        """Returns the Mahalanobis distances `[N]` of `[N, D]` to the nearest type's mean."""
-        white = np.asarray(embeddings, np.float32) @ self.whitening
-        between = white[:, None] - (self.means @ self.whitening)
-        return np.sqrt((between**2).sum(-1)).min(-1).astype(np.float64)
+        """Returns the Mahalanobis distances `[N]` of `[N, D]` to the nearest mean, of a type or,
+        with `own`, of a source's type."""
+        means = self.own.centers if self.own else self.means
+        return np.sqrt(_squares(embeddings, means, self.whitening).min(-1))
+
+    def unlike(self, embeddings: np.ndarray) -> np.ndarray:
+        """Returns by how much the squared distance `[N]` to the nearest mean exceeds the one to the
+        middle of all images; without `own`, `distance`."""
+        if self.own is None:
+            return self.distance(embeddings)
+        middle = _squares(embeddings, self.own.middle, self.own.whitening)
+        return self.distance(embeddings) ** 2 - middle[:, 0]
+
+
+def _squares(embeddings: np.ndarray, means: np.ndarray, whitening: np.ndarray) -> np.ndarray:
+    """Returns squared distances, float64 `[N, M]`, of whitened `[N, D]` to `[M, D]`."""
+    white = np.asarray(embeddings, np.float32) @ whitening
+    between = (white - mean for mean in means @ whitening)  # [N, M, D] may be large
+    return np.stack([(one**2).sum(-1) for one in between], -1).astype(np.float64)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -108,12 +154,15 @@ class Rule:
     """The rule that decides when a person must name the type.
 
     Attributes:
-        temperature: divides the logits before the softmax.
+        temperature: divides the logits before the softmax, times the distance of the embedding in
+            `typical` ones to the `power`.
         least_probability: the classifier abstains if the most probable type has a lower one.
         most_unlike: the classifier abstains if an image is more `unlike` the training images.
         share: share of the validation images on which it abstains.
         images: number of the validation images.
         seen: None if the network has no embedding.
+        power: 0: the temperature is the same everywhere.
+        typical: median distance of the validation images.
     """
 
     temperature: float
@@ -122,17 +171,39 @@ class Rule:
     share: float
     images: int
     seen: Seen | None = None
+    power: float = 0.0
+    typical: float = 1.0
 
-    def probabilities(self, logits: np.ndarray) -> np.ndarray:
-        """Returns calibrated probabilities `[..., K]` of logits `[..., K]`."""
-        return scipy.special.softmax(np.asarray(logits, np.float64) / self.temperature, axis=-1)
+    def probabilities(self, outputs: Outputs) -> np.ndarray:
+        """Returns calibrated probabilities `[N, K]`."""
+        if self.seen is None or not self.power:
+            return tempered(outputs.logits, self.temperature)
+        _check_fits(self.seen, outputs)
+        far = self.seen.distance(outputs.embeddings) / self.typical
+        return tempered(outputs.logits, self.temperature, self.power, far)
 
     def reasons(self, outputs: Outputs) -> list[str]:
         """Returns the reasons to abstain on each image: `LOW`, `UNLIKE`, both joined by `;`, or
         an empty text."""
-        low = self.probabilities(outputs.logits).max(-1) < self.least_probability
+        low = self.probabilities(outputs).max(-1) < self.least_probability
         odd = unlike(self.seen, outputs) > self.most_unlike
         return [";".join([LOW] * bool(a) + [UNLIKE] * bool(b)) for a, b in zip(low, odd)]
+
+
+def tempered(
+    logits: np.ndarray, temperature: float, power: float = 0.0, far: np.ndarray | None = None
+) -> np.ndarray:
+    """Returns the softmax, float64 `[N, K]`, of logits divided by temperature · far ** power.
+
+    Args:
+        logits: `[N, K]`.
+        temperature, power: as in `Rule`.
+        far: `[N]`, distances of the embeddings in typical ones; None: 1.
+    """
+    each = np.full(len(logits), temperature)
+    if far is not None:
+        each = each * np.maximum(far, _NEAREST) ** power
+    return scipy.special.softmax(np.asarray(logits, np.float64) / each[:, None], axis=-1)
 
 
 def energy(logits: np.ndarray) -> np.ndarray:
@@ -143,19 +214,23 @@ def energy(logits: np.ndarray) -> np.ndarray:
 def unlike(seen: Seen | None, outputs: Outputs) -> np.ndarray:
     """Returns the dissimilarity of each image to the training images, `[N]`.
 
-    It is the distance of the embedding, or the energy if `seen` is None.
+    It is `Seen.unlike` of the embedding, or the energy if `seen` is None.
 
     Raises:
         AbstentionError: the rule is of another network, with embeddings of another size.
     """
     if seen is None:
         return energy(outputs.logits)
+    _check_fits(seen, outputs)
+    return seen.unlike(outputs.embeddings)
+
+
+def _check_fits(seen: Seen, outputs: Outputs) -> None:
     if outputs.embeddings is None or outputs.embeddings.shape[-1] != len(seen.whitening):
         raise AbstentionError(
             "the abstention rule is of another network; fit it again with "
             "`python -m wbc_jax.abstain MODEL`."
         )
-    return seen.distance(outputs.embeddings)
 
 
 def judge(
@@ -168,9 +243,9 @@ def judge(
         logits: float `[K]`.
         embedding: float `[D]`, if the network has one.
     """
-    probabilities = scipy.special.softmax(logits) if rule is None else rule.probabilities(logits)
-    guess = CELL_TYPES[int(np.argmax(probabilities))]
     one = Outputs(logits[None], None if embedding is None else embedding[None])
+    (probabilities,) = tempered(one.logits, 1.0) if rule is None else rule.probabilities(one)
+    guess = CELL_TYPES[int(np.argmax(probabilities))]
     (review,) = rule.reasons(one) if rule else ("",)
     return {
         "type": REVIEW if review else guess,
@@ -210,10 +285,9 @@ def read(name: epath.PathLike) -> Rule | None:
         numbers = (getattr(rule, field) for field in NUMBERS)
         if not all(math.isfinite(value) for value in numbers):
             raise ValueError("a number is missing")
-        if seen and seen.means.shape != (len(CELL_TYPES), len(seen.whitening)):
-            raise ValueError("its arrays do not fit each other")
-        if rule.temperature <= 0:
-            raise ValueError(f"the temperature is {rule.temperature}")
+        for field in ("temperature", "typical"):
+            if getattr(rule, field) <= 0:
+                raise ValueError(f"{field} is {getattr(rule, field)}")
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise AbstentionError(
             f"{path} is damaged ({error}); delete it, or run `python -m wbc_jax.abstain {name}`."
@@ -259,16 +333,26 @@ def as_json(rule: Rule) -> dict[str, Any]:
 
 def _pack_seen(seen: Seen) -> dict[str, Any]:
     packed = {key: _pack(getattr(seen, key)) for key in ("means", "whitening")}
-    return packed | {"counts": None if seen.counts is None else seen.counts.tolist()}
+    own = seen.own and {key: _pack(getattr(seen.own, key)) for key in _OWN}
+    return packed | {"counts": None if seen.counts is None else seen.counts.tolist(), "own": own}
 
 
 def _unpack_seen(packed: dict[str, Any]) -> Seen:
     means, whitening = (_unpack(packed[key]) for key in ("means", "whitening"))
-    if (counts := packed.get("counts")) is None:
-        return Seen(means, whitening)
-    if len(counts) != len(means) or not all(isinstance(n, int) and n > 0 for n in counts):
-        raise ValueError("its counts are not one number above zero a type")
-    return Seen(means, whitening, np.array(counts, np.int64))
+    size = len(whitening)
+    if means.shape != (len(CELL_TYPES), size) or whitening.shape != (size, size):
+        raise ValueError("its arrays do not fit each other")
+    counts, own = packed.get("counts"), packed.get("own")
+    if counts is not None:
+        if len(counts) != len(means) or not all(isinstance(n, int) and n > 0 for n in counts):
+            raise ValueError("its counts are not one number above zero a type")
+        counts = np.array(counts, np.int64)
+    if own is not None:
+        own = Own(*(_unpack(own[key]) for key in _OWN))
+        shapes = (own.centers.shape[1:], own.middle.shape, own.whitening.shape)
+        if shapes != ((size,), (1, size), (size, size)):
+            raise ValueError("its arrays do not fit each other")
+    return Seen(means, whitening, counts, own)
 
 
 def round_as_stored(array: np.ndarray) -> np.ndarray:

@@ -2,7 +2,10 @@
 
 Means and covariance of the embeddings come from the training images. The temperature (Guo et al.,
 "On Calibration of Modern Neural Networks", 2017) and the limits come from the validation images.
-Nothing else is used.
+
+At home a network is right more often than on a source that it was not trained on, and its
+temperature is too low there. So the temperature, and its growth with the distance, can also be
+fitted to sources left out (`left_out`), each with the embeddings of a network that never saw it.
 """
 
 import dataclasses
@@ -21,13 +24,19 @@ from wbc_jax.data.sources import Source
 from wbc_jax.errors import AbstentionError
 from wbc_jax.inference import abstention
 from wbc_jax.inference import model as inference
-from wbc_jax.inference.abstention import Outputs, Rule, Seen, unlike
+from wbc_jax.inference.abstention import Outputs, Own, Rule, Seen, unlike
 from wbc_jax.labels import CELL_TYPES
 from wbc_jax.utils.progress import Progress
 
 SHARE = 0.05
 SHRINKAGE = 0.01
 """Weight of an isotropic covariance, added so that the covariance can be inverted."""
+SHARED = 5
+"""Weight, in images, of a type's mean over all sources in the mean of a single source."""
+HOME = 2.0
+"""Weight of the validation images in the fit of the temperature; each source left out has 1."""
+_FLATNESS = 1e-3
+"""Weight of the squared power, so that it is 0 where nothing speaks for another."""
 LEAST_IMAGES = 20
 """Fewer validation images are not enough for a rule."""
 
@@ -58,20 +67,83 @@ def learn(outputs: Outputs, labels: np.ndarray, sources: Sequence[str]) -> Seen 
                 "of every type."
             )
     means = np.stack([np.average(found[labels == k], 0, weights[labels == k]) for k in types])
-    covariance = np.cov((found - means[labels]).T, aweights=weights)
+    centers, around = [], np.empty_like(found)
+    for source, kind in sorted(set(zip(which.tolist(), labels.tolist()))):
+        own = (which == source) & (labels == kind)
+        centers.append((found[own].sum(0) + SHARED * means[kind]) / (own.sum() + SHARED))
+        around[own] = found[own] - centers[-1]
+    middle = np.average(found, 0, weights)
+    whitenings = (_whitening(off, weights) for off in (around, found - middle))
+    rounded = map(abstention.round_as_stored, (means, np.stack(centers), middle[None], *whitenings))
+    means, centers, middle, within, whole = rounded
+    counts = np.bincount(labels, minlength=len(means))
+    return Seen(means, within, counts, Own(centers, middle, whole))
+
+
+def _whitening(off: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Returns `[D, D]` that makes the covariance of weighted deviations `[N, D]` the unit matrix,
+    but for `SHRINKAGE`."""
+    covariance = np.cov(off.T, aweights=weights)
     size = len(covariance)
     shrunk = (1 - SHRINKAGE) * covariance + SHRINKAGE * np.trace(covariance) / size * np.eye(size)
-    whitening = np.linalg.cholesky(np.linalg.inv(shrunk))
-    counts = np.bincount(labels, minlength=len(means))
-    return Seen(*map(abstention.round_as_stored, (means, whitening)), counts)
+    return np.linalg.cholesky(np.linalg.inv(shrunk))
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Away:
+    """Cells of a source left out, as a network without it sees them.
+
+    Attributes:
+        logits: `[N, K]`.
+        far: `[N]`, distances to that network's training images, in typical ones.
+        labels: int `[N]`, the true types.
+    """
+
+    logits: np.ndarray
+    far: np.ndarray
+    labels: np.ndarray
+
+
+def fit_temperature(home: Away, others: Sequence[Away]) -> tuple[float, float]:
+    """Returns the temperature and its power of the distance.
+
+    They minimize the mean negative log-likelihood of a cell: at home, or weighted over home and the
+    sources left out.
+
+    Args:
+        home: validation images.
+        others: sources left out; empty: the power is 0.
+    """
+    parts = [(HOME, home), *((1.0, one) for one in others)]
+
+    def loss(numbers: np.ndarray) -> float:
+        temperature, power = math.exp(numbers[0]), numbers[1] if others else 0.0
+        total = _FLATNESS * power**2
+        for weight, part in parts:
+            given = abstention.tempered(part.logits, temperature, power, part.far)
+            right = given[np.arange(len(part.labels)), part.labels]
+            total -= weight * float(np.log(np.maximum(right, 1e-300)).mean())
+        return total
+
+    if not others:
+        best = scipy.optimize.minimize_scalar(
+            lambda log: loss(np.array([log])), bounds=(-3, 3), method="bounded"
+        )
+        return math.exp(best.x), 0.0
+    found = scipy.optimize.minimize(loss, (0.0, 0.5), method="L-BFGS-B", bounds=((-3, 3), (0, 5))).x
+    return math.exp(found[0]), float(found[1])
 
 
 def fit(
-    outputs: Outputs, labels: np.ndarray, share: float = SHARE, seen: Seen | None = None
+    outputs: Outputs,
+    labels: np.ndarray,
+    share: float = SHARE,
+    seen: Seen | None = None,
+    others: Sequence[Away] = (),
 ) -> Rule:
     """Fits a rule to validation images.
 
-    The temperature minimizes the negative log-likelihood. The two limits reject equally many
+    The temperature is that of `fit_temperature`. The two limits reject equally many
     images, and together `share` of them.
 
     Args:
@@ -79,6 +151,8 @@ def fit(
         labels: int `[N]`, the true types.
         share: of the images, to leave to a person.
         seen: from `learn`.
+        others: sources left out, from `left_out.away`; empty: the temperature is that of the
+            validation images. They are not used without `seen`.
 
     Raises:
         AbstentionError: fewer than `LEAST_IMAGES` images, or a share not in (0, 1).
@@ -91,15 +165,14 @@ def fit(
         raise AbstentionError(
             f"there are {len(labels)} validation images; {LEAST_IMAGES} are needed."
         )
-    logits = np.asarray(outputs.logits, np.float64)
-
-    def loss(log_temperature: float) -> float:
-        scaled = scipy.special.log_softmax(logits / math.exp(log_temperature), axis=-1)
-        return -float(scaled[np.arange(len(labels)), labels].mean())
-
-    best = scipy.optimize.minimize_scalar(loss, bounds=(-3, 3), method="bounded")
-    temperature = math.exp(best.x)
-    confidence = scipy.special.softmax(logits / temperature, axis=-1).max(-1)
+    typical, far = 1.0, np.ones(len(labels))
+    if seen is not None:
+        distances = seen.distance(outputs.embeddings)
+        typical = float(np.median(distances))
+        far = distances / typical
+    home = Away(outputs.logits, far, labels)
+    temperature, power = fit_temperature(home, others if seen else ())
+    confidence = abstention.tempered(outputs.logits, temperature, power, far).max(-1)
     odd = unlike(seen, outputs)
 
     def limits(each: float) -> tuple[float, float]:
@@ -114,7 +187,7 @@ def fit(
     for _ in range(30):
         middle = (least + most) / 2
         least, most = (middle, most) if left(middle) < 0 else (least, middle)
-    return Rule(temperature, *limits(most), share, len(labels), seen)
+    return Rule(temperature, *limits(most), share, len(labels), seen, power, typical)
 
 
 def outputs_of(
@@ -156,7 +229,11 @@ def data_settings(model: inference.Model, manual_dir: str | None) -> Data:
 
 
 def fit_model(
-    name: epath.PathLike, model: inference.Model, share: float, manual_dir: str | None = None
+    name: epath.PathLike,
+    model: inference.Model,
+    share: float,
+    manual_dir: str | None = None,
+    others: Sequence[Away] = (),
 ) -> Rule:
     """Fits a rule to the training and validation images of a classifier, and writes it.
 
@@ -165,6 +242,7 @@ def fit_model(
         model: the classifier.
         share: of the validation images, to leave to a person.
         manual_dir: folder of the data sets; None: as in training.
+        others: as in `fit`.
 
     Raises:
         AbstentionError: the model is not a classifier.
@@ -179,6 +257,6 @@ def fit_model(
     if model.embedding_size:
         seen = learn(outputs_of_records(model, train.entries), train.labels, train.datasets)
     outputs = outputs_of_records(model, validation.entries)
-    rule = fit(outputs, validation.labels, share, seen)
+    rule = fit(outputs, validation.labels, share, seen, others)
     abstention.write(name, rule)
     return rule
