@@ -75,6 +75,7 @@ def test_the_command(run, folder, tmp_path):
         (["--noflips", "--nomasks", "--noretry_bad"], {"flips": False, "masks": False}),
         (["--model=segmenter", "--model", "classifier"], {"model": ["segmenter", "classifier"]}),
         (["--um_per_px=0.1", "--find=no"], {"um_per_px": 0.1, "find": "no"}),
+        (["--folder_statistics=off"], {"folder_statistics": "off"}),
     ],
 )
 def test_flags(arguments, expected):
@@ -89,6 +90,7 @@ def test_flags(arguments, expected):
         (["--paths=l.txt", "--format=csv"], "--format is csv, but --paths and --shard"),
         (["a.png", "--shard=0/2", "--find=yes"], "leave out --find, --um_per_px"),
         (["a.png", "--format=parquet", "--model=a", "--model=b"], "the second --model"),
+        (["a.png", "--shard=0/2", "--folder_statistics=auto"], "--folder_statistics and the"),
     ],
 )
 def test_flags_that_contradict_each_other(arguments, expected):
