@@ -125,6 +125,27 @@ class Browser:
                 buttons=int(kind != "mouseReleased"),
             )  # fmt: skip
 
+    def middle(self, selector: str) -> tuple[float, float]:
+        """Returns where an element has its middle, (x, y) in the window."""
+        box = f"document.querySelector({json.dumps(selector)}).getBoundingClientRect()"
+        return tuple(self.value(f"(r => [r.left + r.width / 2, r.top + r.height / 2])({box})"))
+
+    def drag_and_drop(self, held: str, target: str) -> None:
+        """Drags one element, named by its CSS selector, to another."""
+        (x, y), end = self.middle(held), self.middle(target)
+        self.call("Input.setInterceptDrags", enabled=True)
+        for kind, far in (("mousePressed", 0), ("mouseMoved", 5), ("mouseMoved", 20)):
+            self.call(
+                "Input.dispatchMouseEvent", type=kind, x=x + far, y=y + far, button="left",
+                buttons=1, clickCount=1,
+            )  # fmt: skip
+        while not (taken := [e for e in self._events if e["method"] == "Input.dragIntercepted"]):
+            self._next()
+        data = taken[-1]["params"]["data"]
+        for kind in ("dragEnter", "dragOver", "drop"):
+            self.call("Input.dispatchDragEvent", type=kind, x=end[0], y=end[1], data=data)
+        self.call("Input.setInterceptDrags", enabled=False)
+
     def picture(self, whole: bool = True) -> np.ndarray:
         """Returns a screenshot of the page, or of the visible part; uint8 `[H, W, 3]`."""
         shot = self.call("Page.captureScreenshot", captureBeyondViewport=whole, **self._clip(whole))

@@ -338,6 +338,7 @@ get("own-name").addEventListener("keydown", (event) => {
 });
 get("undo").addEventListener("click", undo);
 get("mask-open").addEventListener("click", openMask);
+gallery.box.addEventListener("dblclick", (event) => { if (event.target.closest(".tile")) openMask(); });
 get("outlines").addEventListener("change", showView);
 get("keys-open").addEventListener("click", () => get("keys").showModal());
 for (const id of ["show", "order"]) get(id).addEventListener("change", showGallery);

@@ -21,6 +21,7 @@ export class Gallery {
     this.box.addEventListener("scroll", () => this.draw(), { passive: true });
     new ResizeObserver(() => this.layOut()).observe(this.box);
     this.box.addEventListener("pointerdown", (event) => this.press(event));
+    this.box.addEventListener("click", (event) => this.click(event));
     this.box.addEventListener("dragstart", (event) => this.drag(event));
   }
 
@@ -215,6 +216,14 @@ export class Gallery {
     if (event.shiftKey) this.go(cell, true);
     else if (event.ctrlKey || event.metaKey) this.toggle(cell);
     else if (!this.chosen.has(cell)) this.go(cell); // else perhaps a drag of all chosen ones
+  }
+
+  // It was no drag: only this one.
+  click(event) {
+    const tile = event.target.closest(".tile");
+    if (tile && this.chosen.size && !(event.shiftKey || event.ctrlKey || event.metaKey)) {
+      this.go(Number(tile.dataset.cell));
+    }
   }
 
   drag(event) {
