@@ -7,6 +7,7 @@ import os
 import pathlib
 import shutil
 import socket
+import threading
 
 import numpy as np
 import pytest
@@ -329,3 +330,29 @@ def test_a_busy_port():
     found = server.bind(port)
     assert found.getsockname() == ("127.0.0.1", port)
     found.close()
+
+
+def test_requests_at_the_same_time(address, folder):
+    """Answers that count all cells are made while others say types, some of them new."""
+    failed = []
+
+    def say(n):
+        for i in range(10):
+            body = {"cells": [n], "type": f"type {n} {i}", "since": 0}
+            failed.append(ask(address, "types", body)[0] != 200)
+
+    def look():
+        for _ in range(15):
+            failed.append(ask(address, "cells")[0] != 200)
+
+    threads = [threading.Thread(target=say, args=(n,)) for n in range(4)]
+    threads += [threading.Thread(target=look) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(failed) == 70 and not any(failed)
+    said = json.loads(ask(address, "cells")[1])["said"]
+    assert {cell: one["type"] for cell, one in said.items()} == {
+        str(n): f"type {n} 9" for n in range(4)
+    }

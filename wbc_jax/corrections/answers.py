@@ -17,6 +17,8 @@ def everything(session: Session) -> dict[str, Any]:
     """Returns all cells, what is said of them, and the counts."""
     cells = session.results.cells
     rows = [cell.row for cell in cells]
+    with session.still:
+        first = session.state.count(None) if session.results.typed else []
     return atomic.finite(
         {
             "cells": {
@@ -32,7 +34,7 @@ def everything(session: Session) -> dict[str, Any]:
             "model": list(CELL_TYPES),
             "notCounted": list(state.NOT_COUNTED),
             "typed": session.results.typed,
-            "before": session.state.count(None) if session.results.typed else [],
+            "before": first,
             **news(session, 0),
         }
     )
@@ -44,14 +46,14 @@ def news(session: Session, since: int) -> dict[str, Any]:
     The result holds the number of statements now, what is said of each cell that changed, the types
     there are, the differential count, and what is wrong.
     """
-    found = {
-        # First: what comes while this is answered is told again, not left out.
-        "revision": session.refresh(),
-        "said": {index: said(session, index) for index in session.changed_since(since)},
-        "types": session.state.types(),
-        "after": session.state.count(session.reviewer),
-        "problems": problems(session),
-    }
+    with session.still:
+        found = {
+            "revision": session.refresh(),
+            "said": {index: said(session, index) for index in session.changed_since(since)},
+            "types": session.state.types(),
+            "after": session.state.count(session.reviewer),
+            "problems": problems(session),
+        }
     return atomic.finite(found)
 
 

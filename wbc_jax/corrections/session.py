@@ -35,6 +35,7 @@ class Session:
         log: the log of the folder.
         state: what is said so far.
         reviewer: the person's name, as it is written down.
+        still: a lock; who reads several things that belong together holds it.
         trouble: why `corrections.csv` could not be written the last time; empty if it could.
 
     Raises:
@@ -51,7 +52,7 @@ class Session:
         self.log = log.Log(self.results.path)
         self.state = state.State(self.results)
         self.trouble = ""
-        self._threads = threading.RLock()
+        self.still = threading.RLock()
         self._folder = OutputFolder(self.results.path, flag="DIR", part=_PART)
         self._in_table = -1
         self.log.mend()
@@ -59,13 +60,13 @@ class Session:
 
     def refresh(self) -> int:
         """Reads what other processes said; returns the number of statements in all."""
-        with self._threads:
+        with self.still:
             self.state.apply(self.log.read_new())
             return len(self.state.applied)
 
     def changed_since(self, revision: int) -> list[int]:
         """Returns the cells about which this reviewer said anything after that many statements."""
-        with self._threads:
+        with self.still:
             new = self.state.applied[revision:]
             own = {i for name, i in new if name == self.reviewer and i is not None}
             return sorted(own)
@@ -80,7 +81,7 @@ class Session:
             InputError: the type has no allowed name, or the results have changed.
             OSError: the log cannot be written.
         """
-        with self._threads, self.log.locked():
+        with self.still, self.log.locked():
             self._check_current()
             self.refresh()
             after = None if name is None else self.state.type_named(name)
@@ -99,7 +100,7 @@ class Session:
         Raises:
             DataError: as `masks.current`.
         """
-        with self._threads:
+        with self.still:
             self.refresh()
             saved = self._saved(index)
             cell = self.results.cells[index]
@@ -139,7 +140,7 @@ class Session:
             OSError: the mask or the log cannot be written.
         """
         saved, data = masks.encode(self.results.cells[index], area, mask)
-        with self._threads, self.log.locked():
+        with self.still, self.log.locked():
             self._check_base(index, base)
             path = self.results.path / saved.png
             if not path.exists() or path.read_bytes() != data:
@@ -149,7 +150,7 @@ class Session:
 
     def forget_mask(self, index: int, base: str | None = None) -> list[int]:
         """Says that the mask of a cell is as predicted; arguments and errors as of `paint`."""
-        with self._threads, self.log.locked():
+        with self.still, self.log.locked():
             self._check_base(index, base)
             return self._set_mask(index, None, PAGE)
 
@@ -181,7 +182,7 @@ class Session:
         Raises:
             As `set_types`.
         """
-        with self._threads, self.log.locked():
+        with self.still, self.log.locked():
             self._check_current()
             self.refresh()
             news = []
@@ -234,7 +235,7 @@ class Session:
 
     def write_table(self) -> None:
         """Writes `corrections.csv`, if anything was said since; says in `trouble` if it cannot."""
-        with self._threads:
+        with self.still:
             try:
                 with self.log.locked():
                     revision = self.refresh()
