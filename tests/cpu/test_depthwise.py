@@ -57,6 +57,13 @@ def with_gradients(compute, x, kernel, bias, gradient, stride, padding):
     return both(x, kernel, bias, gradient)
 
 
+@functools.cache
+def with_xla(*case):
+    """The arrays of a case, and XLA's output and gradients; each case is compiled once."""
+    values = arrays(*case)
+    return values, [np.asarray(a) for a in with_gradients(grouped, *values, *case[2:])]
+
+
 def close(found, expected):
     for a, b in zip(found, expected, strict=True):
         assert a.dtype == np.float32 and a.shape == b.shape
@@ -66,8 +73,7 @@ def close(found, expected):
 @pytest.mark.parametrize("form", ["fast", "no llvmlite"])
 @pytest.mark.parametrize(("shape", "size", "stride", "padding"), CASES)
 def test_equals_xlas_grouped_convolution(onednn, monkeypatch, shape, size, stride, padding, form):
-    values = arrays(shape, size, stride, padding)
-    expected = with_gradients(grouped, *values, stride, padding)
+    values, expected = with_xla(shape, size, stride, padding)
     if form == "no llvmlite":
         monkeypatch.setattr(depthwise_convolution, "_generated", lambda: None)
     close(with_gradients(cpu.depthwise, *values, stride, padding), expected)
@@ -76,8 +82,7 @@ def test_equals_xlas_grouped_convolution(onednn, monkeypatch, shape, size, strid
 @pytest.mark.parametrize(("shape", "size", "stride", "padding"), CASES[1:5])
 def test_without_onednn_it_is_a_sum_of_shifted_products(monkeypatch, shape, size, stride, padding):
     monkeypatch.setattr(convolution, "usable", lambda: False)
-    values = arrays(shape, size, stride, padding)
-    expected = with_gradients(grouped, *values, stride, padding)
+    values, expected = with_xla(shape, size, stride, padding)
     close(with_gradients(cpu.depthwise, *values, stride, padding), expected)
     text = jax.jit(lambda *a: cpu.depthwise(*a, stride, padding)).lower(*values[:3]).as_text()
     assert "stablehlo.convolution" not in text and "onednn" not in text
@@ -91,7 +96,7 @@ def test_generated_gradients_do_not_depend_on_the_threads(
     pytest.importorskip("llvmlite", reason="installed on x86-64 Linux only")
     from wbc_jax.cpu import depthwise_gradient, machine_code
 
-    x, kernel, bias, gradient = arrays(shape, size, stride, padding)
+    (x, kernel, _, gradient), expected = with_xla(shape, size, stride, padding)
     if not depthwise_gradient.usable(x, gradient):
         pytest.skip("no code can be generated here")
 
@@ -103,7 +108,7 @@ def test_generated_gradients_do_not_depend_on_the_threads(
     monkeypatch.setattr(machine_code, "threads", lambda: threads)
     for a, b in zip(compute(), first):
         np.testing.assert_array_equal(a, b)
-    close(first, with_gradients(grouped, x, kernel, bias, gradient, stride, padding)[1:])
+    close(first, expected[1:])
 
 
 @pytest.mark.parametrize(("widest", "registers"), [(4, 16), (8, 16)])
@@ -112,7 +117,7 @@ def test_generated_gradients_on_processors_with_fewer_registers(monkeypatch, wid
     from wbc_jax.cpu import depthwise_gradient, machine_code
 
     shape, size, stride, padding = (2, 9, 8, 31), 5, 2, ((2, 2), (1, 2))
-    x, kernel, bias, gradient = arrays(shape, size, stride, padding)
+    (x, kernel, _, gradient), expected = with_xla(shape, size, stride, padding)
     if not depthwise_gradient.usable(x, gradient):
         pytest.skip("no code can be generated here")
     monkeypatch.setattr(machine_code, "registers", lambda: registers)
@@ -120,7 +125,7 @@ def test_generated_gradients_on_processors_with_fewer_registers(monkeypatch, wid
     monkeypatch.setattr(depthwise_gradient, "_VERSION", f"test{widest}")
     weights = depthwise_gradient.weight_gradient(x, gradient, size, stride, padding)
     found = depthwise_gradient.input_gradient(gradient, kernel, shape, stride, padding), *weights
-    close(found, with_gradients(grouped, x, kernel, bias, gradient, stride, padding)[1:])
+    close(found, expected[1:])
 
 
 @pytest.mark.parametrize("stride", [1, 2])
