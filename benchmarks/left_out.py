@@ -232,34 +232,69 @@ def _auroc(known: np.ndarray, odd: np.ndarray) -> float:
 
 def rule_table(networks: Sequence[LeftOut]) -> list[str]:
     """Returns the calibration error at home and away, and what the rule types, by network: with the
-    temperature of home, and with that of the other sources left out."""
+    temperature of home; with that of the other sources left out; and with foreign cells shown.
+
+    Half of each kind of foreign cells is shown, the other half scored: `shown` with all kinds,
+    `not shown` each kind with the other kinds alone.
+    """
     lines = [
-        f"{'left out':30}{'temperature':>14}{'ECE home':>10}{'away':>7}{'typed: home':>13}"
-        f"{'away':>7}{'right':>7}{'of all':>8}{'foreign':>9}"
+        f"{'left out':30}{'rule':>10}{'ECE home':>10}{'away':>7}{'typed: home':>13}"
+        f"{'away':>7}{'right':>7}{'of all':>8}{'foreign: shown':>16}{'not shown':>11}"
     ]
     others = left_out.away(networks)
     totals: dict[str, list[list[float]]] = {}
     for i, network in enumerate(networks):
-        seen = network.learn()
-        home = network.moved(seen, network.test)
-        away = network.moved(seen, network.away)
-        for name, given in (("home", []), ("left out", others[:i] + others[i + 1 :])):
-            own = network.validation
-            rule = abstention_fitting.fit(own.outputs, own.labels, 1 - KNOWN_TYPED, seen, given)
+        given = others[:i] + others[i + 1 :]
+        shown, scored = halves(network.foreign)
+        rules = (("home", [], None), ("left_out", given, None), ("foreign", given, shown))
+        for name, own, foreign in rules:
+            rule = _rule(network, own, foreign)
+            home, away = (network.moved(rule.seen, one) for one in (network.test, network.away))
             row = [_calibration_error(rule, cells) for cells in (home, away)]
             typed = [_typed(rule, one) for one in (home.outputs, away.outputs)]
             right = away.outputs.logits.argmax(-1) == away.labels
             row += [typed[0].mean(), typed[1].mean(), right[typed[1]].mean(), right.mean()]
-            row += [_typed(rule, network.foreign.outputs).mean()]
+            odd = _typed(rule, scored.outputs)
+            row += [odd.mean(), odd.mean()]
+            if foreign is not None:
+                row[-1] = np.mean(_not_shown(network, own, shown, scored))
             totals.setdefault(name, []).append(row)
             lines.append(_rule_line(network.name, name, row))
     return lines + [_rule_line("mean", name, np.mean(rows, 0)) for name, rows in totals.items()]
 
 
+def halves(foreign: Cells) -> tuple[Cells, Cells]:
+    """Returns every second cell of each kind, from the first, and the others."""
+    first = np.zeros(len(foreign.labels), bool)
+    for kind in np.unique(foreign.sources):
+        first[np.flatnonzero(foreign.sources == kind)[::2]] = True
+    return foreign.take(first), foreign.take(~first)
+
+
+def _rule(
+    network: LeftOut, others: Sequence[abstention_fitting.Away], shown: Cells | None
+) -> abstention.Rule:
+    own = network.validation
+    seen = network.learn(shown)
+    return abstention_fitting.fit(own.outputs, own.labels, 1 - KNOWN_TYPED, seen, others)
+
+
+def _not_shown(
+    network: LeftOut, others: Sequence[abstention_fitting.Away], shown: Cells, scored: Cells
+) -> np.ndarray:
+    """Returns whether each foreign cell is typed by a rule that was not shown its kind."""
+    found = []
+    for kind in np.unique(scored.sources):
+        rest = shown.take(shown.sources != kind)
+        rule = _rule(network, others, rest if len(rest.labels) else None)
+        found.append(_typed(rule, scored.take(scored.sources == kind).outputs))
+    return np.concatenate(found)
+
+
 def _rule_line(source: str, name: str, row: Sequence[float]) -> str:
-    widths = (10, 7, 13, 7, 7, 8, 9)
+    widths = (10, 7, 13, 7, 7, 8, 16, 11)
     numbers = "".join(f"{value:{width}.3f}" for value, width in zip(row, widths))
-    return f"{source:30}{name:>14}{numbers}"
+    return f"{source:30}{name:>10}{numbers}"
 
 
 def _typed(rule: abstention.Rule, outputs: Outputs) -> np.ndarray:

@@ -23,6 +23,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         help="folder of .npz files with the outputs of networks trained without one source each "
         "(wbc_jax/inference/left_out.py), to fit the temperature to sources left out",
     )
+    cli.add_switch(
+        parser,
+        "foreign",
+        False,
+        "show the rule half of pbc's erythroblasts, immature granulocytes and platelets, so that "
+        "it leaves such cells to a person; --score takes the other half",
+    )
     parser.add_argument("--score", action="store_true", help="score the existing rule")
     parser.add_argument("--manual_dir", help="folder of the data sets; by default that of training")
     parser.add_argument("--out", help="with --score: JSON file for the scores")
@@ -55,13 +62,18 @@ def _score(options: argparse.Namespace) -> None:
 
 
 def _fit(options: argparse.Namespace) -> None:
+    from wbc_jax.evaluate import abstention as evaluation
     from wbc_jax.inference import abstention, abstention_fitting, left_out
     from wbc_jax.inference import model as inference
 
     others = left_out.away(left_out.read_folder(options.left_out)) if options.left_out else []
     model = inference.load(options.model)
+    foreign = []
+    if options.foreign:
+        data = abstention_fitting.data_settings(model, options.manual_dir)
+        foreign = list(evaluation.other_cells(data.manual_dir, fitted=True).values())
     rule = abstention_fitting.fit_model(
-        options.model, model, options.share, options.manual_dir, others
+        options.model, model, options.share, options.manual_dir, others, foreign
     )
     print(
         f"{abstention.rule_path(options.model)}: temperature {rule.temperature:.3f} × distance ^ "

@@ -90,7 +90,7 @@ def test_tables(bench, networks, monkeypatch):
     assert float(rows["Mahalanobis, by source"][0]) > 0.99  # they lie where no type does
     assert float(rows["relative, by source"][2]) < 0.05
     rule = bench.rule_table(networks)[1:]
-    assert len(rule) == 8
+    assert len(rule) == 12
     for line in rule:
-        home_typed, foreign = float(line.split()[-5]), float(line.split()[-1])
+        home_typed, foreign = float(line.split()[-6]), float(line.split()[-2])
         assert home_typed == pytest.approx(0.95, abs=0.05) and foreign < 0.05

@@ -5,10 +5,11 @@ import types
 
 import numpy as np
 import pytest
+from PIL import Image
 from scipy.spatial import distance
 
 from wbc_jax import abstain, provenance
-from wbc_jax.errors import AbstentionError
+from wbc_jax.errors import AbstentionError, DataError
 from wbc_jax.evaluate import abstention as evaluation
 from wbc_jax.inference import abstention, abstention_fitting
 from wbc_jax.labels import CELL_TYPES, REVIEW
@@ -299,3 +300,52 @@ def test_probabilities_far_away_are_lower(tmp_path):
     )
     with pytest.raises(AbstentionError, match="of another network"):
         rule.probabilities(abstention.Outputs(logits))
+
+
+def test_kinds_of_foreign_cells_that_were_shown_are_left_to_a_person(tmp_path):
+    """Foreign cells lie between the types, where no distance to the training is large."""
+    train, labels = embedded(2000, 0)
+
+    def foreign(number):
+        off = train.embeddings - 4 * np.eye(5, 8)[labels]
+        return (2.2 * np.ones(8) * (np.arange(8) < 5) + off[:number]).astype(np.float32)
+
+    plain = abstention_fitting.learn(train, labels, ["a"] * 2000)
+    shown = foreign(200)
+    seen = abstention_fitting.learn(train, labels, ["a"] * 2000, [shown[:100], shown[100:]])
+    assert not plain.knows_foreign and seen.knows_foreign and seen.own.foreign.shape == (2, 8)
+    np.testing.assert_allclose(seen.own.foreign[0], shown[:100].mean(0), atol=5e-3)
+    some = train.embeddings[::199]
+    between = (some[:, None] - seen.own.foreign) @ seen.whitening
+    expected = seen.distance(some) ** 2 - (between**2).sum(-1).min(-1)
+    np.testing.assert_allclose(seen.foreign(some), expected, rtol=1e-4, atol=1e-3)
+    logits = drawn(2000, 1.0)[0] + 9 * np.eye(5)[labels]
+    validation = abstention.Outputs(logits, embedded(2000, 1)[0].embeddings)
+    odd = abstention.Outputs(logits[:200], foreign(400)[200:])
+    rules = [abstention_fitting.fit(validation, labels, 0.06, one) for one in (plain, seen)]
+    typed = [np.mean([not reason for reason in rule.reasons(odd)]) for rule in rules]
+    assert typed[1] < typed[0] / 2
+    left = [np.mean([bool(reason) for reason in rule.reasons(validation)]) for rule in rules]
+    assert left == pytest.approx([0.06, 0.06], abs=0.003)
+    parts = [reason.split(";") for reason in rules[1].reasons(validation)]
+    shares = [np.mean([name in part for part in parts]) for name in (
+        abstention.LOW, abstention.UNLIKE, abstention.FOREIGN)]  # fmt: skip
+    assert max(shares) - min(shares) < 0.003 and min(shares) >= 0.02 - 0.003
+    abstention.write(tmp_path, rules[1])
+    assert abstention.read(tmp_path).reasons(odd) == rules[1].reasons(odd)
+
+
+def test_the_cells_that_fit_a_rule_do_not_score_it(tmp_path):
+    folder = tmp_path / "PBC_dataset_normal_DIB"
+    for kind in evaluation.pbc.OTHER_CLASSES:
+        (folder / kind).mkdir(parents=True)
+        for i in range(5):
+            image = Image.fromarray(np.full((8, 8, 3), 10 * i, np.uint8))
+            image.save(folder / kind / f"{i}.png")
+    fitted, scored = (evaluation.other_cells(str(tmp_path), fitted) for fitted in (True, False))
+    assert sorted(fitted) == sorted(scored) == sorted(evaluation.pbc.OTHER_CLASSES)
+    for kind in fitted:
+        assert [int(image[0, 0, 0]) for image in fitted[kind]] == [0, 20, 40]
+        assert [int(image[0, 0, 0]) for image in scored[kind]] == [10, 30]
+    with pytest.raises(DataError, match="platelet; see --manual_dir"):
+        evaluation.other_cells(str(folder), True)

@@ -62,8 +62,30 @@ def measure(rule: Rule, known: Outputs, labels: np.ndarray, odd: Outputs) -> dic
     }
 
 
+def other_cells(manual_dir: str, fitted: bool) -> dict[str, list[np.ndarray]]:
+    """Reads pbc's images of other things than the five types, by kind.
+
+    Args:
+        manual_dir: folder of the data sets.
+        fitted: every second image of a kind, from the first, for the fit of a rule; else the
+            others, which score it.
+
+    Raises:
+        DataError: they are missing.
+    """
+    manual = epath.Path(manual_dir).expanduser()
+    folder = next((manual / f for f in pbc.FOLDERS if (manual / f / "platelet").is_dir()), None)
+    if folder is None:
+        raise DataError(f"{manual}: holds no {pbc.FOLDERS[0]}/platelet; see --manual_dir")
+    found: dict[str, list[Any]] = {}
+    for kind, path in pbc.find_images(folder, pbc.OTHER_CLASSES):
+        found.setdefault(kind, []).append(path)
+    start = 0 if fitted else 1
+    return {kind: [read_image(path) for path in paths[start::2]] for kind, paths in found.items()}
+
+
 def score(name: str, rule: Rule, manual_dir: str | None = None) -> dict[str, Any]:
-    """Scores a rule on pbc's test split, and on pbc's images of other things.
+    """Scores a rule on pbc's test split, and on pbc's images of other things (`other_cells`).
 
     Raises:
         AbstentionError: the classifier was not trained on pbc, whose test split is needed.
@@ -76,14 +98,10 @@ def score(name: str, rule: Rule, manual_dir: str | None = None) -> dict[str, Any
     test = pipeline.load_splits(data, model.config.evaluate.size, "classification")["test"]
     chosen = [i for i, (source, _) in enumerate(test.entries) if source.name == "pbc"]
     known = abstention_fitting.outputs_of_records(model, [test.entries[i] for i in chosen])
-    manual = epath.Path(data.manual_dir).expanduser()
-    folder = next((manual / f for f in pbc.FOLDERS if (manual / f / "platelet").is_dir()), None)
-    if folder is None:
-        raise DataError(f"{manual}: holds no {pbc.FOLDERS[0]}/platelet; see --manual_dir")
     odd, kinds = [], []
-    for kind, path in pbc.find_images(folder, pbc.OTHER_CLASSES):
-        odd.append(read_image(path))
-        kinds.append(kind)
+    for kind, images in other_cells(data.manual_dir, fitted=False).items():
+        odd += images
+        kinds += [kind] * len(images)
     strange = abstention_fitting.outputs_of(model, odd)
     labels = test.labels[chosen]
     result = measure(rule, known, labels, strange)

@@ -7,7 +7,9 @@ Simple Unified Framework for Detecting Out-of-Distribution Samples", 2018), rela
 to the mean of all (Ren et al., "A Simple Fix to Mahalanobis Distance", 2021), or, if the network
 has no embedding, in a high energy, −log Σ exp(logits) (Liu et al., "Energy-based
 Out-of-distribution Detection", 2020). Each source has means of its own, so that a source apart from
-the others does not widen the covariance. Docs/folder_statistics.md compares such measures.
+the others does not widen the covariance. A rule that was shown foreign cells (erythroblasts and
+others) also abstains from images that lie nearer to one of their kinds. docs/folder_statistics.md
+compares such measures.
 
 Far from the training images a network is too sure of itself: the temperature grows with a power of
 the distance, fitted to sources that the network was not trained on.
@@ -33,16 +35,16 @@ from wbc_jax.inference import weights
 from wbc_jax.labels import CELL_TYPES, REVIEW
 from wbc_jax.utils import atomic
 
-LOW, UNLIKE = "low_probability", "unlike_training"
+LOW, UNLIKE, FOREIGN = "low_probability", "unlike_training", "foreign_cell"
 FILE = "abstention.json"
 FORMAT = "wbc_jax abstention 3"
 EARLIER = "wbc_jax abstention 2"
 """Format of files without `power`, `typical` and the `Seen.counts` and `Seen.own`; still read."""
 NUMBERS = (
     *("temperature", "power", "typical"),
-    *("least_probability", "most_unlike", "share", "images"),
+    *("least_probability", "most_unlike", "most_foreign", "share", "images"),
 )
-_OWN = ("centers", "middle", "whitening")
+_OWN = ("centers", "middle", "whitening", "foreign")
 _NEAREST = 0.01
 """Least distance, in typical ones, that the temperature follows."""
 
@@ -56,11 +58,14 @@ class Own:
         middle: float32 `[1, D]`, the mean of all.
         whitening: float32 `[D, D]`; embeddings multiplied by it have the unit matrix as covariance
             around `middle`.
+        foreign: float32 `[F, D]`, a mean for each kind of foreign cell, such as erythroblasts, that
+            the rule was shown; `[0, D]` if none.
     """
 
     centers: np.ndarray
     middle: np.ndarray
     whitening: np.ndarray
+    foreign: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -94,6 +99,17 @@ class Seen:
             return self.distance(embeddings)
         middle = _squares(embeddings, self.own.middle, self.own.whitening)
         return self.distance(embeddings) ** 2 - middle[:, 0]
+
+    @property
+    def knows_foreign(self) -> bool:
+        """Whether the rule was shown foreign cells."""
+        return self.own is not None and len(self.own.foreign) > 0
+
+    def foreign(self, embeddings: np.ndarray) -> np.ndarray:
+        """Returns by how much the squared distance `[N]` to the nearest mean exceeds the one to the
+        nearest mean of a kind of foreign cells; only if it `knows_foreign`."""
+        there = _squares(embeddings, self.own.foreign, self.whitening)
+        return self.distance(embeddings) ** 2 - there.min(-1)
 
 
 def _squares(embeddings: np.ndarray, means: np.ndarray, whitening: np.ndarray) -> np.ndarray:
@@ -163,6 +179,7 @@ class Rule:
         seen: None if the network has no embedding.
         power: 0: the temperature is the same everywhere.
         typical: median distance of the validation images.
+        most_foreign: the classifier abstains if `Seen.foreign` is higher.
     """
 
     temperature: float
@@ -173,6 +190,7 @@ class Rule:
     seen: Seen | None = None
     power: float = 0.0
     typical: float = 1.0
+    most_foreign: float = 0.0
 
     def probabilities(self, outputs: Outputs) -> np.ndarray:
         """Returns calibrated probabilities `[N, K]`."""
@@ -183,11 +201,15 @@ class Rule:
         return tempered(outputs.logits, self.temperature, self.power, far)
 
     def reasons(self, outputs: Outputs) -> list[str]:
-        """Returns the reasons to abstain on each image: `LOW`, `UNLIKE`, both joined by `;`, or
-        an empty text."""
-        low = self.probabilities(outputs).max(-1) < self.least_probability
-        odd = unlike(self.seen, outputs) > self.most_unlike
-        return [";".join([LOW] * bool(a) + [UNLIKE] * bool(b)) for a, b in zip(low, odd)]
+        """Returns the reasons to abstain on each image: `LOW`, `UNLIKE`, `FOREIGN`, several joined
+        by `;`, or an empty text."""
+        found = {
+            LOW: self.probabilities(outputs).max(-1) < self.least_probability,
+            UNLIKE: unlike(self.seen, outputs) > self.most_unlike,
+        }
+        if self.seen and self.seen.knows_foreign:
+            found[FOREIGN] = self.seen.foreign(outputs.embeddings) > self.most_foreign
+        return [";".join(itertools.compress(found, flags)) for flags in zip(*found.values())]
 
 
 def tempered(
@@ -349,8 +371,9 @@ def _unpack_seen(packed: dict[str, Any]) -> Seen:
         counts = np.array(counts, np.int64)
     if own is not None:
         own = Own(*(_unpack(own[key]) for key in _OWN))
-        shapes = (own.centers.shape[1:], own.middle.shape, own.whitening.shape)
-        if shapes != ((size,), (1, size), (size, size)):
+        arrays = (own.centers[:0], own.middle, own.whitening, own.foreign[:0])
+        shapes = [array.shape for array in arrays]
+        if shapes != [(0, size), (1, size), (size, size), (0, size)]:
             raise ValueError("its arrays do not fit each other")
     return Seen(means, whitening, counts, own)
 

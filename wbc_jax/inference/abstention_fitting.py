@@ -41,7 +41,12 @@ LEAST_IMAGES = 20
 """Fewer validation images are not enough for a rule."""
 
 
-def learn(outputs: Outputs, labels: np.ndarray, sources: Sequence[str]) -> Seen | None:
+def learn(
+    outputs: Outputs,
+    labels: np.ndarray,
+    sources: Sequence[str],
+    foreign: Sequence[np.ndarray] = (),
+) -> Seen | None:
     """Returns the distribution of training images; None if the network has no embedding.
 
     A source is weighted by the root of its number of images, so that a large one does not dominate.
@@ -50,6 +55,7 @@ def learn(outputs: Outputs, labels: np.ndarray, sources: Sequence[str]) -> Seen 
         outputs: of training images.
         labels: int `[N]`, the true types.
         sources: `[N]`, the data set of each image.
+        foreign: embeddings `[n, D]` of each kind of foreign cells, such as erythroblasts.
 
     Raises:
         AbstentionError: a type has no image.
@@ -74,10 +80,11 @@ def learn(outputs: Outputs, labels: np.ndarray, sources: Sequence[str]) -> Seen 
         around[own] = found[own] - centers[-1]
     middle = np.average(found, 0, weights)
     whitenings = (_whitening(off, weights) for off in (around, found - middle))
-    rounded = map(abstention.round_as_stored, (means, np.stack(centers), middle[None], *whitenings))
-    means, centers, middle, within, whole = rounded
+    kinds = np.stack([one.mean(0) for one in foreign]) if foreign else np.zeros((0, len(middle)))
+    given = (means, np.stack(centers), middle[None], kinds, *whitenings)
+    means, centers, middle, kinds, within, whole = map(abstention.round_as_stored, given)
     counts = np.bincount(labels, minlength=len(means))
-    return Seen(means, within, counts, Own(centers, middle, whole))
+    return Seen(means, within, counts, Own(centers, middle, whole, kinds))
 
 
 def _whitening(off: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -143,8 +150,8 @@ def fit(
 ) -> Rule:
     """Fits a rule to validation images.
 
-    The temperature is that of `fit_temperature`. The two limits reject equally many
-    images, and together `share` of them.
+    The temperature is that of `fit_temperature`. The limits reject equally many images
+    each, and together `share` of them.
 
     Args:
         outputs: of validation images.
@@ -175,19 +182,26 @@ def fit(
     confidence = abstention.tempered(outputs.logits, temperature, power, far).max(-1)
     odd = unlike(seen, outputs)
 
-    def limits(each: float) -> tuple[float, float]:
-        return float(np.quantile(confidence, each)), float(np.quantile(odd, 1 - each))
+    scores = [-confidence, odd]
+    if seen is not None and seen.knows_foreign:
+        scores.append(seen.foreign(outputs.embeddings))
+
+    def limits(each: float) -> list[float]:
+        return [float(np.quantile(one, 1 - each)) for one in scores]
 
     def left(each: float) -> float:
-        probability, highest = limits(each)
-        return float(((confidence < probability) | (odd > highest)).mean()) - share
+        over = [one > limit for one, limit in zip(scores, limits(each))]
+        return float(np.any(over, 0).mean()) - share
 
-    # Each limit leaves between `share` / 2 and `share`, as some images fail both.
-    least, most = share / 2, share
+    # Each limit leaves less than `share`, and at least its part, as some images fail several.
+    least, most = share / len(scores), share
     for _ in range(30):
         middle = (least + most) / 2
         least, most = (middle, most) if left(middle) < 0 else (least, middle)
-    return Rule(temperature, *limits(most), share, len(labels), seen, power, typical)
+    doubt, most_unlike, *most_foreign = limits(most)
+    return Rule(
+        temperature, -doubt, most_unlike, share, len(labels), seen, power, typical, *most_foreign
+    )
 
 
 def outputs_of(
@@ -234,6 +248,7 @@ def fit_model(
     share: float,
     manual_dir: str | None = None,
     others: Sequence[Away] = (),
+    foreign: Sequence[Sequence[np.ndarray]] = (),
 ) -> Rule:
     """Fits a rule to the training and validation images of a classifier, and writes it.
 
@@ -243,6 +258,7 @@ def fit_model(
         share: of the validation images, to leave to a person.
         manual_dir: folder of the data sets; None: as in training.
         others: as in `fit`.
+        foreign: images of each kind of foreign cells that the rule is to know.
 
     Raises:
         AbstentionError: the model is not a classifier.
@@ -255,7 +271,9 @@ def fit_model(
     train, validation = splits["train"], splits["validation"]
     seen = None
     if model.embedding_size:
-        seen = learn(outputs_of_records(model, train.entries), train.labels, train.datasets)
+        kinds = [outputs_of(model, images).embeddings for images in foreign]
+        outputs = outputs_of_records(model, train.entries)
+        seen = learn(outputs, train.labels, train.datasets, kinds)
     outputs = outputs_of_records(model, validation.entries)
     rule = fit(outputs, validation.labels, share, seen, others)
     abstention.write(name, rule)

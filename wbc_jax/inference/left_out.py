@@ -63,10 +63,17 @@ class LeftOut:
     away: Cells
     foreign: Cells
 
-    def learn(self) -> Seen:
-        """Returns the distribution of the training cells."""
-        one = self.train
-        return abstention_fitting.learn(one.outputs, one.labels, one.sources)
+    def learn(self, foreign: Cells | None = None) -> Seen:
+        """Returns the distribution of the training cells.
+
+        Args:
+            foreign: foreign cells that the rule is to know, each source being a kind; None: none.
+        """
+        one, kinds = self.train, []
+        if foreign is not None:
+            given = foreign.outputs.embeddings
+            kinds = [given[foreign.sources == kind] for kind in np.unique(foreign.sources)]
+        return abstention_fitting.learn(one.outputs, one.labels, one.sources, kinds)
 
     def moved(self, seen: Seen, cells: Cells) -> Cells:
         """Returns cells moved by the folder's statistics, each source being a folder."""
