@@ -147,16 +147,15 @@ def run_weights(run, tmp_path_factory) -> pathlib.Path:
 
 
 @pytest.fixture(scope="session")
-def typed_run(tmp_path_factory, data_dir) -> types.SimpleNamespace:
+def typed_run(once, data_dir) -> types.SimpleNamespace:
     """A tiny classification run, as `run`."""
     from etils import epath
 
     from helpers import tiny_runs
     from wbc_jax import experiment
 
-    workdir = tmp_path_factory.mktemp("run") / "types"
     config = tiny_runs.types(data_dir)
-    experiment.run(config, epath.Path(workdir))
+    workdir = once("types", lambda folder: experiment.run(config, epath.Path(folder)))
     return types.SimpleNamespace(workdir=workdir, config=config)
 
 

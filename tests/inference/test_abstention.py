@@ -1,6 +1,7 @@
 """The abstention rule and its fit, on logits whose answer is known."""
 
 import json
+import shutil
 import types
 
 import numpy as np
@@ -178,19 +179,18 @@ def test_the_rule_of_another_network_is_named_before_any_image_is_read(tmp_path)
 
 def test_the_command(typed_run, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(abstention_fitting, "LEAST_IMAGES", 5)
-    abstain.main([str(typed_run.workdir)])
-    rule = abstention.read(typed_run.workdir)
-    try:
-        assert rule.temperature > 0 and 0 < rule.least_probability <= 1
-        assert f"({rule.images} validation images)" in capsys.readouterr().out
-        provenance.write_weights(typed_run.workdir, tmp_path / "a.safetensors")
-        assert abstention.read(tmp_path / "a.safetensors") == rule
-        with pytest.raises(SystemExit, match="was not trained on pbc"):
-            abstain.main([str(typed_run.workdir), "--score"])
-    finally:
-        abstention.rule_path(typed_run.workdir).unlink()  # other tests share the run
+    workdir = shutil.copytree(typed_run.workdir, tmp_path / "run")  # other tests share the run
+    abstain.main([str(workdir)])
+    rule = abstention.read(workdir)
+    assert rule.temperature > 0 and 0 < rule.least_probability <= 1
+    assert f"({rule.images} validation images)" in capsys.readouterr().out
+    provenance.write_weights(workdir, tmp_path / "a.safetensors")
+    assert abstention.read(tmp_path / "a.safetensors") == rule
+    with pytest.raises(SystemExit, match="was not trained on pbc"):
+        abstain.main([str(workdir), "--score"])
+    abstention.rule_path(workdir).unlink()
     with pytest.raises(SystemExit, match="has no rule; make it by the same command"):
-        abstain.main([str(typed_run.workdir), "--score"])
+        abstain.main([str(workdir), "--score"])
 
 
 def test_a_segmenter_has_no_rule(run):
