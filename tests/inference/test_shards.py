@@ -363,14 +363,14 @@ def test_killed_and_run_again(run, folder, tmp_path):
     """SIGKILL with parts done and parts to do; the second run ends with the same bytes."""
     listed, late = tmp_path / "many.txt", tmp_path / "late.png"
     names = [str(folder / f"{n}.png") for n in range(7)] + [str(folder / BAD)]
-    names *= 250
-    names[1600] = str(late)
+    names *= 50
+    names[320] = str(late)
     listed.write_text("\n".join(names))
     os.mkfifo(late)  # reading which waits, so that the kill never comes too late
     out, calm = tmp_path / "out", tmp_path / "calm"
     flags = (
-        f"--paths={listed}", f"--out={out}", f"--model={run.workdir}", "--part_size=40",
-        "--batch_size=8", "--threads=2",
+        f"--paths={listed}", f"--out={out}", f"--model={run.workdir}", "--part_size=8",
+        "--batch_size=4", "--threads=2",
     )  # fmt: skip
     running = subprocess.Popen(
         [sys.executable, "-m", "wbc_jax.predict", *flags],
@@ -390,10 +390,10 @@ def test_killed_and_run_again(run, folder, tmp_path):
     assert 2 <= len(there) < 50
     again = tiny_runs.command("wbc_jax.predict", *flags, cwd=tmp_path)
     assert again.returncode == cli.BAD_SHARDS, again.stderr
-    assert f"1750 images predicted, in 50 parts, {len(there)} of them there before" in again.stdout
+    assert f"350 images predicted, in 50 parts, {len(there)} of them there before" in again.stdout
     assert "images/s" in again.stderr and "left" in again.stderr
     assert again.stderr.endswith(
-        f"error: 250 of 2000 files could not be predicted; they are listed in "
+        f"error: 50 of 400 files could not be predicted; they are listed in "
         f"{out / 'bad_files.csv'}\n"
     )
     after = _files(out)
@@ -401,12 +401,12 @@ def test_killed_and_run_again(run, folder, tmp_path):
     _predict_calmly(run, listed, calm)
     assert {n: d for n, d in after.items() if not n.startswith(".")} == _files(calm)
     assert not list(out.glob("parts/.*"))
-    assert len(files_lines(out / "bad_files.csv")) == 251
+    assert len(files_lines(out / "bad_files.csv")) == 51
 
 
 def _predict_calmly(run, listed, out):
-    settings = shards.Settings(40, 8, threads=2)
-    assert _predict(wbc_jax.load(run.workdir), listed, out, settings=settings).bad == 250
+    settings = shards.Settings(8, 4, threads=2)
+    assert _predict(wbc_jax.load(run.workdir), listed, out, settings=settings).bad == 50
 
 
 def files_lines(path):
