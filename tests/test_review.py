@@ -30,7 +30,7 @@ def test_a_signal_ends_it_with_the_table_written(predicted, tmp_path, number, st
         body = {"cells": [0], "type": "basophil", "since": 0}
         assert reviewed.ask(address, "types", body)[0] == 200
         process.send_signal(number)
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=120)
         assert process.returncode == status and err == "stopped\n"
         assert out.endswith(f"corrections of 1 cell: {folder}/corrections/log.jsonl\n")
         assert "basophil" in (folder / "corrections.csv").read_text()
