@@ -68,6 +68,7 @@ def evaluated(name, config_name, datasets, real_data, tmp_path):
     config.data.manual_dir = str(real_data)
     config.data.datasets = datasets
     config.data.mixture, config.data.weights = "natural", ()
+    config.evaluate.bootstrap = 50  # of the intervals, which are not compared
     config = config_checks.validate(config)
     found = experiment.evaluate_weights(config, epath.Path(tmp_path / name), name)["results"]
     written = json.loads((weights.SHIPPED / f"{name}.json").read_text())["results"]
