@@ -2,12 +2,12 @@
 
 import csv
 import json
+import os
 import re
 import shutil
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 from PIL import Image
@@ -140,34 +140,43 @@ def test_help_answers_without_the_heavy_libraries():
 @pytest.mark.parametrize("number, status", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_stopped_command_says_so_in_a_line_and_goes_on(run, folder, tmp_path, number, status):
     (folder / "bad.jpg").unlink()
-    for i in range(160):
+    for i in range(48):
         shutil.copy(folder / "a.png", folder / f"{i:03}.png")
-    command = [sys.executable, "-m", "wbc_jax.predict", "in", "--out=out", f"--model={run.workdir}"]
+    late = folder / "late.png"
+    os.mkfifo(late)  # reading which waits, so that the signal never comes too late
+    flags = "--out=out", f"--model={run.workdir}"
     out = tmp_path / "out"
     process = subprocess.Popen(
-        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+        [sys.executable, "-m", "wbc_jax.predict", "in", *flags],
+        cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
     journal = out / ".wbc_jax" / "finished.jsonl"
-    while process.poll() is None and (not journal.exists() or journal.stat().st_size < 5000):
-        time.sleep(0.05)
-    process.send_signal(number)
-    _, errors = process.communicate(timeout=60)
+    try:
+        tiny_runs.wait_until(
+            lambda: journal.exists() and journal.stat().st_size > 5000, [process], 0.05
+        )
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=tiny_runs.PATIENCE_SECONDS)
+    finally:
+        process.kill()
     assert process.returncode == status
     assert "Traceback" not in errors
     last = errors.strip().splitlines()[-1]
-    done = int(re.search(r"stopped: (\d+) of 161 images are done; the same command goes", last)[1])
-    assert 0 < done < 161
+    done = int(re.search(r"stopped: (\d+) of 50 images are done; the same command goes", last)[1])
+    assert 0 < done < 50
     assert len(_read(out / "cells.csv")) == done
-    again = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    late.unlink()
+    shutil.copy(folder / "a.png", late)
+    again = tiny_runs.command("wbc_jax.predict", "in", *flags, cwd=tmp_path)
     assert again.returncode == 0, again.stderr
-    assert again.stdout.startswith(f"{done} of 161 images were finished before")
+    assert again.stdout.startswith(f"{done} of 50 images were finished before")
     assert [row["file"] for row in _read(out / "cells.csv")] == sorted(
         f"in/{path.name}" for path in folder.iterdir()
     )
     if number == signal.SIGINT:  # once is enough
         return
     # What it wrote is no input, and is listed.
-    inside = subprocess.run([*command[:3], ".", *command[4:]], cwd=tmp_path, capture_output=True)
-    assert b"passed over" in inside.stderr and b"written by wbc_jax" in inside.stderr
-    assert len(_read(out / "cells.csv")) == 161
+    inside = tiny_runs.command("wbc_jax.predict", ".", *flags, cwd=tmp_path)
+    assert "passed over" in inside.stderr and "written by wbc_jax" in inside.stderr
+    assert len(_read(out / "cells.csv")) == 50
     assert {row["reason"] for row in _read(out / "passed_over.csv")} >= {"written by wbc_jax"}
