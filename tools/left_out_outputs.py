@@ -56,7 +56,7 @@ def foreign(model: inference.Model) -> tuple[Outputs | None, list[str]]:
     except DataError as error:
         print(f"without ALL-IDB2: {error}")
     else:
-        blasts = [i for i, kind in enumerate(all_idb.subtypes) if kind == "lymphoblast"]
+        blasts = [i for i, kind in enumerate(all_idb.subtypes) if kind == "blast"]
         found += [all_idb.image(i) for i in blasts]
         names += ["all_idb, blasts"] * len(blasts)
     outputs = abstention_fitting.outputs_of(model, found, len(found)) if found else None
