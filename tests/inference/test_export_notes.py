@@ -15,7 +15,7 @@ from wbc_jax.inference import model as inference
 def test_the_notes_of_the_shipped_classifier():
     model = inference.load("classifier")
     alone = export_notes.describe("classifier", model, network_only=True)
-    assert alone["input"]["shape"] == ["B", 96, 96, 3] and alone["output"]["shape"] == ["B", 5]
+    assert alone["input"]["shape"] == ["B", 128, 128, 3] and alone["output"]["shape"] == ["B", 5]
     assert [line.partition(" ")[0] for line in alone["before"]] == [
         "Predict", "Scale", "Cut", "Resize",
     ]  # fmt: skip
