@@ -139,7 +139,8 @@ def test_networks_fit_the_task_and_the_images(classification):
     config = Config(model=Model(name="classifier"))
     assert message_of(config) == (
         "config.model.name is 'classifier', a network for the task 'classification', but"
-        " config.task is 'segmentation'; choose one of unet, segnet, encoder_decoder, or the other"
+        " config.task is 'segmentation'; choose one of unet, segnet, encoder_decoder,"
+        " efficientnet_unet, or the other"
         " task."
     )
     classification.data.image_size = 127
