@@ -20,10 +20,10 @@ from etils import epath
 
 from wbc_jax.data import images, pipeline, sources
 from wbc_jax.errors import DataError
+from wbc_jax.evaluate import abstention as evaluation
 from wbc_jax.inference import abstention_fitting, cell_masks
 from wbc_jax.inference import model as inference
 from wbc_jax.inference.abstention import Outputs
-from wbc_jax.tfds_builders.pbc import pbc_dataset_builder as pbc
 from wbc_jax.training import steps
 from wbc_jax.utils import atomic
 
@@ -45,11 +45,13 @@ def outputs_of(model: inference.Model, examples: pipeline.Examples) -> Outputs:
 def foreign(model: inference.Model) -> tuple[Outputs | None, list[str]]:
     """Returns the outputs for cells of no type, and the source of each."""
     data = abstention_fitting.data_settings(model, None)
-    manual = epath.Path(sources.manual_dir(data) or "")
     found, names = [], []
-    folder = next((manual / f for f in pbc.FOLDERS if (manual / f / "platelet").is_dir()), None)
-    if folder is not None:
-        found += [images.read_image(p) for _, p in pbc.find_images(folder, pbc.OTHER_CLASSES)]
+    try:
+        kinds = evaluation.other_paths(sources.manual_dir(data) or "")
+    except DataError as error:
+        print(f"without PBC's: {error}")
+    else:
+        found += [images.read_image(path) for paths in kinds.values() for path in paths]
         names += ["pbc, other"] * len(found)
     try:
         all_idb = sources.load("all_idb/white_cells", data)

@@ -1,24 +1,11 @@
 """The agreement of reviewers: Cohen's kappa and the confusion, by command."""
 
-import shutil
-
 import numpy as np
 import pytest
 import sklearn.metrics
 
-from helpers import reviewed
 from wbc_jax import review
 from wbc_jax.corrections import agreement, session
-
-
-@pytest.fixture(scope="module")
-def predicted(tmp_path_factory):
-    return reviewed.predicted(tmp_path_factory.mktemp("reviewed"))
-
-
-@pytest.fixture
-def folder(predicted, tmp_path):
-    return shutil.copytree(predicted, tmp_path / "results")
 
 
 def test_kappa_and_confusion_of_what_both_have_typed(folder, capsys):

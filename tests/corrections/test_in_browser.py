@@ -1,6 +1,5 @@
 """The page of a review in headless Chromium: keys, dragging, a killed server, 10,000 cells."""
 
-import shutil
 import time
 
 import numpy as np
@@ -20,16 +19,6 @@ pytestmark = pytest.mark.skipif(browser.PATH is None, reason="no Chromium is ins
 def chromium(tmp_path_factory):
     with browser.started(tmp_path_factory.mktemp("chromium")) as found:
         yield found
-
-
-@pytest.fixture(scope="module")
-def predicted(tmp_path_factory):
-    return reviewed.predicted(tmp_path_factory.mktemp("reviewed"))
-
-
-@pytest.fixture
-def folder(predicted, tmp_path):
-    return shutil.copytree(predicted, tmp_path / "results")
 
 
 def until(page, expression):

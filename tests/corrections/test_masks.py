@@ -2,27 +2,15 @@
 
 import csv
 import hashlib
-import shutil
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from helpers import reviewed
 from wbc_jax import inputs
 from wbc_jax.corrections import masks, session
 from wbc_jax.errors import DataError, InputError
 from wbc_jax.utils import output_folder
-
-
-@pytest.fixture(scope="module")
-def predicted(tmp_path_factory):
-    return reviewed.predicted(tmp_path_factory.mktemp("reviewed"))
-
-
-@pytest.fixture
-def folder(predicted, tmp_path):
-    return shutil.copytree(predicted, tmp_path / "results")
 
 
 def test_the_mask_of_a_cell_marks_others_as_unknown(folder):

@@ -1,7 +1,6 @@
 """Outlines from QuPath and ImageJ become corrections of masks."""
 
 import json
-import shutil
 import zipfile
 
 import numpy as np
@@ -10,21 +9,10 @@ import roifile
 from matplotlib.path import Path
 from PIL import Image
 
-from helpers import reviewed
 from wbc_jax import review
 from wbc_jax.corrections import outlines, session
 from wbc_jax.errors import DataError, InputError
 from wbc_jax.fields import polygons
-
-
-@pytest.fixture(scope="module")
-def predicted(tmp_path_factory):
-    return reviewed.predicted(tmp_path_factory.mktemp("reviewed"))
-
-
-@pytest.fixture
-def folder(predicted, tmp_path):
-    return shutil.copytree(predicted, tmp_path / "results")
 
 
 @pytest.fixture

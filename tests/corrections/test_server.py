@@ -20,16 +20,6 @@ from wbc_jax.data import crops
 from wbc_jax.errors import InputError
 
 
-@pytest.fixture(scope="module")
-def predicted(tmp_path_factory):
-    return reviewed.predicted(tmp_path_factory.mktemp("reviewed"))
-
-
-@pytest.fixture
-def folder(predicted, tmp_path):
-    return shutil.copytree(predicted, tmp_path / "results")
-
-
 @pytest.fixture
 def address(folder):
     with reviewed.answering(folder) as found:

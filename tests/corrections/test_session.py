@@ -1,29 +1,17 @@
 """A reviewer's session: types, undo, other reviewers and runs, the count and corrections.csv."""
 
 import csv
-import shutil
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from scipy import stats
 
-from helpers import reviewed
 from helpers.drawn_fields import MODELS
 from wbc_jax.corrections import answers, session
 from wbc_jax.errors import DataError, InputError
 from wbc_jax.fields import results
 from wbc_jax.report import cell_results
-
-
-@pytest.fixture(scope="module")
-def predicted(tmp_path_factory):
-    return reviewed.predicted(tmp_path_factory.mktemp("reviewed"))
-
-
-@pytest.fixture
-def folder(predicted, tmp_path):
-    return shutil.copytree(predicted, tmp_path / "results")
 
 
 def table(folder):

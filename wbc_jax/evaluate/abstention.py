@@ -62,6 +62,25 @@ def measure(rule: Rule, known: Outputs, labels: np.ndarray, odd: Outputs) -> dic
     }
 
 
+def other_paths(manual_dir: str) -> dict[str, list[epath.Path]]:
+    """Finds pbc's images of other things than the five types, by kind.
+
+    Args:
+        manual_dir: folder of the data sets.
+
+    Raises:
+        DataError: they are missing.
+    """
+    manual = epath.Path(manual_dir).expanduser()
+    folder = next((manual / f for f in pbc.FOLDERS if (manual / f / "platelet").is_dir()), None)
+    if folder is None:
+        raise DataError(f"{manual}: holds no {pbc.FOLDERS[0]}/platelet; see --manual_dir")
+    found: dict[str, list[epath.Path]] = {}
+    for kind, path in pbc.find_images(folder, pbc.OTHER_CLASSES):
+        found.setdefault(kind, []).append(path)
+    return found
+
+
 def other_cells(manual_dir: str, fitted: bool) -> dict[str, list[np.ndarray]]:
     """Reads pbc's images of other things than the five types, by kind.
 
@@ -73,14 +92,8 @@ def other_cells(manual_dir: str, fitted: bool) -> dict[str, list[np.ndarray]]:
     Raises:
         DataError: they are missing.
     """
-    manual = epath.Path(manual_dir).expanduser()
-    folder = next((manual / f for f in pbc.FOLDERS if (manual / f / "platelet").is_dir()), None)
-    if folder is None:
-        raise DataError(f"{manual}: holds no {pbc.FOLDERS[0]}/platelet; see --manual_dir")
-    found: dict[str, list[Any]] = {}
-    for kind, path in pbc.find_images(folder, pbc.OTHER_CLASSES):
-        found.setdefault(kind, []).append(path)
     start = 0 if fitted else 1
+    found = other_paths(manual_dir)
     return {kind: [read_image(path) for path in paths[start::2]] for kind, paths in found.items()}
 
 
