@@ -9,7 +9,6 @@ import argparse
 import contextlib
 import signal
 import sys
-import threading
 from collections.abc import Iterator, Sequence
 
 from wbc_jax.errors import Interrupted, UserError
@@ -40,34 +39,6 @@ def reported_errors() -> Iterator[None]:
     except KeyboardInterrupt as stop:
         print("stopped", file=sys.stderr)
         sys.exit(128 + getattr(stop, "signal_number", signal.SIGINT))
-
-
-@contextlib.contextmanager
-def stopped_by_signals() -> Iterator[None]:
-    """Raises `Stopped` in the block on SIGTERM, as Python does on Ctrl-C, so that it can clean up.
-
-    Outside the main thread, where Python takes no signals, it changes nothing.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, _stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-class Stopped(KeyboardInterrupt):
-    """A signal other than Ctrl-C has asked the program to end."""
-
-    def __init__(self, signal_number: int):
-        super().__init__()
-        self.signal_number = signal_number
-
-
-def _stop(number: int, _: object) -> None:
-    raise Stopped(number)
 
 
 def exit_if_bad(bad: Sequence[tuple[str, str]], total: int, done: str) -> None:

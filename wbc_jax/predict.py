@@ -17,6 +17,7 @@ from collections.abc import Sequence
 
 from wbc_jax import cli, inputs
 from wbc_jax.errors import InputError
+from wbc_jax.utils import stopping
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -155,7 +156,7 @@ def _write_tables(given: argparse.Namespace) -> None:
     if models.classifier is None and not given.model:
         print("no classifier is shipped: types are left out", file=sys.stderr, flush=True)
     find = given.find or "auto"
-    with cli.stopped_by_signals():
+    with stopping.stopped_by_signals():
         bad = cell_results.predict_files(
             models,
             found.paths,

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from wbc_jax import cli
 from wbc_jax.errors import InputError
+from wbc_jax.utils import stopping
 
 if TYPE_CHECKING:
     from wbc_jax.corrections import session
@@ -64,7 +65,7 @@ def _port(text: str) -> int:
 def main(argv: Sequence[str] | None = None) -> None:
     """The command; see the module's docstring."""
     given = _parser().parse_args(argv)
-    with cli.reported_errors(), cli.stopped_by_signals():
+    with cli.reported_errors(), stopping.stopped_by_signals():
         if given.agreement:
             _agreement(given)
         elif given.outlines:

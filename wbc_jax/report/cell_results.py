@@ -43,7 +43,7 @@ from wbc_jax.fields.cells import Field
 from wbc_jax.inference import folder_statistics as statistics
 from wbc_jax.report import cell_page, folder_pass, overlays
 from wbc_jax.report.finished import Finished, Journal, state
-from wbc_jax.utils import atomic, outputs
+from wbc_jax.utils import atomic, outputs, stopping
 from wbc_jax.utils.output_folder import STATE, OutputFolder
 from wbc_jax.utils.progress import Progress
 
@@ -265,7 +265,7 @@ def predict_files(
     Raises:
         InputError: another process writes to `out`, or it holds a file of a person that would be
             replaced.
-        Interrupted: Ctrl-C, or a signal that `cli.stopped_by_signals` turns into it.
+        Interrupted: Ctrl-C, or a signal that `stopping.stopped_by_signals` turns into it.
         OSError: `out` cannot be written.
     """
     names = outputs.output_names(paths)
@@ -413,12 +413,16 @@ def _batches(
 
     Yields:
         A batch, and (path, reason) of each bad file since the batch before.
+
+    Raises:
+        stopping.Stopped: a signal came and its exception was lost.
     """
     good: list[Input] = []
     bad: list[tuple[str, str]] = []
     for index, (path, name) in enumerate(zip(paths, names)):
         if index in finished:
             continue
+        stopping.raise_if_stopped()
         try:
             file = read_with_metadata(path)
         except DataError as error:
