@@ -17,6 +17,7 @@ from etils import epath
 
 from helpers import tiny_runs
 from wbc_jax import compare, config_checks, experiment, predict
+from wbc_jax.inference import model as inference
 
 EVALUATION_BATCH = 5
 """Divides neither among two nor four devices, and the test split is no multiple of it."""
@@ -42,9 +43,22 @@ def evaluate(run: str, out: pathlib.Path) -> None:
     experiment.evaluate_run(dataclasses.replace(stored, evaluate=evaluation), epath.Path(out))
 
 
+def share_programs() -> None:
+    """Compiles each network once for each of its meshes: the modes load the same models again."""
+    use, programs = inference.Model._use, {}
+
+    def shared(self: inference.Model, mesh: jax.sharding.Mesh) -> None:
+        use(self, mesh)
+        program = repr(self.config.model), self.config.evaluate.flips, mesh
+        self._outputs = programs.setdefault(program, self._outputs)
+
+    inference.Model._use = shared
+
+
 def main() -> None:
     run, typed, weights, records, images, out = sys.argv[1:]
     out = pathlib.Path(out)
+    share_programs()
     with contextlib.redirect_stdout(sys.stderr):
         train(records, out / "train")
         evaluate(run, out / "evaluate")

@@ -24,7 +24,7 @@ from wbc_jax.training import checkpoint, metric_writer
 
 pytestmark = pytest.mark.usefixtures("optimized")  # it compares sums in different orders
 
-STEPS, EVERY = 24, 4
+STEPS, EVERY = 12, 4
 # Relative difference of a loss from that of one process: float32 sums in another order.
 LOSS_TOLERANCE = 1e-5
 SCORE_TOLERANCE = 1e-3
@@ -155,7 +155,7 @@ def test_a_killed_process_is_named_and_the_restarted_run_equals_that_of_one_proc
     named = f"process 1 of 2 (pid {victim}) was ended by SIGKILL"
     assert f"launch.local: {named}; the others have 5 s to end." in output
     assert "Starting all 2 again from the last checkpoint (restart 1 of 1)." in output
-    assert re.findall(r"\[0\] Going on from step (\d+) of 24", output) == [str(EVERY)]
+    assert re.findall(rf"\[0\] Going on from step (\d+) of {STEPS}", output) == [str(EVERY)]
     assert all(line.startswith(("[0] ", "[1] ", "launch.local: ")) for line in output.splitlines())
     # Only process 0 writes shared files.
     assert len(re.findall(r"\] Report: ", output)) == 1
@@ -209,7 +209,7 @@ def stopped(alone, tmp_path_factory):
 def test_sigterm_to_one_stops_all_after_the_same_step(stopped, alone):
     assert stopped.codes == [128 + signal.SIGTERM] * 2, stopped.said
     assert stopped.said[0] == stopped.said[1]
-    step = int(re.match(r"SIGTERM came: saved at step (\d+) of 24\. Run", stopped.said[0])[1])
+    step = int(re.match(rf"SIGTERM came: saved at step (\d+) of {STEPS}\. Run", stopped.said[0])[1])
     assert PAUSE <= step < STEPS
     state, position = tiny_runs.state(stopped.workdir, checkpoint.LAST, alone.config)
     assert int(state.step) == position["step"] == step
@@ -218,7 +218,7 @@ def test_sigterm_to_one_stops_all_after_the_same_step(stopped, alone):
 def test_begun_by_two_and_finished_by_one(stopped, alone, tmp_path, capsys):
     workdir = epath.Path(shutil.copytree(stopped.workdir, tmp_path / "run"))
     experiment.run(alone.config, workdir)
-    assert re.search(r"Going on from step \d+ of 24", capsys.readouterr().out)
+    assert re.search(rf"Going on from step \d+ of {STEPS}", capsys.readouterr().out)
     _assert_same_run(alone, workdir, 1)
 
 
@@ -227,7 +227,7 @@ def test_begun_by_two_and_finished_by_four(stopped, alone, tmp_path):
     with _launch(alone.file, workdir, "-n4") as launcher:
         output, _ = launcher.communicate(timeout=PATIENCE_SECONDS)
     assert launcher.returncode == 0, output
-    assert len(re.findall(r"Going on from step \d+ of 24", output)) == 1
+    assert len(re.findall(rf"Going on from step \d+ of {STEPS}", output)) == 1
     _assert_same_run(alone, workdir, 4)
 
 
