@@ -2,9 +2,9 @@
 
     python examples/adapt_from_csv.py IMAGES labels.csv --out=my_lab
 
-labels.csv has the columns file and type (such as monocyte) and, for images of many cells, cell: its
-number in my_lab/before/cells.csv. Cells without a line are only predicted. my_lab then holds
-before/, model.safetensors with its rule, and after/.
+labels.csv has the columns file and type (such as monocyte, or one of your own) and, for images of
+many cells, cell: its number in my_lab/before/cells.csv. Cells without a line are only predicted.
+my_lab then holds before/, model.safetensors with its rule, and after/.
 """
 
 import argparse
@@ -39,7 +39,8 @@ def main(argv: list[str] | None = None) -> None:
     predict.main([given.images, f"--out={after}", *models[:-1], f"--model={model}"])
     first, second = counts(before), counts(after)
     print(f"\n{'':12}{'before':>8}{'after':>8}")
-    for name in (*CELL_TYPES, REVIEW):
+    own = sorted({*first, *second} - {*CELL_TYPES, REVIEW})
+    for name in (*CELL_TYPES, *own, REVIEW):
         print(f"{name:12}{first[name]:8}{second[name]:8}")
 
 
