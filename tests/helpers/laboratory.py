@@ -31,7 +31,8 @@ class Areas:
 
     def __init__(self, stored: weights.Stored):
         self.config, self.seen, self.stored = stored.config, stored.seen, stored
-        self.types, self.features = self.config.model.types or CELL_TYPES, False
+        own = self.config.model.types
+        self.types, self.adapted, self.features = own or CELL_TYPES, bool(own), False
         params: dict[str, Any] = {}
         for name, array in stored.arrays.items():
             _, layer, part = name.split("/")

@@ -266,7 +266,7 @@ def fit_model(
     """
     if model.config.task != "classification":
         raise AbstentionError(f"{name} gives masks; a classifier is needed.")
-    if model.config.model.types:
+    if model.adapted:
         raise AbstentionError(
             f"{name} is adapted to a laboratory: `python -m wbc_jax.adapt` fits its rule."
         )

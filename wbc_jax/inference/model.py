@@ -140,6 +140,11 @@ class Model:
             return self._segmenter
 
     @property
+    def adapted(self) -> bool:
+        """Whether it is a classifier that `wbc_jax.adapt` made."""
+        return bool(self.config.model.types)
+
+    @property
     def types(self) -> tuple[str, ...]:
         """Names of a classifier's types; those of an adapted one may be more than `CELL_TYPES`."""
         return self.config.model.types or CELL_TYPES

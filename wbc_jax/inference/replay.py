@@ -106,15 +106,15 @@ def check_adapts(model: inference.Model) -> None:
     Raises:
         AbstentionError: its network cannot, or it is adapted already.
     """
-    settings = model.config.model
-    if settings.types:
+    if model.config.model.types:
         raise AbstentionError(
             "the classifier is adapted already: name the one that it was made of, and all folders "
             "whose corrections it is to learn."
         )
-    if not models.adapts(settings.name):
+    name = model.config.model.name
+    if not models.adapts(name):
         raise AbstentionError(
-            f"a classifier of the network {settings.name!r} cannot be adapted: allowed is "
+            f"a classifier of the network {name!r} cannot be adapted: allowed is "
             "'efficientnet', as of the shipped one (configs/release_classifier.py)."
         )
 

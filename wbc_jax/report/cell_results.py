@@ -337,7 +337,8 @@ def _with_statistics(
     if models.classifier is None:
         return untouched, None
     if statistics.known(models.rule) is None:
-        if wanted and models.rule is not None and not models.classifier.config.model.types:
+        # An adapted classifier knows its laboratory without them.
+        if wanted and models.rule is not None and not models.classifier.adapted:
             print(
                 "note: the classifier's rule holds no statistics of its training: types are "
                 "decided without the folder's own",
