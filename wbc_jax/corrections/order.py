@@ -49,11 +49,12 @@ def informative(
 
 
 def in_turns(rows: Sequence[Mapping[str, Any]]) -> list[int]:
-    """Returns the cells' places in the order that a classifier learns most from (`wbc_jax.adapt`).
+    """Returns the cells' places in an order in which few labels teach a classifier
+    (`wbc_jax.adapt`).
 
     The best guesses take turns, so that rare types are not missed; within one, the least and the
-    most probable cells alternate, as the unsure ones alone would not show what is typical
-    (docs/adapt.md has the orders measured).
+    most probable cells alternate, as the unsure ones alone would not show what is typical.
+    docs/adapt.md has the orders measured.
 
     Args:
         rows: with `best_guess` and `probability`, as in `cells.csv`.
