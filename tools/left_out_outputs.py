@@ -6,8 +6,9 @@ RUN is the `--workdir` of a training with `--config.data.protocol=independent`. 
 `data.independent` gets a file, which `benchmarks/left_out.py` and `python -m wbc_jax.abstain
 --left_out=FOLDER` read (`wbc_jax/inference/left_out.py`). That protocol has no test split of the
 other sources: every second cell of their validation split, which has chosen the checkpoint, is
-written as `test`. Cells of no type are PBC's erythroblasts, immature granulocytes and platelets,
-and ALL-IDB2's blasts, as far as they are there.
+written as `test`. Networks that `wbc_jax.adapt` can adapt also get their `features`. Cells of no
+type are PBC's erythroblasts, immature granulocytes and platelets, and ALL-IDB2's blasts, as far as
+they are there.
 """
 
 import argparse
@@ -18,6 +19,7 @@ import jax
 import numpy as np
 from etils import epath
 
+from wbc_jax import models
 from wbc_jax.data import images, pipeline, sources
 from wbc_jax.errors import DataError
 from wbc_jax.evaluate import abstention as evaluation
@@ -31,8 +33,11 @@ _BATCH = 32
 
 
 def outputs_of(model: inference.Model, examples: pipeline.Examples) -> Outputs:
-    """Returns a classifier's outputs for examples that are cut to their cell."""
-    call = jax.jit(steps.make_logits(model.network, model.config.evaluate.flips, embedding=True))
+    """Returns a classifier's outputs for examples that are cut to their cell; embeddings are
+    followed by features, if the network has them."""
+    has = models.adapts(model.config.model.name)
+    flips = model.config.evaluate.flips
+    call = jax.jit(steps.make_logits(model.network, flips, embedding=True, features=has))
     logits, embeddings = [], []
     for batch in pipeline.eval_batches(examples, _BATCH):
         kept = batch["index"] >= 0
@@ -61,6 +66,8 @@ def foreign(model: inference.Model) -> tuple[Outputs | None, list[str]]:
         blasts = [i for i, kind in enumerate(all_idb.subtypes) if kind == "blast"]
         found += [all_idb.image(i) for i in blasts]
         names += ["all_idb, blasts"] * len(blasts)
+    if models.adapts(model.config.model.name):
+        model = model.with_features()
     outputs = abstention_fitting.outputs_of(model, found, len(found)) if found else None
     return outputs, names
 
@@ -88,8 +95,10 @@ def main() -> None:
     others, names = foreign(model)
     if others is not None:
         parts.append((others, np.full(len(names), -1), names, "test"))
+    wide, size = np.concatenate([p[0].embeddings for p in parts]), model.embedding_size
     arrays = {
-        "embedding": np.concatenate([p[0].embeddings for p in parts]),
+        "embedding": wide[:, :size],
+        **({"features": wide[:, size:]} if wide.shape[1] > size else {}),
         "logits": np.concatenate([p[0].logits for p in parts]),
         "label": np.concatenate([p[1] for p in parts]),
         "source": np.concatenate([np.asarray(p[2], str) for p in parts]),

@@ -31,12 +31,20 @@ def main(argv: Sequence[str] | None = None) -> None:
         "it leaves such cells to a person; --score takes the other half",
     )
     parser.add_argument("--score", action="store_true", help="score the existing rule")
+    cli.add_switch(
+        parser,
+        "replay",
+        False,
+        "write training cells for wbc_jax.adapt (docs/adapt.md), instead of a rule",
+    )
     parser.add_argument("--manual_dir", help="folder of the data sets; by default that of training")
     parser.add_argument("--out", help="with --score: JSON file for the scores")
     options = parser.parse_args(argv)
     with cli.reported_errors():
         if options.score:
             _score(options)
+        elif options.replay:
+            _keep(options)
         else:
             _fit(options)
 
@@ -59,6 +67,14 @@ def _score(options: argparse.Namespace) -> None:
     if options.out:
         used = {field: getattr(rule, field) for field in abstention.NUMBERS}
         atomic.write_json(options.out, {"rule": used, **result})
+
+
+def _keep(options: argparse.Namespace) -> None:
+    from wbc_jax.inference import model as inference
+    from wbc_jax.inference import replay
+
+    kept = replay.collect(inference.load(options.model), options.manual_dir)
+    print(f"{replay.write(options.model, kept)}: {len(kept.labels)} training cells", flush=True)
 
 
 def _fit(options: argparse.Namespace) -> None:

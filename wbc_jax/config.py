@@ -216,6 +216,8 @@ class Model:
     dropout: float = _field(0.0, Range(0, 0.99))
     """U-Net: rate after the last encoder level and the bridge (MATLAB's `unetLayers` has 0.5).
     `efficientnet`: rate on the embedding."""
+    types: tuple[str, ...] = ()
+    """`efficientnet`: names of a laboratory's types; `wbc_jax.adapt` sets it, not a training."""
     up_relu: bool = False
     """U-Net: ReLU after each up-convolution, as in MATLAB's `unetLayers` (paper B)."""
     patch: int = _field(1, Range(1, 8))

@@ -167,7 +167,7 @@ def _check_model(config: Config) -> None:
             f" config.task is {config.task!r}; choose one of {there}, or the other task."
         )
     # Sizes that a network does not have are ignored, so that its name alone can be changed.
-    for name in ("layout", "dropout", "up_relu", "patch", "variant"):
+    for name in ("layout", "dropout", "up_relu", "patch", "variant", "types"):
         value, off = getattr(model, name), getattr(Model(), name)
         if value != off and name not in network.fields:
             raise ConfigError(

@@ -18,7 +18,7 @@ from wbc_jax.config import Config, Data, differences, to_json
 from wbc_jax.data import pipeline, splits
 from wbc_jax.data.keys import RecordKey
 from wbc_jax.errors import ConfigError, WeightsError
-from wbc_jax.inference import abstention, encoder_weights
+from wbc_jax.inference import abstention, encoder_weights, replay
 from wbc_jax.inference import model as inference
 from wbc_jax.inference import weights as weights_lib
 from wbc_jax.training import checkpoint, steps
@@ -216,11 +216,17 @@ def check_splits(workdir: epath.Path, examples: dict[str, pipeline.Examples]) ->
         )
 
 
+def portable(config: Config) -> Config:
+    """Returns a config for a file that goes to other people: without paths of this machine."""
+    data = dataclasses.replace(config.data, data_dir=Data().data_dir, manual_dir="")
+    return dataclasses.replace(config, data=data)
+
+
 def write_weights(run: epath.PathLike, path: epath.PathLike, dtype: str = "float16") -> None:
     """Writes the best checkpoint of a run as a weights file that lists the images it has seen.
 
-    Writes its abstention rule beside it, if there is one. Reads the records of the run's data sets
-    for the list of images.
+    Writes its abstention rule and its replay beside it, if there are any. Reads the records of the
+    run's data sets for the list of images.
 
     Args:
         run: the run's folder.
@@ -235,10 +241,10 @@ def write_weights(run: epath.PathLike, path: epath.PathLike, dtype: str = "float
     if weights_lib.find(run):
         raise WeightsError(f"{run} is a file of weights already; name a run's folder.")
     model = inference.load(run)
-    # The file goes to other people: it must not show paths of this machine.
-    data = dataclasses.replace(model.config.data, data_dir=Data().data_dir, manual_dir="")
-    config = dataclasses.replace(model.config, data=data)
     seen = seen_by(run, model)
-    weights_lib.write(path, config, model.step, model.weights, seen, np.dtype(dtype))
-    if (rule := abstention.rule_path(run)).exists():
-        atomic.write_bytes(abstention.rule_path(path), rule.read_bytes())
+    weights_lib.write(
+        path, portable(model.config), model.step, model.weights, seen, np.dtype(dtype)
+    )
+    for path_of in (abstention.rule_path, replay.replay_path):
+        if (beside := path_of(run)).exists():
+            atomic.write_bytes(path_of(path), beside.read_bytes())

@@ -36,3 +36,14 @@ def test_only_the_first_are_spread(monkeypatch):
 def test_each_cell_has_an_embedding():
     with pytest.raises(ValueError, match=r"\[1, 3\]; they must be \[2, D\]"):
         order.informative(rows(("", 0.5), ("", 0.6)), np.zeros((1, 3)))
+
+
+def test_types_take_turns_and_sure_cells_alternate_with_unsure_ones():
+    found = [
+        {"best_guess": kind, "probability": p}
+        for kind, p in [("b", 0.9), ("a", 0.3), ("b", 0.5), ("b", 0.7), ("b", 0.6), ("a", 0.8)]
+    ]
+    found.append({"best_guess": None, "probability": None})
+    # None: 6. a: 1 (.3), 5 (.8). b: 2 (.5), 0 (.9), 4 (.6), 3 (.7).
+    assert order.in_turns(found) == [6, 1, 2, 5, 0, 4, 3]
+    assert order.in_turns([]) == []

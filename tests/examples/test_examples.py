@@ -7,9 +7,10 @@ import shutil
 
 import pytest
 
-from helpers import tiny_runs
+from helpers import laboratory, tiny_runs
 from wbc_jax import provenance
 from wbc_jax.data.images import encode_png, read_mask_file
+from wbc_jax.fields import analyze as fields
 from wbc_jax.inference import model as inference
 from wbc_jax.tfds_builders.wbc_synthetic import render
 from wbc_jax.utils import atomic
@@ -118,3 +119,16 @@ def test_finetune(run, cells, tmp_path, capsys):
     with pytest.raises(SystemExit, match="holds 14 PNG masks"):
         example("finetune")([str(cells), arguments[0], f"--out={tmp_path / 'none'}"])
     assert not (tmp_path / "none").exists()
+
+
+def test_adapt_from_csv(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(fields, "load_models", laboratory.load_models)
+    base = laboratory.write_base(tmp_path / "base.safetensors")
+    labels = laboratory.draw(tmp_path / "images")
+    out = tmp_path / "out"
+    arguments = [str(tmp_path / "images"), str(labels), f"--out={out}", "--model", str(base)]
+    example("adapt_from_csv")(arguments)
+    printed = capsys.readouterr().out.splitlines()
+    after = {name: int(line.split()[-1]) for line in printed[-6:] if (name := line[:12].strip())}
+    assert after["lymphocyte"] + after["monocyte"] + after["for review"] == 12
+    assert after["monocyte"] >= 5 and (out / "after" / "index.html").exists()

@@ -9,6 +9,7 @@ from wbc_jax import metrics
 from wbc_jax.fields import analyze as fields
 from wbc_jax.inference import abstention
 from wbc_jax.inference import model as inference
+from wbc_jax.labels import CELL_TYPES
 
 LIGHT, RED, NUCLEUS, CYTOPLASM = (236, 228, 220), (226, 172, 168), (104, 66, 168), (206, 196, 226)
 RED_PX = 40
@@ -81,8 +82,8 @@ class Sizes:
     """A classifier that is sure that large images are monocytes, and unsure of small ones."""
 
     config = types.SimpleNamespace(task="classification")
-    segmenter = None
     weights = types.MappingProxyType({})
+    segmenter, adapted, types = None, False, CELL_TYPES
 
     def predict(self, images, masks=None):
         self.masks = masks

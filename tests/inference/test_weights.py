@@ -92,6 +92,15 @@ def test_a_shipped_name(monkeypatch, tmp_path, file):
         wbc_jax.load("segmenter")
 
 
+def test_a_name_without_its_ending(tmp_path, monkeypatch):
+    (tmp_path / "my.lab.safetensors").touch()
+    assert weights.find(tmp_path / "my.lab") == tmp_path / "my.lab.safetensors"
+    monkeypatch.chdir(tmp_path)
+    assert weights.find("my.lab").name == "my.lab.safetensors"
+    (tmp_path / "my.lab").mkdir()  # somebody's run
+    assert weights.find("my.lab") is None
+
+
 class _Bomb:
     def __reduce__(self):
         return (pathlib.Path("bomb").write_text, ("went off",))

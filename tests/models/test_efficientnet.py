@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from scipy import special
 
 import convert_efficientnet
 from helpers import parity
@@ -186,6 +187,25 @@ def test_classifier_equals_pytorch(small, as_users):
     assert embedding.shape == (2, 6) and embedding.dtype == jnp.float32
     linear = embedding @ model.head.kernel[...] + model.head.bias[...][None]
     np.testing.assert_allclose(logits, linear, rtol=1e-5, atol=1e-5)
+
+
+def test_a_laboratory_mixes_its_types_in(small):
+    model = EfficientNet(5, features=6, types=tuple("abcdefg"), rngs=nnx.Rngs(0))
+    assert EfficientNet(5, features=6, rngs=nnx.Rngs(0)).laboratory is None
+    images = np.random.default_rng(0).normal(size=(3, 32, 32, 3)).astype(np.float32)
+    # Both outputs in one program, as each compiles for seconds.
+    (logits, embedding), (same, wide) = jax.jit(
+        lambda x: (model.with_embedding(x), model.with_features(x))
+    )(images)
+    assert wide.shape == (3, 6 + sum(WIDTHS[2:]))
+    np.testing.assert_array_equal(wide[:, :6], embedding)
+    np.testing.assert_array_equal(same, logits)
+    own = np.asarray(wide[:, 6:] @ model.laboratory.kernel[...])  # its bias is 0
+    gate = 1 / (1 + np.exp(-own[:, -1:]))
+    old = special.softmax(embedding @ model.head.kernel[...], -1)
+    mixed = gate * special.softmax(own[:, :-1], -1)
+    mixed[:, :5] += (1 - gate) * np.asarray(old)
+    np.testing.assert_allclose(np.exp(logits), mixed, rtol=1e-4)
 
 
 class TorchUNet(tnn.Module):

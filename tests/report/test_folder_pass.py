@@ -35,7 +35,8 @@ def embeddings():
 class Reads:
     """A classifier that reads an image's number from its frame."""
 
-    head_kernel, embedding_size, segmenter = KERNEL, 8, None
+    head_kernel, embedding_size, segmenter, types = KERNEL, 8, None, CELL_TYPES
+    adapted = False
 
     def __init__(self):
         self.embeddings = embeddings()

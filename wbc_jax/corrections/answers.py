@@ -30,6 +30,7 @@ def everything(session: Session) -> dict[str, Any]:
                 "review": [row["review"] or "" for row in rows],
             },
             "order": order.informative(rows),
+            "turns": order.in_turns(rows),
             "forReview": REVIEW,
             "model": list(CELL_TYPES),
             "notCounted": list(state.NOT_COUNTED),

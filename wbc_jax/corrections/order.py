@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -38,17 +39,41 @@ def informative(
         reasons = (row["review"] or "").split(";")
         return 0 if LOW in reasons else 1 if UNLIKE in reasons else 2
 
-    def probability(row: Mapping[str, Any]) -> float:
-        value = row["probability"]
-        return 0.0 if value is None or value != value else float(value)
-
-    keys = [(group(row), probability(row), i) for i, row in enumerate(rows)]
+    keys = [(group(row), _probability(row), i) for i, row in enumerate(rows)]
     keys.sort()
     first = [i for key, _, i in keys if key < 2]
     rest = [i for key, _, i in keys if key == 2]
     if embeddings is None:
         return first + rest
     return first + _spread(np.asarray(embeddings, np.float32), first, rest)
+
+
+def in_turns(rows: Sequence[Mapping[str, Any]]) -> list[int]:
+    """Returns the cells' places in an order in which few labels teach a classifier
+    (`wbc_jax.adapt`).
+
+    The best guesses take turns, so that rare types are not missed; within one, the least and the
+    most probable cells alternate, as the unsure ones alone would not show what is typical.
+    docs/adapt.md has the orders measured.
+
+    Args:
+        rows: with `best_guess` and `probability`, as in `cells.csv`.
+    """
+    kinds: dict[str, list[int]] = {}
+    for i in sorted(range(len(rows)), key=lambda i: (_probability(rows[i]), i)):
+        kinds.setdefault(rows[i]["best_guess"] or "", []).append(i)
+    queues = []
+    for _, own in sorted(kinds.items()):
+        half = (len(own) + 1) // 2
+        both = itertools.zip_longest(own[:half], own[half:][::-1])
+        queues.append([i for pair in both for i in pair if i is not None])
+    turns = itertools.zip_longest(*queues)
+    return [i for turn in turns for i in turn if i is not None]
+
+
+def _probability(row: Mapping[str, Any]) -> float:
+    value = row["probability"]
+    return 0.0 if value is None or value != value else float(value)
 
 
 def _spread(embeddings: np.ndarray, taken: Sequence[int], rest: Sequence[int]) -> list[int]:

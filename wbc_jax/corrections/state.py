@@ -60,7 +60,10 @@ class State:
         self._said: dict[str, dict[int, Said]] = {}
         self._lost: dict[tuple[str, str, int, Box], Said] = {}
         self._acts: dict[str, dict[str, list[log.Statement]]] = {}
-        self._own: dict[str, str] = {}
+        guessed = {cell.row.get("best_guess") for cell in results.cells}
+        # An adapted classifier has further types.
+        self._predicted = sorted(name for name in guessed if name and name not in CELL_TYPES)
+        self._own = {name.casefold(): name for name in self._predicted}
         self.gone: list[log.Statement] = []
         self.applied: list[tuple[str, int | None]] = []
 
@@ -151,7 +154,8 @@ class State:
             `NOT_COUNTED` is left out.
         """
         if reviewer is None:
-            return tables.differential([cell.row for cell in self._results.cells])
+            every = [*CELL_TYPES, *self._predicted]
+            return tables.differential([cell.row for cell in self._results.cells], every)
         found = [self.current_type(reviewer, i) for i in range(len(self._results.cells))]
         rows = [{"cell": 1, "type": name} for name in found if name not in NOT_COUNTED]
         used = set(found)

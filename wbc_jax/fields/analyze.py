@@ -398,7 +398,7 @@ def _judge(prediction: inference.Prediction, models: Models) -> dict[str, Any]:
     """Returns the attributes of `Cell` that a classifier gives."""
     folder = models.folder or statistics.Folder()
     own = statistics.moved(models.classifier, prediction, folder)
-    judged = abstention.judge(models.rule, own.logits, own.embedding)
+    judged = abstention.judge(models.rule, own.logits, own.embedding, own.types)
     return judged | {"statistics": folder.used}
 
 
@@ -412,7 +412,9 @@ def retype(field: Field, models: Models) -> Field:
     if field.outputs is None:
         return field
     cells = [
-        dataclasses.replace(cell, **_judge(inference.Prediction(**own), models))
+        dataclasses.replace(
+            cell, **_judge(inference.Prediction(**own, types=models.classifier.types), models)
+        )
         for cell, own in zip(field.cells, field.outputs.each())
     ]
     return dataclasses.replace(field, cells=cells)

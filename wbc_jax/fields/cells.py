@@ -29,7 +29,7 @@ class Cell:
     Attributes:
         cell: its number from 1, and its value in `Field.labels`.
         top, left, bottom, right: the box around its mask in pixels, half open.
-        type: one of `labels.CELL_TYPES`, or `labels.REVIEW` if a person should look at the cell.
+        type: one of the classifier's `types`, or `labels.REVIEW` if a person should look at it.
         best_guess: the most probable type, however low its probability.
         probability: probability of `best_guess`, calibrated if the classifier has an abstention
             rule.

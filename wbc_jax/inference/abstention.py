@@ -256,7 +256,10 @@ def _check_fits(seen: Seen, outputs: Outputs) -> None:
 
 
 def judge(
-    rule: Rule | None, logits: np.ndarray, embedding: np.ndarray | None = None
+    rule: Rule | None,
+    logits: np.ndarray,
+    embedding: np.ndarray | None = None,
+    types: Sequence[str] = CELL_TYPES,
 ) -> dict[str, Any]:
     """Returns `type`, `best_guess`, `probability` and `review` of one cell (see `fields.Cell`).
 
@@ -264,10 +267,11 @@ def judge(
         rule: None: the classifier never abstains.
         logits: float `[K]`.
         embedding: float `[D]`, if the network has one.
+        types: names of the K types.
     """
     one = Outputs(logits[None], None if embedding is None else embedding[None])
     (probabilities,) = tempered(one.logits, 1.0) if rule is None else rule.probabilities(one)
-    guess = CELL_TYPES[int(np.argmax(probabilities))]
+    guess = types[int(np.argmax(probabilities))]
     (review,) = rule.reasons(one) if rule else ("",)
     return {
         "type": REVIEW if review else guess,

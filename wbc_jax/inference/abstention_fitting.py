@@ -261,11 +261,15 @@ def fit_model(
         foreign: images of each kind of foreign cells that the rule is to know.
 
     Raises:
-        AbstentionError: the model is not a classifier.
+        AbstentionError: the model is not a classifier, or it is adapted.
         DataError, ConfigError: its records are missing, or are split differently now.
     """
     if model.config.task != "classification":
         raise AbstentionError(f"{name} gives masks; a classifier is needed.")
+    if model.adapted:
+        raise AbstentionError(
+            f"{name} is adapted to a laboratory: `python -m wbc_jax.adapt` fits its rule."
+        )
     data = data_settings(model, manual_dir)
     splits = pipeline.load_splits(data, model.config.evaluate.size, "classification")
     train, validation = splits["train"], splits["validation"]

@@ -15,7 +15,6 @@ from wbc_jax.data import isolation
 from wbc_jax.errors import AbstentionError, ConfigError, ExportError, WeightsError
 from wbc_jax.inference import abstention, weights
 from wbc_jax.inference import model as inference
-from wbc_jax.labels import CELL_TYPES
 from wbc_jax.utils import atomic
 
 FORMAT = "wbc_jax export 1"
@@ -56,14 +55,14 @@ def describe(name: str, model: inference.Model, network_only: bool) -> dict[str,
     if network_only:
         size = [side, side]
         output = logits | {
-            "shape": ["B", *(size if masks else []), 3 if masks else len(CELL_TYPES)]
+            "shape": ["B", *(size if masks else []), 3 if masks else len(model.types)]
         }
     else:
         size = ["H", "W"]
         output = (
             {"name": "mask", "dtype": "uint8", "shape": ["B", "H", "W"]}
             if masks
-            else {"name": "probabilities", "dtype": "float32", "shape": ["B", len(CELL_TYPES)]}
+            else {"name": "probabilities", "dtype": "float32", "shape": ["B", len(model.types)]}
         )
     return {
         "format": FORMAT,
@@ -76,7 +75,7 @@ def describe(name: str, model: inference.Model, network_only: bool) -> dict[str,
             "values": "0 to 255",
         },
         "output": output,
-        "classes": ["background", "cytoplasm", "nucleus"] if masks else list(CELL_TYPES),
+        "classes": ["background", "cytoplasm", "nucleus"] if masks else list(model.types),
         "before": before if network_only else [],
         "within": [*([] if network_only else before), _network(model),
                    *([] if network_only else after)],

@@ -3,6 +3,7 @@
 A file `NAME.npz` has, for N cells: `embedding` `[N, D]`, `logits` `[N, K]`, `label` int `[N]` (an
 index of `labels.CELL_TYPES`, or -1 for a cell of none of them), `source` and `split` (`train`,
 `validation` or `test`), text `[N]`, and `left_out`, the source that the network was not trained on.
+It may have `features` `[N, F]`, as in `replay.Replay`.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from wbc_jax.inference.abstention_fitting import Away
 from wbc_jax.labels import CELL_TYPES
 
 KEYS = ("embedding", "logits", "label", "source", "split", "left_out")
+FEATURES = "features"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -32,15 +34,18 @@ class Cells:
         outputs: a network's.
         labels: int `[N]`.
         sources: text `[N]`.
+        features: float32 `[N, F]`, as in `replay.Replay`; None if the file has none.
     """
 
     outputs: Outputs
     labels: np.ndarray
     sources: np.ndarray
+    features: np.ndarray | None = None
 
     def take(self, which: Any) -> Cells:
         """Returns the cells that `which` indexes."""
-        return Cells(self.outputs.take(which), self.labels[which], self.sources[which])
+        features = None if self.features is None else self.features[which]
+        return Cells(self.outputs.take(which), self.labels[which], self.sources[which], features)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -111,7 +116,7 @@ def read(path: epath.PathLike) -> LeftOut:
     path = epath.Path(path)
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-            found = {key: stored[key] for key in KEYS}
+            found = {key: stored[key] for key in (*KEYS, FEATURES) if key in stored or key in KEYS}
         return _of(found)
     except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise DataError(
@@ -133,8 +138,12 @@ def _of(found: dict[str, np.ndarray]) -> LeftOut:
         raise ValueError("its arrays do not fit each other")
     if len(embeddings) != count:
         raise ValueError("its arrays do not fit each other")
-    name = str(found["left_out"])
-    cells = Cells(Outputs(logits, embeddings), labels, sources)
+    name, features = str(found["left_out"]), found.get(FEATURES)
+    if features is not None:
+        features = features.astype(np.float32)
+        if features.ndim != 2 or len(features) != count:
+            raise ValueError("its arrays do not fit each other")
+    cells = Cells(Outputs(logits, embeddings), labels, sources, features)
     known, away = labels >= 0, sources == name
     parts = {split: known & ~away & (splits == split) for split in ("train", "validation", "test")}
     parts |= {"away": known & away, "foreign": ~known}

@@ -38,10 +38,11 @@ class Prediction:
         nucleus_share: N / (N + C); NaN without nucleus.
         flag: empty, or the reason why the ratio is +inf or NaN (`no_cytoplasm`, `no_nucleus`,
             `no_cell`).
-        label: the cell's type, an index of `labels.CELL_TYPES`.
+        label: the cell's type, an index of `types`.
         probabilities: float32 `[K]`, one per cell type.
         logits: float32 `[K]`; the probabilities are their softmax.
         embedding: float32 `[D]`, the input of the network's last linear layer.
+        types: the types' names, in the order of the labels.
     """
 
     mask: np.ndarray | None = None
@@ -54,6 +55,7 @@ class Prediction:
     probabilities: np.ndarray | None = None
     logits: np.ndarray | None = None
     embedding: np.ndarray | None = None
+    types: tuple[str, ...] = CELL_TYPES
 
     def without_cell(self) -> "Prediction":
         """Returns the prediction of an image that shows no cell."""
@@ -64,7 +66,7 @@ class Prediction:
     @property
     def type(self) -> str | None:
         """The cell type's name, such as `monocyte`."""
-        return None if self.label is None else CELL_TYPES[self.label]
+        return None if self.label is None else self.types[self.label]
 
 
 class Model:
@@ -85,9 +87,10 @@ class Model:
         weights: dict[str, Any],
         step: int,
         seen: list[RecordKey] | None = None,
+        features: bool = False,
     ):
         self.config, self.network, self.weights = config, network, weights
-        self.step, self.seen = step, seen
+        self.step, self.seen, self._features = step, seen, features
         if config.data.isolate:
             weights_lib.find_segmenter(config.data.isolate)  # raises early if it is missing
         self._segmenter: Model | None = None
@@ -98,7 +101,9 @@ class Model:
         """Lets the devices of `mesh` share the images."""
         self.weights = jax.device_put(self.weights, sharding.replicated(mesh))
         embeds = self.embedding_size is not None
-        logits = steps.make_logits(self.network, self.config.evaluate.flips, embedding=embeds)
+        logits = steps.make_logits(
+            self.network, self.config.evaluate.flips, embedding=embeds, features=self._features
+        )
         self._outputs = sharding.InGroups(
             logits if embeds else lambda *given: (logits(*given), None),
             mesh,
@@ -113,12 +118,17 @@ class Model:
         """Returns the same model, which keeps only the middle cell of a mask or keeps all cells."""
         return self._evaluated(middle_cell=middle_cell)
 
+    def with_features(self) -> "Model":
+        """Returns the same model, whose embeddings are followed by the means that all layers after
+        the encoder see; only for networks that `models.adapts` names."""
+        return Model(self.config, self.network, self.weights, self.step, self.seen, features=True)
+
     def _evaluated(self, **changes: Any) -> "Model":
         evaluate = dataclasses.replace(self.config.evaluate, **changes)
         if evaluate == self.config.evaluate:
             return self
         config = dataclasses.replace(self.config, evaluate=evaluate)
-        return Model(config, self.network, self.weights, self.step, self.seen)
+        return Model(config, self.network, self.weights, self.step, self.seen, self._features)
 
     @property
     def segmenter(self) -> "Model | None":
@@ -128,6 +138,16 @@ class Model:
             if isolate and self._segmenter is None:
                 self._segmenter = load_segmenter(isolate)
             return self._segmenter
+
+    @property
+    def adapted(self) -> bool:
+        """Whether it is a classifier that `wbc_jax.adapt` made."""
+        return bool(self.config.model.types)
+
+    @property
+    def types(self) -> tuple[str, ...]:
+        """Names of a classifier's types; those of an adapted one may be more than `CELL_TYPES`."""
+        return self.config.model.types or CELL_TYPES
 
     @property
     def embedding_size(self) -> int | None:
@@ -238,7 +258,7 @@ class Model:
             size: height and width of the original image, px.
         """
         if self.config.task == "classification":
-            return _typed(logits)
+            return _typed(logits, self.types)
         return _segmented(logits, size, self.config.evaluate.middle_cell)
 
     def _predict_batch(self, images: Sequence[np.ndarray]) -> list[Prediction]:
@@ -360,9 +380,9 @@ def empty_state(config: Config) -> tuple[steps.Network, steps.TrainState]:
     )
 
 
-def _typed(logits: np.ndarray) -> Prediction:
-    probabilities = scipy.special.softmax(logits)
-    return Prediction(label=int(logits.argmax()), probabilities=probabilities, logits=logits)
+def _typed(logits: np.ndarray, types: tuple[str, ...] = CELL_TYPES) -> Prediction:
+    given = {"probabilities": scipy.special.softmax(logits), "logits": logits, "types": types}
+    return Prediction(label=int(logits.argmax()), **given)
 
 
 def _segmented(logits: np.ndarray, size: tuple[int, int], middle_cell: bool) -> Prediction:

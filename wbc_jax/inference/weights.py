@@ -41,12 +41,14 @@ class Stored:
         step: number of training steps.
         arrays: by path in the network, such as `params/encoder/0/conv1/kernel`.
         seen: identities of the training and validation images.
+        adapted: how `wbc_jax.adapt` made it of another model; None: it did not.
     """
 
     config: Config
     step: int
     arrays: dict[str, np.ndarray]
     seen: list[RecordKey]
+    adapted: dict[str, Any] | None = None
 
 
 def shipped() -> list[str]:
@@ -57,16 +59,20 @@ def shipped() -> list[str]:
 
 
 def find(name: epath.PathLike) -> epath.Path | None:
-    """Returns the weights file that `name` means: a path, or one of `shipped()`; None if neither.
+    """Returns the weights file that `name` means: a path, with or without its ending, or one of
+    `shipped()`; None if neither.
 
     A folder of that name in the working directory takes precedence, as a run.
     """
     path = epath.Path(name).expanduser()
     if path.suffix == SUFFIX:
         return path
-    if not path.exists() and str(name) in shipped():
+    if path.exists():
+        return None
+    if str(name) in shipped():
         return SHIPPED / f"{name}{SUFFIX}"
-    return None
+    file = path.parent / f"{path.name}{SUFFIX}"
+    return file if path.name and file.exists() else None
 
 
 def find_segmenter(name: str) -> epath.Path:
@@ -92,6 +98,7 @@ def write(
     weights: dict[str, Any],
     seen: Sequence[RecordKey],
     dtype: np.typing.DTypeLike = np.float16,
+    adapted: dict[str, Any] | None = None,
 ) -> None:
     """Writes a weights file, whole or not at all.
 
@@ -102,6 +109,7 @@ def write(
             as a variance may exceed the range of float16.
         seen: the training and validation images (`pipeline.Examples.keys`).
         dtype: of the params.
+        adapted: as in `Stored`, to be written as JSON.
 
     Raises:
         WeightsError: a weight exceeds the range of `dtype`, or the path has another ending.
@@ -133,6 +141,8 @@ def write(
         "step": str(step),
         "seen": json.dumps(records),
     }
+    if adapted is not None:
+        about["adapted"] = json.dumps(adapted)
     about["sha256"] = _sum(arrays, about)
     atomic.write_bytes(path, safetensors.numpy.save(arrays, about))
 
@@ -163,19 +173,20 @@ def read(path: epath.PathLike) -> Stored:
             "`python -m wbc_jax.export RUN --out=FILE.safetensors` writes it."
         )
     stored = about.pop("sha256", None)  # None: a file from before there was a sum
-    known = set(about) == {"format", "config", "step", "seen"}
+    known = set(about) - {"adapted"} == {"format", "config", "step", "seen"}
     if not known or stored not in (None, _sum(arrays, about)):
         raise WeightsError(f"{path} is damaged (its SHA-256 does not match). Get it again.")
     config = config_checks.from_json(about["config"], f"the config in {path}")
     try:
         seen = _keys(json.loads(about["seen"]), arrays)
         step = int(about["step"])
+        adapted = json.loads(about.get("adapted", "null"))
     except (KeyError, ValueError, TypeError) as error:
         raise WeightsError(
             f"{path}: the list of its training images is damaged ({error})."
         ) from error
     network = {name: a for name, a in arrays.items() if not name.startswith("seen/")}
-    return Stored(config, step, network, seen)
+    return Stored(config, step, network, seen, adapted)
 
 
 def fill(like: Any, stored: Stored, path: epath.PathLike) -> Any:

@@ -3,6 +3,6 @@
 Importing this imports no JAX; `build` does.
 """
 
-from wbc_jax.models.registry import NETWORKS, build, embeds
+from wbc_jax.models.registry import NETWORKS, adapts, build, embeds
 
-__all__ = ["NETWORKS", "build", "embeds"]
+__all__ = ["NETWORKS", "adapts", "build", "embeds"]

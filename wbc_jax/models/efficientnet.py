@@ -96,11 +96,16 @@ class Encoder(nnx.Module):
 class EfficientNet(nnx.Module):
     """A classifier: means of the encoder's last three levels, a hidden layer, a linear layer.
 
+    With `types`, another linear layer of the means tells apart the cells of one laboratory
+    (`wbc_jax.adapt`). Its last number is a gate: how likely a cell is of that laboratory, and not
+    of the training. The logits are then the logarithms of the probabilities of both, mixed by it.
+
     Args:
         num_classes: number of logits.
         variant: a key of `VARIANTS`.
         features: channels of the embedding.
         dropout: rate on the embedding, in training.
+        types: names of the laboratory's types, the training's first; empty: there is no laboratory.
         in_channels: 3, or 1, the luma of images of 3 channels.
         dtype: type of the computation, `float32` or `bfloat16`; parameters and logits are float32.
         rngs: `params` for the initial weights, `dropout` for the masks.
@@ -112,6 +117,7 @@ class EfficientNet(nnx.Module):
         variant: str = "lite0",
         features: int = 256,
         dropout: float = 0.0,
+        types: tuple[str, ...] = (),
         in_channels: int = 3,
         dtype: str = "float32",
         *,
@@ -124,20 +130,55 @@ class EfficientNet(nnx.Module):
         self.hidden = nnx.Linear(pooled, features, dtype=jnp.dtype(dtype), rngs=rngs)
         self.dropout = nnx.Dropout(dropout, rngs=rngs) if dropout else None
         self.head = nnx.Linear(features, num_classes, rngs=rngs)
+        self.laboratory = nnx.Linear(pooled, len(types) + 1, rngs=rngs) if types else None
 
     def __call__(self, images: jax.Array) -> jax.Array:
-        """Returns logits, float32 `[B, num_classes]`, for `[B, H, W, C]` of any H and W."""
+        """Returns logits, float32 `[B, K]`, for `[B, H, W, C]` of any H and W; K is `num_classes`,
+        or the number of the laboratory's types."""
         return self.with_embedding(images)[0]
 
     def with_embedding(self, images: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Returns the logits, and the embedding, float32 `[B, D]`, of which they are linear."""
+        """Returns the logits, and the embedding, float32 `[B, D]`, of which they are linear, if
+        there is no laboratory."""
+        logits, embedding, _ = self._outputs(images)
+        return logits, embedding
+
+    def with_features(self, images: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Returns the logits, and the embedding followed by the means that all layers after the
+        encoder see, float32 `[B, D + F]`."""
+        logits, embedding, pooled = self._outputs(images)
+        return logits, jnp.concatenate([embedding, pooled], -1)
+
+    def _outputs(self, images: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         x = layers.prepare_input(images, self.in_channels, self.dtype) / 2  # [-2, 2] to [-1, 1]
         pooled = [level.astype(jnp.float32).mean((1, 2)) for level in self.encoder(x)[2:]]
-        hidden = self.hidden(self.norm(jnp.concatenate(pooled, -1)))
+        pooled = jnp.concatenate(pooled, -1)
+        hidden = self.hidden(self.norm(pooled))
         embedding = nnx.relu(hidden).astype(jnp.float32)
         if self.dropout is not None:
             embedding = self.dropout(embedding)
-        return self.head(embedding), embedding
+        logits = self.head(embedding)
+        if self.laboratory is not None:
+            logits = mixed(logits, self.laboratory(pooled))
+        return logits, embedding, pooled
+
+
+_ABSENT = -30.0
+"""Logarithm of the probability of a type that the training did not have, by the old layer."""
+
+
+def mixed(logits: jax.Array, own: jax.Array) -> jax.Array:
+    """Returns the logarithms of the mixed probabilities, `[B, K]`.
+
+    Args:
+        logits: `[B, J]` of the training's types.
+        own: `[B, K + 1]` of a laboratory's types, of which the first J are the training's; the last
+            is the logit of the cell being of the laboratory.
+    """
+    gate, more = own[:, -1:], own.shape[1] - 1 - logits.shape[1]
+    old = jnp.pad(jax.nn.log_softmax(logits), ((0, 0), (0, more)), constant_values=_ABSENT)
+    new = jax.nn.log_softmax(own[:, :-1])
+    return jnp.logaddexp(jax.nn.log_sigmoid(gate) + new, jax.nn.log_sigmoid(-gate) + old)
 
 
 class EfficientUNet(nnx.Module):

@@ -55,7 +55,9 @@ NETWORKS: dict[str, Entry] = {
         f"{_HERE}.efficientnet:EfficientUNet", ("variant", "features", "norm")
     ),
     "efficientnet": Entry(
-        f"{_HERE}.efficientnet:EfficientNet", ("variant", "features", "dropout"), "classification"
+        f"{_HERE}.efficientnet:EfficientNet",
+        ("variant", "features", "dropout", "types"),
+        "classification",
     ),
     "resnet": Entry(
         f"{_HERE}.resnet:ResNet", ("features", "depth", "norm", "patch"), "classification"
@@ -106,6 +108,12 @@ def embeds(name: str) -> bool:
     It returns the logits and the vector that they are a linear function of.
     """
     return hasattr(_class(name), "with_embedding")
+
+
+def adapts(name: str) -> bool:
+    """Returns whether a network can be adapted to a laboratory (`wbc_jax.adapt`): it has a method
+    `with_features`, and takes `types`."""
+    return hasattr(_class(name), "with_features")
 
 
 def _class(name: str) -> type[nnx.Module]:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from wbc_jax.labels import CELL_TYPES, REVIEW
+from wbc_jax.labels import ALL, CELL_TYPES, REVIEW
 from wbc_jax.report import figures, html, overlays
 
 THUMBNAIL_PX = 72
@@ -68,7 +68,7 @@ def render(
         histogram=html.chart(figures.nc_histogram, groups) if groups else None,
         panels=len(groups),
         rows=[_shown(row, picture, um) for row, picture in zip(rows, thumbnails)],
-        types=[name for name in (*CELL_TYPES, REVIEW) if differential],
+        types=[row["type"] for row in differential if row["type"] != ALL],
         flags=sorted({f for row in rows for f in _flags(row)}),
         review_name=REVIEW,
         thumbnail=THUMBNAIL_PX,
@@ -82,7 +82,8 @@ def _ratios(cells: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
     for row in cells:
         if row["nc_ratio"] is not None and math.isfinite(row["nc_ratio"]):
             found.setdefault(row["type"] or "all cells", []).append(row["nc_ratio"])
-    order = (*CELL_TYPES, REVIEW, "all cells")
+    own = (name for name in found if name not in (*CELL_TYPES, REVIEW))
+    order = (*CELL_TYPES, *own, REVIEW)
     return {name: found[name] for name in order if name in found}
 
 

@@ -176,7 +176,8 @@ class Results:
         self._folder.write_text("index.html", page)
 
     def _differential(self) -> list[dict[str, Any]]:
-        return results.differential(self.rows) if self._models.classifier is not None else []
+        model = self._models.classifier
+        return [] if model is None else results.differential(self.rows, model.types)
 
     def summary(self) -> str:
         """Returns the results in one line: number of cells, median N/C ratio, cells for review."""
@@ -336,7 +337,8 @@ def _with_statistics(
     if models.classifier is None:
         return untouched, None
     if statistics.known(models.rule) is None:
-        if wanted and models.rule is not None:
+        # An adapted classifier knows its laboratory without them.
+        if wanted and models.rule is not None and not models.classifier.adapted:
             print(
                 "note: the classifier's rule holds no statistics of its training: types are "
                 "decided without the folder's own",

@@ -207,7 +207,7 @@ def make_train_step(
 
 
 def make_logits(
-    network: Network, flips: bool = False, embedding: bool = False
+    network: Network, flips: bool = False, embedding: bool = False, features: bool = False
 ) -> Callable[[Any, jax.Array], Any]:
     """Returns the unjitted function (weights, uint8 images `[B, S, S, 3]`) → float32 logits.
 
@@ -218,6 +218,8 @@ def make_logits(
         flips: average the logits over the four reflections.
         embedding: return (logits, embeddings `[B, D]`); the logits are linear in the embeddings.
             Only for networks that have them (`models.embeds`).
+        features: return (logits, embeddings followed by features, `[B, D + F]`) instead
+            (`models.adapts`).
     """
 
     def logits_fn(weights, images):
@@ -225,6 +227,7 @@ def make_logits(
         _set_mode(model, training=False)
         x = normalize(images.astype(jnp.float32) / 255)
         call = model.with_embedding if embedding else model
+        call = model.with_features if features else call
         if not flips:
             return call(x)
         views = [_flipped_back(call(jnp.flip(x, axes)), axes) for axes in ((), (1,), (2,), (1, 2))]

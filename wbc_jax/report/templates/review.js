@@ -85,7 +85,7 @@ function showGallery() {
     || (show === "left" && cells.predicted[cell] === forReview)
     || (show === "open" && !reviewed(cell)) || (show === "done" && reviewed(cell))
     || show === `=${typeOf(cell)}`;
-  const found = data.order.filter(fits);
+  const found = (get("order").value === "turns" ? data.turns : data.order).filter(fits);
   let groups = [["", found]];
   if (get("order").value === "type") {
     const byType = new Map([forReview, "no type", ...types].map((name) => [name, []]));
