@@ -1,6 +1,7 @@
 """Measures prediction as users see it: the first mask of a new process, and images a second.
 
 python benchmarks/predict.py FIELDS [--model=NAME ...] [--images=32] [--rounds=3] [--out=FILE.json]
+python benchmarks/predict.py FIELDS --against=CHECKOUT [--images=32] [--rounds=3] [--out=FILE.json]
 
 FIELDS is a folder of images. The benchmark measures
 
@@ -12,6 +13,11 @@ FIELDS is a folder of images. The benchmark measures
 
 It also measures processor time, which hardly depends on other work on the machine. It prints the
 median of the rounds; the JSON has all of them.
+
+With `--against`, the folder of another version (`git worktree add CHECKOUT COMMIT`), it measures
+processor time alone, for use on a busy machine: both versions write the results of the first image
+in a new process (`start`: import, loading, compilation) and of the others (`image`: for each),
+at the same time, and the ratios of this version's times to the other's are printed.
 """
 
 import argparse
@@ -39,6 +45,63 @@ assert field.mask is not None
 seconds = {"import": imported - start, "load": loaded - imported, "first": done - loaded}
 print(json.dumps(seconds | {"processor": time.process_time()}))
 """
+
+
+_WHOLE = """
+import json, sys, tempfile, time
+paths, models, folder = json.loads(sys.argv[1])
+sys.path.insert(0, folder)
+import wbc_jax
+assert wbc_jax.__file__.startswith(folder), wbc_jax.__file__
+from wbc_jax.fields import analyze as fields
+from wbc_jax.report import cell_results
+loaded, marks = fields.load_models(models), [0]
+for some in (paths[:1], paths[1:]):
+    with tempfile.TemporaryDirectory() as folder:
+        cell_results.predict_files(loaded, some, folder, settings="benchmark")
+    marks.append(time.process_time())
+print(json.dumps({"start": marks[1], "image": (marks[2] - marks[1]) / len(some)}))
+"""
+
+
+def against(
+    checkout: str, paths: list[str], models: list[str], rounds: int
+) -> dict[str, list[dict[str, float]]]:
+    """Returns the seconds of processor time of this version and of another, one row a round.
+
+    Args:
+        checkout: folder of the other version.
+        paths: of the images, two or more.
+        models: their names.
+        rounds: how often both are measured.
+    """
+    here = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    folders = {"this": here, "other": os.path.abspath(checkout)}
+    found: dict[str, list[dict[str, float]]] = {name: [] for name in folders}
+    for _ in range(rounds):
+        both = {
+            name: subprocess.Popen(
+                [sys.executable, "-c", _WHOLE, json.dumps([paths, models, folder])],
+                stdout=subprocess.PIPE, text=True,
+            )
+            for name, folder in folders.items()
+        }  # fmt: skip
+        for name, process in both.items():
+            output, _ = process.communicate()
+            if process.returncode:
+                raise RuntimeError(f"{folders[name]} ended with status {process.returncode}")
+            found[name].append(json.loads(output.splitlines()[-1]))
+    return found
+
+
+def _print_ratios(found: dict[str, list[dict[str, float]]]) -> None:
+    for key in found["this"][0]:
+        this, other = ([row[key] for row in found[name]] for name in ("this", "other"))
+        ratio = statistics.median(a / b for a, b in zip(this, other))
+        print(
+            f"{key}: {statistics.median(this):.3f} s of processor time, "
+            f"the other {statistics.median(other):.3f} s, ratio {ratio:.2f}"
+        )
 
 
 def cold_start(image: str, models: list[str], cache: str = "") -> dict[str, float]:
@@ -126,12 +189,19 @@ def main() -> None:
     parser.add_argument("--model", action="append", default=[], help="as in wbc_jax.predict")
     parser.add_argument("--images", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--against", help="folder of another version, to be compared with")
     parser.add_argument("--out", help="JSON file for all figures")
     options = parser.parse_args()
     from wbc_jax import inputs
     from wbc_jax.utils import atomic
 
     paths = inputs.find_images([options.fields]).paths[: options.images]
+    if options.against:
+        found = against(options.against, paths, options.model, options.rounds)
+        _print_ratios(found)
+        if options.out:
+            atomic.write_json(options.out, {"images": len(paths), "processor_seconds": found})
+        return
     cold = {"no cache": [], "warm cache": []}
     with tempfile.TemporaryDirectory() as cache:
         cold_start(paths[0], options.model, cache)  # fills it

@@ -5,6 +5,7 @@ import json
 import cv2
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from wbc_jax.fields import polygons
 from wbc_jax.fields.cells import Cell
@@ -46,6 +47,18 @@ def test_area_and_pixels_equal_the_mask(mask):
         assert sum(map(polygons.area, (outer, *holes))) == own.sum()
         filled += own
     np.testing.assert_array_equal(filled, mask)
+
+
+@pytest.mark.parametrize("mask", SHAPES)
+def test_a_piece_has_a_ring_for_each_part_of_the_ground_beside_it(mask):
+    pieces, count = ndimage.label(mask)
+    found = polygons.polygons(mask)
+    assert len(found) == count
+    for number, rings in enumerate(found, 1):
+        assert len(rings) == ndimage.label(np.pad(pieces != number, 1, constant_values=True))[1]
+        for ring in rings:  # each side is along a row or a column, and each corner turns
+            steps = np.diff([*ring, *ring[:2]], axis=0) != 0
+            assert (steps.sum(1) == 1).all() and (steps[1:] != steps[:-1]).all()
 
 
 @pytest.mark.parametrize("mask", SHAPES)

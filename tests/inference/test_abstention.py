@@ -117,6 +117,27 @@ def test_distance_is_that_of_mahalanobis():
     np.testing.assert_allclose(seen.distance(some.embeddings), expected, rtol=0.01)
 
 
+def test_distances_are_the_same_one_by_one():
+    rng = np.random.default_rng(3)
+    means, centers, middle, foreign, x = (
+        rng.normal(size=(number, 12)).astype(np.float32) for number in (5, 9, 1, 3, 20)
+    )
+    whitening = [rng.normal(size=(12, 12)).astype(np.float32) for _ in range(2)]
+    own = abstention.Own(centers, middle, whitening[1], foreign)
+    seen = abstention.Seen(means, whitening[0], own=own)
+    # Whitened, Mahalanobis distances are Euclidean ones.
+    white = distance.cdist(x @ whitening[0], centers @ whitening[0]).min(1)
+    away = distance.cdist(x @ whitening[1], middle @ whitening[1], "sqeuclidean")[:, 0]
+    near = distance.cdist(x @ whitening[0], foreign @ whitening[0], "sqeuclidean").min(1)
+    expected = (white, white**2 - away, white**2 - near)
+    for number in (1, 4, 20):  # of images at a time: fewer than means, and more
+        parts = [x[i : i + number] for i in range(0, 20, number)]
+        for method, values in zip((seen.distance, seen.unlike, seen.foreign), expected):
+            found = np.concatenate([method(part) for part in parts])
+            np.testing.assert_allclose(found, values, rtol=1e-4, atol=1e-3)
+    assert seen.distance(x[:0]).shape == (0,)
+
+
 def test_a_large_source_counts_by_the_root_of_its_images():
     outputs, labels = embedded(1000, 0)
     moved = outputs.embeddings.copy()

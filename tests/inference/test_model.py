@@ -271,3 +271,53 @@ def test_with_flips(run, model, cells):
     back = both.with_flips(False)
     assert back.config == model.config and back.step == model.step
     np.testing.assert_array_equal(back.logits(image), turned[0])
+
+
+def test_flips_run_the_network_once():
+    """Once on the four views of each image: it is compiled once."""
+    calls = []
+
+    class Network:
+        def merge(self, params, stats):
+            return self
+
+        def set_attributes(self, **modes):
+            assert modes["deterministic"]
+
+        def __call__(self, x):
+            calls.append(x.shape)
+            return x * 2 + 1
+
+    images = np.random.default_rng(0).integers(0, 256, (3, 4, 5, 3), np.uint8)
+    network = Network()
+    found = steps.make_logits(network, flips=True)({"params": {}, "stats": {}}, images)
+    assert calls == [(12, 4, 5, 3)]
+    # Flipped back, the mean of four equal views is one of them.
+    expected = (images / np.float32(255) - 0.5) * 8 + 1
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_loading_initializes_no_weights(monkeypatch):
+    """Nor where the network has dropout, whose streams are arrays that no weights file holds."""
+    config = Config(task="classification")
+    config.model = Model(name="efficientnet", features=8, dropout=0.3)
+    config.data.image_size = 32
+    built, weights = steps.split_network(models.build(config.model, config.train.seed))
+    made = []
+    initializer = models.layers.CONV_INIT
+
+    def initialize(key, shape, *given):
+        value = initializer(key, shape, *given)
+        made.append(isinstance(value, jax.core.Tracer))
+        return value
+
+    monkeypatch.setattr(models.layers, "CONV_INIT", initialize)
+    network, like = inference.empty_state(config)
+    assert made and all(made)  # traced for their shapes
+    assert network.graph == built.graph
+    assert jax.tree.map(jax.typeof, network.other) == jax.tree.map(jax.typeof, built.other)
+    assert jax.tree.map(np.shape, like.params) == jax.tree.map(np.shape, weights["params"])
+    images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), np.uint8)
+    found = inference.Model(config, network, weights, 0).logits(images)
+    expected = inference.Model(config, built, weights, 0).logits(images)
+    np.testing.assert_array_equal(found, expected)

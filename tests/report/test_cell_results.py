@@ -229,9 +229,10 @@ def test_tables_grow_while_it_runs(model, cells, tmp_path, monkeypatch):
             return super().predict(images, *args, **kwargs)
 
     models = fields.Models(segmenter=Watched(model, 9, None))
-    paths = _images(tmp_path / "in", cells, 6)
+    paths = _images(tmp_path / "in", cells, 8)
     cell_results.predict_files(models, paths, tmp_path / "out", "no")
-    assert lengths == [0, 2, 4]
+    # The last two images may still be written while the next two are analyzed.
+    assert [least <= found <= least + 2 for least, found in zip((-2, 0, 2, 4), lengths)] == [1] * 4
 
 
 def test_a_persons_masks_stop_the_call_before_any_work(model, folder, tmp_path):

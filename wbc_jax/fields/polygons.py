@@ -61,54 +61,50 @@ def area(ring: Ring) -> float:
 def _rings(region: np.ndarray, left: int, top: int) -> list[Ring]:
     """Traces the rings of one piece, with the piece always on the right-hand side.
 
-    Each edge between a pixel of the piece and one outside is a step from corner to corner. Walking
-    along unused steps closes a ring whenever a corner is met for the second time.
+    A ring turns at each of its corners, so it goes from corner to corner along rows and columns in
+    turn. Along each row, and each column, the corners are the ends of sides, two by two. Where two
+    pixels of the piece meet at a corner only, two rings meet: each keeps to its side of the ground,
+    whose 4-connected parts have a ring each.
 
     Args:
         region: bool `[H, W]`, the piece.
         left, top: offsets that are added to the corners.
     """
     padded = np.pad(region, 1)
-    steps_from: dict[tuple[int, int], list[tuple[int, int]]] = {}
-    above, below = padded[:-1, 1:-1], padded[1:, 1:-1]
-    before, after = padded[1:-1, :-1], padded[1:-1, 1:]
-    for edges, start, step in (
-        (below & ~above, (0, 0), (1, 0)),  # along the upper side of a pixel, rightwards
-        (above & ~below, (1, 0), (-1, 0)),
-        (before & ~after, (0, 0), (0, 1)),
-        (after & ~before, (0, 1), (0, -1)),
-    ):
-        for y, x in np.argwhere(edges).tolist():
-            steps_from.setdefault((x + start[0], y + start[1]), []).append(step)
-    rings = []
-    while steps_from:
-        path: list[tuple[int, int]] = []
-        places: dict[tuple[int, int], int] = {}
-        point = next(iter(steps_from))
-        while True:
-            if point in places:  # the ring is closed
-                ring = path[places[point] :]
-                del path[places[point] :]
-                for corner in ring:
-                    del places[corner]
-                rings.append([(x + left, y + top) for x, y in _corners(ring)])
-                if point not in steps_from:
-                    break
-            places[point] = len(path)
-            path.append(point)
-            steps = steps_from[point]
-            step = steps.pop()
-            if not steps:
-                del steps_from[point]
-            point = point[0] + step[0], point[1] + step[1]
+    # The pixels around each corner (y, x): above, below and before, after.
+    a, b, c, d = padded[:-1, :-1], padded[:-1, 1:], padded[1:, :-1], padded[1:, 1:]
+    saddles = (a == d) & (b == c) & (a != b)
+    y, x = np.nonzero((a ^ b ^ c ^ d) | saddles)
+    saddle, falls = saddles[y, x], a[y, x]  # falls: the pixels above, before and below, after
+    right, down = (b != d)[y, x], (c != d)[y, x]  # the sides that meet at the corner
+    right, down = right & ~saddle, np.where(saddle, falls, down)
+    # The second ring of a saddle has the other two sides.
+    y, x = np.append(y, y[saddle]), np.append(x, x[saddle])
+    right, down = np.append(right, ~right[saddle]), np.append(down, ~down[saddle])
+    along_row = _ends_of_sides(np.lexsort((right, x, y)))
+    along_column = _ends_of_sides(np.lexsort((down, y, x)))
+    below = d[y, x].tolist()
+    points = list(zip((x + left).tolist(), (y + top).tolist()))
+    rings, seen = [], [False] * len(points)
+    for start in np.lexsort((x, y)).tolist():  # a ring's first corner is its upper left one
+        if seen[start]:
+            continue
+        first, second = (along_row, along_column) if below[start] else (along_column, along_row)
+        ring, one = [], start
+        while not seen[one]:
+            other = first[one]
+            seen[one] = seen[other] = True
+            ring += points[one], points[other]
+            one = second[other]
+        rings.append(ring)
     return rings
 
 
-def _corners(ring: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Returns the points at which a ring turns."""
-    points = np.array(ring)
-    turns = (points - np.roll(points, 1, 0) != np.roll(points, -1, 0) - points).any(1)
-    return [tuple(point) for point in points[turns].tolist()]
+def _ends_of_sides(order: np.ndarray) -> list[int]:
+    """Returns the other end of each corner's side, for corners that are ordered along lines."""
+    others = np.empty_like(order)
+    others[order] = order.reshape(-1, 2)[:, ::-1].ravel()
+    return others.tolist()
 
 
 def without_holes(mask: np.ndarray) -> list[Ring]:

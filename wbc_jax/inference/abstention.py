@@ -85,19 +85,22 @@ class Seen:
     whitening: np.ndarray
     counts: np.ndarray | None = None
     own: Own | None = None
+    _kept: dict[str, np.ndarray] = dataclasses.field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     def distance(self, embeddings: np.ndarray) -> np.ndarray:
         """Returns the Mahalanobis distances `[N]` of `[N, D]` to the nearest mean, of a type or,
         with `own`, of a source's type."""
         means = self.own.centers if self.own else self.means
-        return np.sqrt(_squares(embeddings, means, self.whitening).min(-1))
+        return np.sqrt(self._squares("nearest", embeddings, means, self.whitening).min(-1))
 
     def unlike(self, embeddings: np.ndarray) -> np.ndarray:
         """Returns by how much the squared distance `[N]` to the nearest mean exceeds the one to the
         middle of all images; without `own`, `distance`."""
         if self.own is None:
             return self.distance(embeddings)
-        middle = _squares(embeddings, self.own.middle, self.own.whitening)
+        middle = self._squares("middle", embeddings, self.own.middle, self.own.whitening)
         return self.distance(embeddings) ** 2 - middle[:, 0]
 
     @property
@@ -108,15 +111,25 @@ class Seen:
     def foreign(self, embeddings: np.ndarray) -> np.ndarray:
         """Returns by how much the squared distance `[N]` to the nearest mean exceeds the one to the
         nearest mean of a kind of foreign cells; only if it `knows_foreign`."""
-        there = _squares(embeddings, self.own.foreign, self.whitening)
+        there = self._squares("foreign", embeddings, self.own.foreign, self.whitening)
         return self.distance(embeddings) ** 2 - there.min(-1)
 
+    def _squares(
+        self, name: str, embeddings: np.ndarray, means: np.ndarray, whitening: np.ndarray
+    ) -> np.ndarray:
+        """Returns squared distances, float64 `[N, M]`, of whitened `[N, D]` to `[M, D]`.
 
-def _squares(embeddings: np.ndarray, means: np.ndarray, whitening: np.ndarray) -> np.ndarray:
-    """Returns squared distances, float64 `[N, M]`, of whitened `[N, D]` to `[M, D]`."""
-    white = np.asarray(embeddings, np.float32) @ whitening
-    between = (white - mean for mean in means @ whitening)  # [N, M, D] may be large
-    return np.stack([(one**2).sum(-1) for one in between], -1).astype(np.float64)
+        The means, whitened once, are kept under `name`: `judge` asks for one embedding at a time.
+        """
+        if name not in self._kept:
+            self._kept[name] = means @ whitening
+        there, white = self._kept[name], np.asarray(embeddings, np.float32) @ whitening
+        # Row by row of the shorter one, as [N, M, D] may be large.
+        if 0 < len(white) < len(there):
+            rows = [((one - there) ** 2).sum(-1) for one in white]
+            return np.stack(rows).astype(np.float64)
+        columns = [((white - one) ** 2).sum(-1) for one in there]
+        return np.stack(columns, -1).astype(np.float64)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -355,7 +355,7 @@ def _load_file(path: epath.Path) -> Model:
     stored = weights_lib.read(path)
     network, like = empty_state(stored.config)
     shapes = {"params": like.params, "stats": like.stats}
-    weights = jax.tree.map(jax.numpy.asarray, weights_lib.fill(shapes, stored, path))
+    weights = weights_lib.fill(shapes, stored, path)
     return Model(stored.config, network, weights, stored.step, stored.seen)
 
 
@@ -371,13 +371,20 @@ def empty_state(config: Config) -> tuple[steps.Network, steps.TrainState]:
 
     network, weights = steps.split_network(nnx.eval_shape(build))
     if jax.tree.leaves(network.other):  # the streams of dropout cannot be shapes
-        network, weights = steps.split_network(build())
+        network = dataclasses.replace(network, other=jax.tree.map(_stream, network.other))
     mesh = sharding.local_mesh(1)
     shapes = jax.eval_shape(lambda w: steps.init_state(config, w, mesh), weights)
     where = sharding.replicated(mesh)
     return network, jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=where), shapes
     )
+
+
+def _stream(leaf: jax.ShapeDtypeStruct) -> jax.Array:
+    """Returns a part of a random stream, of any value: training seeds it, prediction draws none."""
+    if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        return jax.random.wrap_key_data(np.zeros((*leaf.shape, 2), np.uint32))
+    return jax.numpy.zeros(leaf.shape, leaf.dtype)
 
 
 def _typed(logits: np.ndarray, types: tuple[str, ...] = CELL_TYPES) -> Prediction:

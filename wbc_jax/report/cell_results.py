@@ -44,6 +44,7 @@ from wbc_jax.inference import folder_statistics as statistics
 from wbc_jax.report import cell_page, folder_pass, overlays
 from wbc_jax.report.finished import Finished, Journal, state
 from wbc_jax.utils import atomic, outputs, stopping
+from wbc_jax.utils.ahead import ahead
 from wbc_jax.utils.output_folder import STATE, OutputFolder
 from wbc_jax.utils.progress import Progress
 
@@ -286,14 +287,24 @@ def predict_files(
         if finished:
             print(f"{len(finished)} of {len(paths)} images were finished before", flush=True)
         progress = Progress("image", len(paths), done=len(finished))
+        done = len(finished)
         try:
-            for batch, unread in _batches(paths, names, finished):
-                bad += unread
-                if batch:
-                    done = len(written) + len(bad)
-                    show = functools.partial(_show_part, progress, done, len(batch))
-                    written.add(batch, _analyze(batch, models, first, find, um_per_px, show))
-                progress.update(len(written) + len(bad), len(batch))
+            # Files are read and written beside the analysis, a batch ahead and a batch behind.
+            with concurrent.futures.ThreadPoolExecutor(1) as writer:
+                writing = None
+                for batch, unread in ahead(_batches(paths, names, finished)):
+                    stopping.raise_if_stopped()
+                    bad += unread
+                    if batch:
+                        show = functools.partial(_show_part, progress, done, len(batch))
+                        found = _analyze(batch, models, first, find, um_per_px, show)
+                        if writing is not None:
+                            writing.result()
+                        writing = writer.submit(written.add, batch, found)
+                    done += len(batch) + len(unread)
+                    progress.update(done, len(batch))
+                if writing is not None:
+                    writing.result()
             progress.close()
             written.close()
             folder.list_bad(bad)
@@ -353,7 +364,8 @@ def _with_statistics(
     def analyze(places: Sequence[int]) -> Iterator[tuple[int, Field]]:
         done = len(first.places) - len(places)
         some = [paths[i] for i in places]
-        for batch, _ in _batches(some, some, set(), say=False):  # the second pass lists the bad
+        # The second pass lists the bad ones.
+        for batch, _ in ahead(_batches(some, some, set(), say=False)):
             show = functools.partial(_show_part, progress, done, len(batch))
             found = _analyze(batch, untouched, None, find, um_per_px, show)
             yield from zip((places[image.index] for image in batch), found)

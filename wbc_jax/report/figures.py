@@ -355,7 +355,9 @@ def nc_histogram(groups: Mapping[str, Sequence[float]], dark: bool = False) -> F
         axes.set_xscale("log")
         axes.set_xlim(low, high)
         place = CELL_TYPES.index(name) if name in CELL_TYPES else -1
-        axes.hist(values, edges, color=theme.types[place] if place >= 0 else theme.second)
+        color = theme.types[place] if place >= 0 else theme.second
+        # One shape: matplotlib takes long over the rectangles of `hist`.
+        axes.stairs(np.histogram(values, edges)[0], edges, fill=True, color=color, linewidth=0)
         median = ""
         if len(values):
             axes.axvline(np.median(values), color=theme.ink, linewidth=1.2)

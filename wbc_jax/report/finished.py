@@ -102,8 +102,9 @@ class Journal:
         if not self._begun:
             self._lines.append([{"settings": self._settings}])
             self._begun = True
+        names = [field.name for field in dataclasses.fields(Finished)]
         self._lines.append(
-            dataclasses.asdict(one)
+            {name: getattr(one, name) for name in names}  # `asdict` would copy each polygon
             | {"thumbnails": [base64.b64encode(data).decode() for data in one.thumbnails]}
             for one in finished
         )

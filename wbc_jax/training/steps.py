@@ -19,6 +19,8 @@ from wbc_jax.training import losses, optimizers
 
 # Dropout has a random key of its own: switching it on changes no augmentation.
 _DROPOUT_STREAM = 1
+_REFLECTIONS = ((), (1,), (2,), (1, 2))
+"""Axes of `[B, H, W, C]` along which each of the four views of an image is flipped."""
 
 
 @jax.tree_util.register_dataclass
@@ -230,15 +232,19 @@ def make_logits(
         call = model.with_features if features else call
         if not flips:
             return call(x)
-        views = [_flipped_back(call(jnp.flip(x, axes)), axes) for axes in ((), (1,), (2,), (1, 2))]
-        return jax.tree.map(lambda *found: sum(found) / len(found), *views)
+        # One batch: the network is compiled once, and packs its weights once.
+        views = jnp.concatenate([jnp.flip(x, axes) for axes in _REFLECTIONS])
+        return jax.tree.map(_mean_of_views, call(views))
 
     return logits_fn
 
 
-def _flipped_back(found: Any, axes: tuple[int, ...]) -> Any:
-    """Flips the logits of masks `[B, H, W, C]`; those of types and embeddings stay."""
-    return jax.tree.map(lambda one: jnp.flip(one, axes) if one.ndim == 4 else one, found)
+def _mean_of_views(found: jax.Array) -> jax.Array:
+    """Averages `[4 B, ...]` over `_REFLECTIONS`; masks `[4 B, H, W, C]` are flipped back."""
+    views = found.reshape(len(_REFLECTIONS), -1, *found.shape[1:])
+    if found.ndim == 4:
+        views = [jnp.flip(view, axes) for view, axes in zip(views, _REFLECTIONS)]
+    return sum(views) / len(_REFLECTIONS)
 
 
 def make_scored_logits(
