@@ -32,7 +32,10 @@ ORDER = (
     ("provenance",),
     ("experiment",),
     ("cli", "inputs"),
-    ("abstain", "cohort", "compare", "detect", "export", "main", "predict", "reproduce", "review"),
+    (
+        *("abstain", "cohort", "compare", "convert", "detect", "export", "main", "predict"),
+        *("reproduce", "review"),
+    ),
 )
 # `main` has a mode that is a module of its own.
 ALLOWED = {("main", "reproduce")}
