@@ -14,8 +14,8 @@ from etils import epath
 
 from wbc_jax.errors import DataError
 
-_BLOCK = 2048
-"""Side of the blocks that are read for an overview, in pixels."""
+_BLOCK, _LEAST_BLOCK = 2048, 64
+"""Side of the blocks that are read for an overview, in pixels; damaged ones are split as far."""
 _ZARR_FILES = ("zarr.json", ".zattrs", ".zgroup")
 
 Box = tuple[int, int, int, int]
@@ -110,19 +110,29 @@ class Slide(abc.ABC):
         small = (math.ceil(height / factor), math.ceil(width / factor))
         picture = np.full((*small, 3), 128, np.uint8)
         unread = np.zeros(small, bool)
+
+        def fill(top: int, left: int, bottom: int, right: int) -> None:
+            place = np.s_[top:bottom, left:right]
+            end = (min(bottom * factor, height), min(right * factor, width))
+            try:
+                block = self.read((top * factor, left * factor, *end), level)
+            except DataError:
+                if max(bottom - top, right - left) * factor <= _LEAST_BLOCK or bottom - top == 1:
+                    unread[place] = True
+                    return
+                y, x = (top + bottom) // 2, (left + right + 1) // 2
+                for part in ((top, left, y, x), (top, x, y, right), (y, left, bottom, x),
+                             (y, x, bottom, right)):  # fmt: skip
+                    if part[0] < part[2] and part[1] < part[3]:
+                        fill(*part)
+                return
+            size = (right - left, bottom - top)
+            picture[place] = cv2.resize(block, size, interpolation=cv2.INTER_AREA)
+
         step = max(1, _BLOCK // factor)
         for y in range(0, small[0], step):
             for x in range(0, small[1], step):
-                place = np.s_[y : y + step, x : x + step]
-                h, w = picture[place].shape[:2]
-                box = (y * factor, x * factor)
-                box += (min((y + h) * factor, height), min((x + w) * factor, width))
-                try:
-                    block = self.read(box, level)
-                except DataError:
-                    unread[place] = True
-                    continue
-                picture[place] = cv2.resize(block, (w, h), interpolation=cv2.INTER_AREA)
+                fill(y, x, min(y + step, small[0]), min(x + step, small[1]))
         return picture, unread
 
     def overview_level(self, longest: int) -> int:
