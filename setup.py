@@ -85,9 +85,24 @@ setuptools.setup(
             "starlette>=0.40",
             "uvicorn>=0.30",
             "roifile>=2024.5.24",
+            "openslide-python>=1.4",
+            "openslide-bin>=4.0.0.8",
+            "imagecodecs>=2024.9.22",
+            "zarr>=3.0.8",
+            "openpyxl>=3.1",
+            "shapely>=2.0",
         ],
         # python -m wbc_jax.review: its server, and outlines from ImageJ.
         "review": ["starlette>=0.40", "uvicorn>=0.30", "roifile>=2024.5.24"],
+        # python -m wbc_jax.convert: ImageJ's ROIs, spreadsheets.
+        "convert": ["roifile>=2024.5.24", "openpyxl>=3.1"],
+        # Whole slides: scanners' formats, the decoders of TIFF's tiles, OME-Zarr.
+        "slides": [
+            "openslide-python>=1.4",
+            "openslide-bin>=4.0.0.8",
+            "imagecodecs>=2024.9.22",
+            "zarr>=3.0.8",
+        ],
         # HEIC and HEIF, the files of iPhones.
         "heif": ["pillow-heif>=1.0"],
         "cuda13": ["jax[cuda13]>=0.10,<0.12"],

@@ -106,6 +106,7 @@ COMMANDS = {
     "abstain",
     "cohort",
     "compare",
+    "convert",
     "export",
     "reproduce",
     "review",

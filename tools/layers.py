@@ -33,8 +33,8 @@ ORDER = (
     ("experiment",),
     ("cli", "inputs"),
     (
-        *("abstain", "adapt", "cohort", "compare", "detect", "export", "main", "predict"),
-        *("reproduce", "review"),
+        *("abstain", "adapt", "cohort", "compare", "convert", "detect", "export"),
+        *("main", "predict", "reproduce", "review"),
     ),
 )
 # `main` has a mode that is a module of its own.

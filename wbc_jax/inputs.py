@@ -15,7 +15,7 @@ from etils import epath
 from wbc_jax.errors import InputError
 from wbc_jax.utils import atomic, output_folder
 
-RESULT_FOLDERS = ("masks", "labels", "overlays", "geojson")
+RESULT_FOLDERS = ("masks", "labels", "overlays", "geojson", "maps")
 """Folders that `wbc_jax.predict` writes; they hold no input, even if they are named."""
 _HEIF = (".heic", ".heif", ".hif")
 OWN, MASKS, MACOS, HIDDEN = (
@@ -45,12 +45,16 @@ class Inputs:
         return f"passed over {len(self.passed_over)} files: {reasons}"
 
 
-def find_images(names: Sequence[str]) -> Inputs:
+def find_images(names: Sequence[str], slides: bool = False) -> Inputs:
     """Returns the images among files, folders (with their subfolders) and globs.
 
     A file that is named itself is always taken. Folders and globs give the files whose ending is
     that of an image format, but not the results of an earlier call, which its manifest lists; not
     `masks/` beside `images/`; and not the metadata that macOS leaves.
+
+    Args:
+        names: files, folders and globs.
+        slides: take whole slides as well, the folders of Zarr among them.
 
     Raises:
         InputError: an input does not exist, or there is no image in any of them.
@@ -61,20 +65,20 @@ def find_images(names: Sequence[str]) -> Inputs:
     passed_over: dict[str, str] = {}
     for name in names:
         path = epath.Path(name).expanduser()
-        if not path.is_dir() and path.exists():
+        if (not path.is_dir() and path.exists()) or (slides and _is_zarr(os.fspath(path))):
             found[os.fspath(path)] = None
             continue
         if path.is_dir():
             base = os.fspath(path)
-            inside = _walk(base)
+            inside = _walk(base, slides)
         else:
             pattern = os.fspath(path)
             base = os.path.dirname(re.split(r"[*?\[]", pattern)[0])
             matches = sorted(glob.glob(pattern, recursive=True))
-            inside = iter([match for match in matches if os.path.isfile(match)])
+            inside = iter([m for m in matches if os.path.isfile(m) or (slides and _is_zarr(m))])
         chosen = {}
         for file in inside:
-            reason = _reason(file, base)
+            reason = _reason(file, base, slides)
             if reason is None:
                 chosen[file] = None
             else:
@@ -93,19 +97,34 @@ def find_images(names: Sequence[str]) -> Inputs:
     return result
 
 
-def _walk(top: str) -> Iterator[str]:
-    """Yields the files of a folder and its subfolders."""
+def _walk(top: str, slides: bool) -> Iterator[str]:
+    """Yields the files of a folder and its subfolders, and those that are a Zarr."""
     for folder, folders, names in os.walk(top):
         folders[:] = sorted(set(folders) - {output_folder.STATE})
+        if slides:
+            zarrs = {name for name in folders if _is_zarr(os.path.join(folder, name))}
+            yield from (os.path.join(folder, name) for name in sorted(zarrs))
+            # What a Zarr or a MRXS holds belongs to the slide.
+            mirax = {os.path.splitext(n)[0] for n in names if n.lower().endswith(".mrxs")}
+            folders[:] = [name for name in folders if name not in zarrs | mirax]
         yield from (os.path.join(folder, name) for name in sorted(names))
 
 
-def _reason(path: str, base: str) -> str | None:
+def _is_zarr(folder: str) -> bool:
+    if not os.path.isdir(folder):
+        return False
+    from wbc_jax.data import slide
+
+    return slide.is_zarr(folder)
+
+
+def _reason(path: str, base: str, slides: bool) -> str | None:
     """Returns the reason to pass a file over; None if it is an input.
 
     Args:
-        path: the file.
+        path: the file, or the folder of a Zarr.
         base: the folder that was named, or that the glob begins with.
+        slides: slides are inputs.
     """
     name = os.path.basename(path)
     path, base = os.path.abspath(path), os.path.abspath(base)
@@ -121,6 +140,8 @@ def _reason(path: str, base: str) -> str | None:
     if _is_result(path, base):
         return OWN
     ending = os.path.splitext(name)[1].lower()
+    if slides and (ending in _slide_suffixes() or os.path.isdir(path)):
+        return None
     if ending not in _suffixes():
         if ending in _HEIF:
             return f"ending {ending} (pip install 'wbc_jax[heif]' reads it)"
@@ -163,6 +184,12 @@ def _is_result(path: str, base: str) -> bool:
 @functools.lru_cache(maxsize=4096)
 def _written(folder: str) -> frozenset[str]:
     return frozenset(output_folder.written(folder))
+
+
+def _slide_suffixes() -> tuple[str, ...]:
+    from wbc_jax.data import slides
+
+    return slides.SUFFIXES
 
 
 def _suffixes() -> tuple[str, ...]:

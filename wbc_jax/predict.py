@@ -1,5 +1,7 @@
 """Image files → masks, types and one table: `python -m wbc_jax.predict IMAGES… --out=DIR`.
 
+IMAGES may be whole slides, which are read region by region (docs/slides.md).
+
 Each leukocyte gets a row in `cells.csv` and `cells.parquet`. DIR also holds `differential.csv`,
 `index.html`, `masks/`, `labels/`, `overlays/`, and the masks as polygons in `geojson/` and
 `coco.json`.
@@ -64,6 +66,15 @@ def _parser() -> argparse.ArgumentParser:
         "laboratory's and decide types by their own statistics (docs/folder_statistics.md); off: "
         "a cell's type does not depend on the others",
     )
+    slides = parser.add_argument_group("slides")
+    slides.add_argument(
+        "--count", type=_count, help="stop at so many leukocytes of a slide, spread over it"
+    )
+    slides.add_argument(
+        "--area",
+        choices=("thin", "all"),
+        help="thin, the default: look at the thin part of the smear; all: at all that is stained",
+    )
     shards = parser.add_argument_group("parquet")
     shards.add_argument(
         "--shard",
@@ -102,6 +113,19 @@ def _positive(text: str) -> float:
     return value
 
 
+def _count(text: str) -> int:
+    """Returns a number of leukocytes.
+
+    Raises:
+        argparse.ArgumentTypeError: it is no number of cells.
+    """
+    if not text.isdecimal() or not 1 <= int(text) <= 65_535:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not allowed; allowed is a number from 1 to 65535, such as 200"
+        )
+    return int(text)
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """The command; see the module's docstring."""
     parser = _parser()
@@ -133,46 +157,63 @@ def _asks_for_shards(given: argparse.Namespace) -> bool:
         or given.find in ("auto", "yes")
         or given.um_per_px
         or given.folder_statistics == "auto"
+        or given.count
+        or given.area
     ):
         raise InputError(
             "Parquet shards hold images of one cell each, predicted by one model: leave out "
-            "--find, --um_per_px, --folder_statistics and the second --model"
+            "--find, --um_per_px, --folder_statistics, --count, --area and the second --model"
         )
     return True
 
 
 def _write_tables(given: argparse.Namespace) -> None:
+    from wbc_jax.data import slides
     from wbc_jax.fields import analyze as fields
     from wbc_jax.inference import shards
-    from wbc_jax.report import cell_results, finished
+    from wbc_jax.report import cell_results, finished, slide_regions
     from wbc_jax.utils import output_folder, outputs
 
     if shards.find_shard("", os.environ)[1] > 1:
         raise InputError("several processes cannot share one cells.csv; add --format=parquet")
-    found = _inputs(given.images)
-    names = cell_results.result_names(outputs.output_names(found.paths))
-    output_folder.check(given.out, names)
+    found = _inputs(given.images, slides=True)
+    paths = [path for path in found.paths if not slides.is_slide(path)]
+    whole = [path for path in found.paths if path not in set(paths)]
+    names = outputs.output_names([*paths, *whole])
+    area = given.area or "thin"
+    runs = [
+        slide_regions.SlideRun(path, name, given.count, area, given.um_per_px)
+        for path, name in zip(whole, names[len(paths) :])
+    ]
+    if not runs and (given.count or given.area):
+        raise InputError("--count and --area are for slides, and there is none: leave them out")
+    expected = cell_results.result_names(names[: len(paths)])
+    for run in runs:
+        expected += slide_regions.result_names(given.out, run)
+    output_folder.check(given.out, expected)
     models = fields.load_models(given.model, given.flips)
     if models.classifier is None and not given.model:
         print("no classifier is shipped: types are left out", file=sys.stderr, flush=True)
     find = given.find or "auto"
+    own = {"count": given.count, "area": area} if runs else {}
     with stopping.stopped_by_signals():
         bad = cell_results.predict_files(
             models,
-            found.paths,
+            paths,
             given.out,
             find,
             given.um_per_px,
-            finished.settings(models, find=find, um_per_px=given.um_per_px),
+            finished.settings(models, find=find, um_per_px=given.um_per_px, **own),
             found.passed_over,
             given.folder_statistics or "auto",
+            runs,
         )
-    cli.exit_if_bad(bad, len(found.paths), "predicted")
+    cli.exit_if_bad(bad, len(paths) + sum(max(1, run.visited) for run in runs), "predicted")
 
 
-def _inputs(names: Sequence[str]) -> inputs.Inputs:
+def _inputs(names: Sequence[str], slides: bool = False) -> inputs.Inputs:
     """Finds the images, and says what was passed over."""
-    found = inputs.find_images(names)
+    found = inputs.find_images(names, slides)
     if said := found.describe():
         print(said, file=sys.stderr, flush=True)
     return found

@@ -112,9 +112,16 @@ def read(path: epath.PathLike) -> Results:
         rows = pq.read_table(table).to_pylist()
     except (OSError, pa.ArrowException) as error:
         raise DataError(f"{table} is damaged ({error}): predict again.") from error
-    lacking = sorted(set(results.COLUMNS) - set(rows[0])) if rows else []
+    needed = set(results.COLUMNS) - set(results.REGION_COLUMNS)
+    lacking = sorted(needed - set(rows[0])) if rows else []
     if lacking:
         raise DataError(f"{table} lacks the columns {', '.join(lacking)}: predict again.")
+    slide = next((row["file"] for row in rows if row.get("region_top") is not None), None)
+    if slide is not None:
+        raise InputError(
+            f"{table} has cells of the slide {slide}, and only cells of images can be reviewed: "
+            f"open the slide in QuPath, and drag a file of {folder / 'geojson'} onto it."
+        )
     cells = _cells(rows, table)
     if not cells:
         raise InputError(f"{table} has no cell, so there is nothing to review.")

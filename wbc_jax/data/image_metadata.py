@@ -136,7 +136,8 @@ def _description(image: Image.Image) -> str:
         return text
 
 
-def _unit(text: str) -> float | None:
+def um_of_unit(text: str) -> float | None:
+    """Returns the micrometers of a unit of length, such as `mm`; None if it is unknown."""
     return _UM.get(text.strip().replace("\\u00B5", "u").replace("µ", "u").replace("μ", "u"))
 
 
@@ -156,7 +157,7 @@ def _ome(image: Image.Image) -> tuple[float, float] | None:
     for axis in "XY":
         # Without a size in y pixels are square.
         axis = axis if pixels.get(f"PhysicalSize{axis}") else "X"
-        unit = _unit(pixels.get(f"PhysicalSize{axis}Unit", "um"))
+        unit = um_of_unit(pixels.get(f"PhysicalSize{axis}Unit", "um"))
         if unit is None:  # `pixel`, `reference frame`
             return None
         sizes.append(float(pixels.get(f"PhysicalSize{axis}")) * unit)
@@ -171,7 +172,7 @@ def _aperio(image: Image.Image) -> tuple[float, float] | None:
 def _imagej(image: Image.Image) -> tuple[float, float] | None:
     text = _description(image)
     found = re.search(r"^unit=(.+)$", text, re.MULTILINE) if text.startswith("ImageJ=") else None
-    unit = _unit(found[1]) if found else None
+    unit = um_of_unit(found[1]) if found else None
     return _per_pixel(image, unit) if unit else None
 
 

@@ -34,7 +34,7 @@ SUFFIXES = (
 """Endings, in small letters, of the files that can be decoded with what is installed."""
 
 _PIECE = 2**20
-_TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _HEIF_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx"}
 _AVIF_BRANDS = {b"avif", b"avis"}
 _STARTS = {
@@ -190,7 +190,7 @@ def _register_heif_once() -> None:
 
 
 def _unidentified(path: epath.PathLike, data: bytes) -> DataError:
-    if data[:4] in _TIFF_STARTS:
+    if data[:4] in TIFF_STARTS:
         return _unidentified_tiff(path, data)
     kind = next((kind for start, kind in _STARTS.items() if data.startswith(start)), "")
     if _brands(data) & _AVIF_BRANDS:

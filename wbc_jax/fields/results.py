@@ -16,15 +16,20 @@ from wbc_jax.labels import ALL, CELL_TYPES, REVIEW
 from wbc_jax.utils.output_folder import OutputFolder
 
 TABLES = ("cells.csv", "cells.parquet", "differential.csv")
+REGION_COLUMNS = ("region_top", "region_left")
+"""Where the mask and the overlay of a slide's region lie on the slide; tables of version 0.1 lack
+them."""
 COLUMNS = (
     *("file", "mask", "overlay", "width", "height"),
     *CELL_COLUMNS,
     *("um_per_px", "um_per_px_source"),
+    *REGION_COLUMNS,
 )
 DIFFERENTIAL_COLUMNS = ("type", "cells", "percent", "low", "high")
 _ARROW_TYPES = {"int": pa.int64(), "float": pa.float64(), "str": pa.string()}
 _COLUMN_TYPES = {field.name: field.type.split()[0] for field in dataclasses.fields(Cell)} | {
     **{"width": "int", "height": "int", "um_per_px": "float"},
+    **dict.fromkeys(REGION_COLUMNS, "int"),
     **dict.fromkeys(("file", "mask", "overlay", "um_per_px_source"), "str"),
 }
 SCHEMA = pa.schema([(name, _ARROW_TYPES[_COLUMN_TYPES[name]]) for name in COLUMNS])

@@ -34,6 +34,7 @@ def render(
     judged: bool,
     statistics: Mapping[str, Any] | None = None,
     folder: str = "DIR",
+    slides: Sequence[tuple[Mapping[str, Any], bytes]] = (),
 ) -> str:
     """Returns the page.
 
@@ -44,6 +45,7 @@ def render(
         judged: the classifier has an abstention rule.
         statistics: from `folder_pass.summary`; None: the classifier knows no statistics.
         folder: the folder of the results.
+        slides: of each slide, its row of `slides.csv`, and its map as JPEG.
     """
     environment = html.make_environment()
     cells = [row for row in rows if row["cell"]]
@@ -54,6 +56,8 @@ def render(
     many = review >= MANY or review >= MANY_SHARE * len(cells) > 0
     return environment.get_template("cells.html.j2").render(
         images=images,
+        kind="slide" if images == len(slides) else "image",
+        slides=[_slide(about, picture) for about, picture in slides],
         cells=len(cells),
         empty=sum(not row["cell"] for row in rows),
         review=review,
@@ -91,17 +95,37 @@ def _scales(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """Counts the images by the source of their magnification, as parts of a sentence."""
     scales = {row["file"]: (row["um_per_px_source"], row["um_per_px"]) for row in rows}
     said = []
-    for source, text in (
-        ("given", "given by the user"),
-        ("red_cells", "estimated from the red cells"),
-        ("unknown", "not known"),
-    ):
-        sizes = [size for name, size in scales.values() if name == source]
+    texts = {
+        "given": "given by the user",
+        "red_cells": "estimated from the red cells",
+        "unknown": "not known",
+    }
+    for source, text in (*texts.items(), (None, "stated by the file")):
+        sizes = [
+            size
+            for name, size in scales.values()
+            if name == source or (source is None and name and name not in texts)
+        ]
         known = [size for size in sizes if size]
         if sizes:
             middle = f" (median {np.median(known):.3f} µm a pixel)" if known else ""
             said.append(f"{text} in {html.plural(len(sizes), 'image')}{middle}")
     return said
+
+
+def _slide(about: Mapping[str, Any], picture: bytes) -> dict[str, Any]:
+    """Adds to a row of `slides.csv` what the page shows."""
+    left_out = [
+        f"{about[f'{kind}_regions']} {name}"
+        for kind, name in (("glass", "glass"), ("edge", "feathered edge"), ("thick", "too thick"))
+        if about[f"{kind}_regions"]
+    ]
+    return {
+        **about,
+        "name": os.path.basename(about["file"]),
+        "uri": html.uri(picture, "jpeg"),
+        "left_out": ", ".join(left_out),
+    }
 
 
 def _flags(row: Mapping[str, Any]) -> list[str]:

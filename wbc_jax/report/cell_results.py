@@ -40,9 +40,11 @@ from wbc_jax.errors import DataError, Interrupted
 from wbc_jax.fields import analyze as fields
 from wbc_jax.fields import polygons, results
 from wbc_jax.fields.cells import Field
+from wbc_jax.fields.smear import Region
 from wbc_jax.inference import folder_statistics as statistics
-from wbc_jax.report import cell_page, folder_pass, overlays
+from wbc_jax.report import cell_page, folder_pass, overlays, slide_regions
 from wbc_jax.report.finished import Finished, Journal, state
+from wbc_jax.report.slide_regions import FIRST, SlideRun
 from wbc_jax.utils import atomic, outputs, stopping
 from wbc_jax.utils.ahead import ahead
 from wbc_jax.utils.output_folder import STATE, OutputFolder
@@ -66,12 +68,14 @@ class Input:
         path: of the file.
         name: stem of its results.
         file: its pixels, and what it says of them.
+        part: the region of a slide that the image is; None: a file of its own.
     """
 
     index: int
     path: str
     name: str
     file: ImageFile
+    part: slide_regions.Part | None = None
 
 
 class Results:
@@ -94,6 +98,8 @@ class Results:
         self._folder, self._models, self._journal = folder, models, journal
         self._about = about
         self._finished: dict[int, Finished] = {}
+        self._regions: dict[str, Finished] = {}
+        self._slides: list[SlideRun] = []
         self._tables_seconds, self._tables_written = 0.0, time.monotonic()
 
     def resume(self, paths: Sequence[str], names: Sequence[str]) -> set[int]:
@@ -108,9 +114,37 @@ class Results:
         for found in self._journal.read():
             i = places.get(found.path)
             there = (epath.Path(self._folder.path / file).exists() for file in found.files)
-            if i is not None and names[i] == found.name and found.is_current() and all(there):
+            if not (found.is_current() and all(there)):
+                continue
+            if i is None:
+                self._regions[found.name] = found
+            elif names[i] == found.name:
                 self._finished[i] = found
         return set(self._finished)
+
+    def begin(self, run: SlideRun) -> None:
+        """Adds a slide, whose regions follow."""
+        self._slides.append(run)
+
+    def resume_region(self, run: SlideRun, region: Region, index: int) -> bool:
+        """Takes over a region that an earlier call finished; returns whether there is one."""
+        found = self._regions.get(run.stem(region))
+        if found is None:
+            return False
+        run.restore(region, found.rows, found.features)
+        self._finished[index] = found
+        return True
+
+    def end(self, run: SlideRun, index: int) -> None:
+        """Writes a slide's own files; if nothing was found, the slide has a row all the same."""
+        if not run.cells:
+            nothing = Field([], None, None, run.um_per_px, run.source, False)
+            rows = results.field_rows(nothing, **run.row())
+            self._finished[index] = Finished.of(
+                run.path, run.name, rows, [run.thumbnail()], None, ()
+            )
+        self._folder.write(run.files())
+        run.release()
 
     def __len__(self) -> int:
         """Returns the number of images that are finished."""
@@ -131,8 +165,18 @@ class Results:
         Raises:
             OSError: a file cannot be written.
         """
+        chosen = [
+            (image, one)
+            for image, field in zip(images, found)
+            for one in [image.part.run.accept(image.part.region, field) if image.part else field]
+            if one is not None
+        ]
+        images, found = [image for image, _ in chosen], [field for _, field in chosen]
         with concurrent.futures.ThreadPoolExecutor() as pool:
             finished = list(pool.map(_finish, images, found))
+        for image, (one, _) in zip(images, finished):
+            if image.part:
+                image.part.run.keep(one.features)
         self._folder.write({file: data for _, files in finished for file, data in files.items()})
         self._finished |= {image.index: one for image, (one, _) in zip(images, finished)}
         if self._journal is not None:
@@ -161,7 +205,14 @@ class Results:
         """
         self.write_tables()
         finished = [self._finished[i] for i in sorted(self._finished)]
-        if self._models.segmenter is not None:
+        for run in self._slides:
+            if not run.released:
+                self._folder.write(run.files())
+        if self._slides:
+            about = [run.about() for run in self._slides]
+            self._folder.write_csv("slides.csv", about, slide_regions.COLUMNS)
+        images = any(one.coco is not None for one in finished) or not self._slides
+        if self._models.segmenter is not None and images:
             content = polygons.coco(one.coco for one in finished if one.coco is not None)
             self._folder.write_text("coco.json", json.dumps(content))
         if self._about is not None:
@@ -173,6 +224,7 @@ class Results:
             judged=self._models.rule is not None,
             statistics=self._about,
             folder=atomic.utf8(os.fspath(self._folder.path)),
+            slides=[(run.about(), run.map()) for run in self._slides],
         )
         self._folder.write_text("index.html", page)
 
@@ -184,7 +236,9 @@ class Results:
         """Returns the results in one line: number of cells, median N/C ratio, cells for review."""
         cells = [row for row in self.rows if row["cell"]]
         ratios = [r["nc_ratio"] for r in cells if math.isfinite(r["nc_ratio"] or math.nan)]
-        parts = [f"{len(cells)} cells in {len(self._finished)} images"]
+        files = len({one.path for one in self._finished.values()})
+        kinds = "slides" if files == len(self._slides) else "images"
+        parts = [f"{len(cells)} cells in {files} {kinds}"]
         if ratios:
             parts.append(f"median N/C {np.median(ratios):.3f}")
         if review := sum(bool(row["review"]) for row in cells):
@@ -196,6 +250,8 @@ class Results:
 
 def _finish(image: Input, field: Field) -> tuple[Finished, dict[str, bytes]]:
     """Returns an image's results, and the contents of its files by name."""
+    if image.part is not None:
+        return _finish_region(image, image.part, field)
     pixels, name = image.file.pixels, image.name
     height, width = pixels.shape[:2]
     about: dict[str, Any] = {"file": atomic.utf8(image.path), "width": width, "height": height}
@@ -219,6 +275,29 @@ def _finish(image: Input, field: Field) -> tuple[Finished, dict[str, bytes]]:
     for row in rows:
         row["flag"] = ";".join(filter(None, (row["flag"], *image.file.flags)))
     return Finished.of(image.path, name, rows, thumbnails, coco, tuple(files)), files
+
+
+def _finish_region(
+    image: Input, part: slide_regions.Part, field: Field
+) -> tuple[Finished, dict[str, bytes]]:
+    """As `_finish`, of a slide's region; one without cells has neither rows nor files."""
+    run, region, name = part.run, part.region, image.name
+    rows, thumbnails, files = [], [], {}
+    if field.cells:
+        about, drawn = run.row() | run.place(region), image.file.pixels
+        if field.mask is not None and field.labels is not None:
+            about |= {"mask": f"masks/{name}.png", "overlay": f"overlays/{name}.jpg"}
+            drawn = overlays.field_overlay(drawn, field)
+            files = {
+                about["mask"]: encode_png(field.mask),
+                f"labels/{name}.png": encode_labels(field.labels),
+                about["overlay"]: overlays.jpeg(overlays.annotate(drawn, field), quality=90),
+            }
+        thumbnails = [cell_page.thumbnail(crops.cut(drawn, cell.box)) for cell in field.cells]
+        rows = [slide_regions.shifted_row(r, region) for r in results.field_rows(field, **about)]
+    features = run.features(region, field) if files else ""
+    found = Finished.of(image.path, name, rows, thumbnails, None, tuple(files), features)
+    return found, files
 
 
 def result_names(names: Sequence[str]) -> list[str]:
@@ -246,8 +325,9 @@ def predict_files(
     settings: str = "",
     passed_over: Sequence[tuple[str, str]] = (),
     folder_statistics: str = "auto",
+    slides: Sequence[SlideRun] = (),
 ) -> list[tuple[str, str]]:
-    """Analyzes image files and writes all results under `out`.
+    """Analyzes image files and slides, and writes all results under `out`.
 
     Bad files are skipped, listed in `bad_files.csv`, and returned. An interrupted call leaves the
     tables of what it finished; the next call with the same `settings` goes on from there.
@@ -259,7 +339,9 @@ def predict_files(
         find, um_per_px: as in `fields.analyze`.
         settings: names all that determines the results; empty: an interrupted call is not resumed.
         passed_over: (path, reason) of files that are no inputs, for `passed_over.csv`.
-        folder_statistics: `auto` or `off`, as in `fields.analyze`; the folder is all of `paths`.
+        folder_statistics: `auto` or `off`, as in `fields.analyze`; the folder is all of `paths`
+            and `slides`.
+        slides: slides to analyze after the images.
 
     Returns:
         (path, reason) of each file that could not be predicted.
@@ -273,13 +355,18 @@ def predict_files(
     names = outputs.output_names(paths)
     with OutputFolder(out) as folder:
         folder.refuse_foreign(result_names(names))
+        for run in slides:
+            folder.refuse_foreign(slide_regions.result_names(folder.path, run))
         local = settings and not atomic.is_remote(folder.path)
         first = folder_pass.FirstPass(
             folder.path / STATE / "first_pass" if local else None,
             settings,
-            [f"{path} {state(path)}" for path in paths],
+            [f"{path} {state(path)}" for path in paths]
+            + [f"{run.path} {state(run.path)} {k}" for run in slides for k in range(FIRST)],
         )
-        models, about = _with_statistics(models, first, paths, find, um_per_px, folder_statistics)
+        models, about = _with_statistics(
+            models, first, paths, slides, find, um_per_px, folder_statistics
+        )
         settings += models.folder.digest()
         journal = Journal(folder.path / STATE / "finished.jsonl", settings) if local else None
         written, bad = Results(folder, models, journal, about), []
@@ -306,6 +393,8 @@ def predict_files(
                 if writing is not None:
                     writing.result()
             progress.close()
+            for number, run in enumerate(slides):
+                _predict_slide(run, number, len(paths), written, models, first, bad)
             written.close()
             folder.list_bad(bad)
             folder.list_passed_over(passed_over)
@@ -314,7 +403,10 @@ def predict_files(
             with contextlib.suppress(OSError):
                 written.close()
                 folder.list_bad(bad)
-            goes_on = f"{len(written) + len(bad)} of {len(paths)} images are done"
+            done = f"{len(written) + len(bad)} of {len(paths)} images"
+            if slides:
+                done = f"{done} and regions of slides" if paths else f"{len(written)} regions"
+            goes_on = f"{done} are done"
             if journal is not None:
                 goes_on += "; the same command goes on with the others"
             if isinstance(error, OSError):
@@ -333,6 +425,7 @@ def _with_statistics(
     models: fields.Models,
     first: folder_pass.FirstPass,
     paths: Sequence[str],
+    slides: Sequence[SlideRun],
     find: str,
     um_per_px: float | None,
     choice: str,
@@ -363,7 +456,7 @@ def _with_statistics(
 
     def analyze(places: Sequence[int]) -> Iterator[tuple[int, Field]]:
         done = len(first.places) - len(places)
-        some = [paths[i] for i in places]
+        some = [paths[i] for i in places if i < len(paths)]
         # The second pass lists the bad ones.
         for batch, _ in ahead(_batches(some, some, set(), say=False)):
             show = functools.partial(_show_part, progress, done, len(batch))
@@ -371,8 +464,23 @@ def _with_statistics(
             yield from zip((places[image.index] for image in batch), found)
             done += len(batch)
             progress.update(done, len(batch))
+        for number, run in enumerate(slides):
+            start = len(paths) + number * FIRST
+            slots = [i for i in places if start <= i < start + FIRST]
+            kept = (i for i in first.places if start <= i < start + FIRST and i not in slots)
+            run.count_first([field for i in kept if (field := first.kept(i)) is not None])
+            for parts in run.first_batches(start, slots):
+                batch = [Input(p.slot, run.path, run.stem(p.region), f, p) for _, p, f in parts]
+                found = _analyze(batch, untouched, None, "yes", None, lambda part: None)
+                run.count_first(found)
+                yield from zip((image.index for image in batch), found)
+                done += len(batch)
+                progress.update(done, len(batch))
+            if len(slides) > 1:
+                run.rest()
 
-    print(f"looking at {len(first.places)} images for the folder's statistics", flush=True)
+    what = "images and regions of slides" if slides else "images"
+    print(f"looking at {len(first.places)} {what} for the folder's statistics", flush=True)
     try:
         found = first.estimate(untouched, analyze)
     except KeyboardInterrupt as error:
@@ -394,15 +502,67 @@ def _analyze(
     show: Callable[[float], None],
 ) -> list[Field]:
     """Analyzes images; those that the first pass kept are only typed again."""
-    found = {image.index: first and first.kept(image.index) for image in batch}
+    places = {i.index: i.part.slot if i.part else i.index for i in batch}
+    found = {index: first and first.kept(place) for index, place in places.items()}
     found = {i: fields.retype(field, models) for i, field in found.items() if field is not None}
     others = [image for image in batch if image.index not in found]
     if others:
         pixels = [image.file.pixels for image in others]
         sizes = [_pixel_size(image.file) for image in others]
         analyzed = fields.analyze(pixels, models, find, um_per_px, sizes, show)
+        analyzed = [
+            image.part.run.own(image.part.region, field) if image.part else field
+            for image, field in zip(others, analyzed)
+        ]
         found |= {image.index: field for image, field in zip(others, analyzed)}
     return [found[image.index] for image in batch]
+
+
+def _predict_slide(
+    run: SlideRun,
+    number: int,
+    images: int,
+    written: Results,
+    models: fields.Models,
+    first: folder_pass.FirstPass,
+    bad: list[tuple[str, str]],
+) -> None:
+    """Analyzes the regions of a slide until as many cells are found as are wanted.
+
+    Args:
+        run: the work on the slide.
+        number: of the slide.
+        images: number of images before the slides.
+        written: takes the results.
+        models, first: as in `_analyze`.
+        bad: the slide, or its damaged parts, are added.
+
+    Raises:
+        OSError: the slide is gone, or the results cannot be written.
+    """
+    try:
+        run.open()
+    except (DataError, OSError) as error:
+        bad.append((run.path, str(error)))
+        return
+    for note in run.notes:
+        print(f"note: {atomic.utf8(note)}", file=sys.stderr, flush=True)
+    written.begin(run)
+    progress = Progress("region", len(run.order), "regions")
+    before = images + number * 2**20  # places of the slide's regions begin here
+    known = sum(written.resume_region(run, r, before + k) for k, r in enumerate(run.order))
+    if known:
+        print(f"{known} regions of {run.path} were finished before", flush=True)
+    try:
+        for parts in run.batches(images + number * FIRST, bad):
+            batch = [Input(before + k, run.path, run.stem(p.region), f, p) for k, p, f in parts]
+            written.add(batch, _analyze(batch, models, first, "yes", None, lambda part: None))
+            progress.update(run.visited, len(batch), run.progress())
+    finally:
+        progress.close()
+    written.end(run, before + len(run.order))
+    if said := run.outcome():
+        print(f"note: {atomic.utf8(said)}", file=sys.stderr, flush=True)
 
 
 def _show_part(progress: Progress, done: int, count: int, part: float) -> None:

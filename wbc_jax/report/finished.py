@@ -30,6 +30,7 @@ class Finished:
         thumbnails: one JPEG a row.
         coco: its part of `coco.json`; None without a mask.
         files: names of the files written.
+        features: of a slide's region, its part of the slide's GeoJSON.
     """
 
     path: str
@@ -40,6 +41,7 @@ class Finished:
     thumbnails: list[bytes]
     coco: dict[str, Any] | None
     files: tuple[str, ...]
+    features: str = ""
 
     @classmethod
     def of(
@@ -50,9 +52,10 @@ class Finished:
         thumbnails: list[bytes],
         coco: dict[str, Any] | None,
         files: tuple[str, ...],
+        features: str = "",
     ) -> Finished:
         """Returns the results of an image file as it is now; arguments as the attributes."""
-        return cls(path, *state(path), name, rows, thumbnails, coco, files)
+        return cls(path, *state(path), name, rows, thumbnails, coco, files, features)
 
     def is_current(self) -> bool:
         """Returns whether the image file is still the one that was read."""
