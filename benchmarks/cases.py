@@ -12,6 +12,8 @@ from typing import Any
 
 from wbc_jax.models import registry
 
+PEAK_TFLOPS = {"H100": 989, "H200": 989, "A100": 312, "L4": 121, "V100": 125}
+"""Dense bfloat16 (V100: float16) peaks by NVIDIA's data sheets."""
 CLASSES = {"segmentation": 3, "classification": 5}
 
 

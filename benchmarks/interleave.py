@@ -23,8 +23,6 @@ import subject
 from wbc_jax.utils import atomic
 
 CHECK_TOLERANCE = 1e-3
-PEAK_TFLOPS = {"H100": 989, "H200": 989, "A100": 312, "L4": 121, "V100": 125}
-"""Dense bfloat16 (V100: float16) peaks by NVIDIA's data sheets."""
 
 
 def _child(pipe: Any, make: Callable[..., cases.Side], arguments: tuple) -> None:
@@ -52,7 +50,8 @@ def rounds(sides: dict[str, tuple[Callable[..., cases.Side], tuple]], count: int
         count: rounds, in each of which every side is measured once.
 
     Returns:
-        By name: `seconds` and `processor_seconds` of one run (lists, one entry a round),
+        By name, without references that failed (PyTorch's compiler may): `seconds` and
+        `processor_seconds` of one run (lists, one entry a round),
         `peak_bytes`, `flops`.
     """
     context = multiprocessing.get_context("spawn")
@@ -63,7 +62,13 @@ def rounds(sides: dict[str, tuple[Callable[..., cases.Side], tuple]], count: int
         child.start()
         end.close()  # so that a child that dies is an EOFError here
         children.append(child)
-        found[name] = {"seconds": [], "processor_seconds": [], "flops": pipes[name].recv()}
+        try:
+            found[name] = {"seconds": [], "processor_seconds": [], "flops": pipes[name].recv()}
+        except EOFError:
+            if name == "ours":
+                raise
+            print(f"note: {name} failed, and is left out", file=sys.stderr, flush=True)
+            del pipes[name]
     for _ in range(count):
         for name, pipe in pipes.items():
             pipe.send(True)
@@ -165,7 +170,7 @@ def _utilization(last: dict[str, Any]) -> list[str]:
     if not torch.cuda.is_available():
         return []
     name = torch.cuda.get_device_name()
-    peak = next((value for key, value in PEAK_TFLOPS.items() if key in name), None)
+    peak = next((value for key, value in cases.PEAK_TFLOPS.items() if key in name), None)
     if peak is None:
         return [f"(no peak known of {name})"]
     last["mfu"] = round(last["gflops"] / last["seconds"]["ours"] / 1e3 / peak, 4)

@@ -56,7 +56,8 @@ def _peak() -> int:
     return stats.get("peak_bytes_in_use") or cases.process_peak()
 
 
-def _flops(model: nnx.Module, case: cases.Case) -> int:
+def flops(model: nnx.Module, case: cases.Case) -> int:
+    """Returns the operations of a forward pass, two a multiply-add."""
     layers = describe.describe(model, (case.batch, case.size, case.size, 3))
     return sum(layer.flops for layer in layers)
 
@@ -64,13 +65,13 @@ def _flops(model: nnx.Module, case: cases.Case) -> int:
 def make(case: cases.Case, mode: str) -> cases.Side:
     """Returns the side: one step of training without augmentation, or the logits of a batch."""
     config, model = build(case)
-    flops = _flops(model, case)
+    operations = flops(model, case)
     network, weights = steps.split_network(model)
     arrays = batch(case)
     if mode == "predict":
         predict = jax.jit(steps.make_logits(network), compiler_options=cpu.compiler_options())
         images = jnp.asarray(arrays["image"])
-        return cases.Side(lambda: predict(weights, images).block_until_ready(), _peak, flops)
+        return cases.Side(lambda: predict(weights, images).block_until_ready(), _peak, operations)
     mesh = sharding.make_mesh(case.batch)
     step = steps.make_train_step(config, network, mesh)
     state = steps.init_state(config, weights, mesh)
@@ -83,4 +84,4 @@ def make(case: cases.Case, mode: str) -> cases.Side:
             raise FloatingPointError(f"{case}: the loss is not finite")
 
     # The backward pass has the gradients of input and weights, each as much work as the forward.
-    return cases.Side(run, _peak, 3 * flops)
+    return cases.Side(run, _peak, 3 * operations)

@@ -36,7 +36,8 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         help="a run's folder, a .safetensors file, or a name of shipped weights; given twice, a "
-        "segmenter and a classifier; by default the shipped segmenter and classifier",
+        "segmenter and a classifier; by default the shipped segmenter and classifier (parquet: the "
+        "segmenter)",
     )
     cli.add_switch(parser, "flips", False, "average masks over reflections, at four times the work")
     parser.add_argument("--paths", help="file with one path per line, instead of IMAGES")
@@ -153,16 +154,15 @@ def _asks_for_shards(given: argparse.Namespace) -> bool:
     if not (implied or given.format == "parquet"):
         return False
     if (
-        len(given.model) > 1
-        or given.find in ("auto", "yes")
+        given.find in ("auto", "yes")
         or given.um_per_px
         or given.folder_statistics == "auto"
         or given.count
         or given.area
     ):
         raise InputError(
-            "Parquet shards hold images of one cell each, predicted by one model: leave out "
-            "--find, --um_per_px, --folder_statistics, --count, --area and the second --model"
+            "Parquet shards hold images of one cell each, which do not depend on each other: leave "
+            "out --find, --um_per_px, --folder_statistics, --count and --area"
         )
     return True
 
@@ -241,7 +241,8 @@ def _write_shards(given: argparse.Namespace) -> None:
         # As for a table: one file, one mask.
         models = fields.load_models(given.model or [fields.SEGMENTER], given.flips)
         model = models.segmenter or models.classifier
-        summary = shards.predict(model, listing, given.out, shard, settings, contrast.judge)
+        typing = shards.Typing(models.segmenter and models.classifier, models.rule)
+        summary = shards.predict(model, listing, given.out, shard, settings, contrast.judge, typing)
     print(shards.describe(summary, given.out, shard), flush=True)
     if summary.bad_files:
         print(

@@ -20,9 +20,10 @@ from helpers import tiny_runs
 from wbc_jax import cli, predict
 from wbc_jax.data import light, orientation, pipeline
 from wbc_jax.errors import ShardsError
+from wbc_jax.fields import analyze as fields
 from wbc_jax.fields import contrast
+from wbc_jax.inference import abstention, shards
 from wbc_jax.inference import model as inference
-from wbc_jax.inference import shards
 from wbc_jax.labels import CELL_TYPES
 from wbc_jax.utils import atomic
 
@@ -211,6 +212,36 @@ def test_a_classifier(typed_run, listing, tmp_path):
     np.testing.assert_array_equal(np.float32(row["probabilities"]), found.probabilities)
     assert row["probability"] == pytest.approx(max(row["probabilities"]))
     assert (row["mask_png"], row["nc_ratio"], row["flag"]) == (None, None, None)
+
+
+def test_both_models(model, typed_run, folder, listing, whole, tmp_path):
+    """Masks are the segmenter's alone; types and reviews are those of `analyze`."""
+    typed = wbc_jax.load(typed_run.workdir)
+    rule = abstention.Rule(2.0, 0.3, -1.7, 0.5, 10)
+    read = shards.read_listing(listing, 3)
+    typing = shards.Typing(typed, rule)
+    shards.predict(model, read, tmp_path, (0, 1), SETTINGS, contrast.judge, typing)
+    rows = _rows(tmp_path)
+    models = fields.Models(model.with_middle_cell(False), typed, rule)
+    reviews = set()
+    for row, alone in zip(rows, _rows(whole)):
+        assert [row[k] for k in ("file", "nc_ratio")] == [alone[k] for k in ("file", "nc_ratio")]
+        assert row["mask_png"] == alone["mask_png"]
+        if row["error"]:
+            assert row["type"] is None and row["review"] is None
+            continue
+        (cell,) = fields.analyze(wbc_jax.read_image(row["file"]), models, "no").cells
+        assert (row["type"], row["review"]) == (cell.best_guess, cell.review)
+        assert row["calibrated"] == pytest.approx(cell.probability, abs=1e-12)
+        reviews.add(row["review"])
+    there = json.loads((tmp_path / "manifest.json").read_text())
+    assert there["classifier.task"] == "classification" and there["model.task"] == "segmentation"
+    # Another rule, and none, are something else.
+    for other in (abstention.Rule(3.0, 0.3, -1.7, 0.5, 10), None):
+        with pytest.raises(ShardsError, match="rule_sha256: "):
+            shards.predict(
+                model, read, tmp_path, (0, 1), SETTINGS, typing=shards.Typing(typed, other)
+            )
 
 
 def test_without_masks(model, listing, whole, tmp_path):

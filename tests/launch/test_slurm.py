@@ -54,6 +54,42 @@ def test_stopped_by_sigterm_it_queues_itself_again(slurm):
     assert "could not queue job 77 again" in done.stderr
 
 
+# Prints the place that the process of a task is given.
+_PLACE = """#!/usr/bin/env bash
+echo "$WBC_JAX_PROCESS_ID/$WBC_JAX_NUM_PROCESSES"
+"""
+
+
+def _array(slurm, *arguments, task=5, first=0, last=99, count=100, **options):
+    return _run(
+        slurm, *arguments, SLURM_ARRAY_TASK_ID=str(task), SLURM_ARRAY_TASK_MIN=str(first),
+        SLURM_ARRAY_TASK_MAX=str(last), SLURM_ARRAY_TASK_COUNT=str(count), SLURM_NTASKS="1",
+        **options,
+    )  # fmt: skip
+
+
+def test_the_tasks_of_an_array_share_a_list(slurm):
+    slurm.add("srun", _PLACE)
+    done = _array(slurm, "predict", "--paths=l.txt", "--out=o")
+    assert (done.returncode, done.stdout) == (0, "5/100\nFinished.\n")
+    # Some tasks again: SLURM counts these alone.
+    again = {"task": 17, "first": 5, "last": 17, "count": 2}
+    done = _array(slurm, "predict", "--out=o", **again, WBC_JAX_NUM_PROCESSES="100")
+    assert done.stdout == "17/100\nFinished.\n"
+    done = _array(slurm, "predict", "--out=o", **again)
+    assert done.returncode == 2 and "the array is 5 to 17 with 2 tasks; give --array=0-LAST" in (
+        done.stderr
+    )
+
+
+def test_arrays_that_are_not_for_prediction(slurm):
+    done = _array(slurm, "--config=c.py")
+    assert done.returncode == 2 and "error: --array is for predict" in done.stderr
+    done = _run(slurm, "predict", "--out=o", SLURM_ARRAY_TASK_ID="0", SLURM_NTASKS="4")
+    assert done.returncode == 2 and "a task of the array has 4 processes" in done.stderr
+    assert slurm.calls == []
+
+
 @pytest.mark.parametrize("status", [1, 3, 137])
 def test_other_ends_stay(slurm, status):
     done = _run(slurm, "--config=c.py", answers={"srun": [[status, ""]]})

@@ -399,6 +399,11 @@ def _segmented(logits: np.ndarray, size: tuple[int, int], middle_cell: bool) -> 
     mask = logits.argmax(-1).astype(np.uint8)
     if middle_cell:
         mask = isolation.keep_middle_cell(mask)
+    return measured(mask)
+
+
+def measured(mask: np.ndarray) -> Prediction:
+    """Returns the prediction of a mask, uint8 `[H, W]`, with its areas and ratios."""
     nc = metrics.nc_ratio(mask[None])
     return Prediction(
         mask=mask,

@@ -24,14 +24,15 @@ import jax
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import scipy.special
 from etils import epath
 
 from wbc_jax.config import flatten
-from wbc_jax.data import light, orientation
+from wbc_jax.data import isolation, light, orientation
 from wbc_jax.data.images import encode_png, read_with_metadata
 from wbc_jax.errors import DataError, ShardsError
+from wbc_jax.inference import abstention, weights
 from wbc_jax.inference import model as inference
-from wbc_jax.inference import weights
 from wbc_jax.parallel.environment import find_place
 from wbc_jax.utils import atomic
 from wbc_jax.utils.output_folder import OutputFolder
@@ -49,6 +50,8 @@ SCHEMA = pa.schema(
         ("type", pa.string()),
         ("probability", pa.float32()),
         ("probabilities", pa.list_(pa.float32())),
+        ("calibrated", pa.float64()),
+        ("review", pa.string()),
         ("nucleus_px", pa.int64()),
         ("cytoplasm_px", pa.int64()),
         ("nc_ratio", pa.float64()),
@@ -58,7 +61,10 @@ SCHEMA = pa.schema(
     ]
 )
 """One row per path, in the order of the list. `index` counts from 0; `error` is null without an
-error; outputs that the model does not have are null. Ratios are +inf and NaN as in `Prediction`."""
+error; outputs that the models do not have are null. `type` and `probability` are the most probable
+type's, whether or not the classifier abstains; with an abstention rule, `calibrated` is its
+calibrated probability and `review` the reason to leave the cell to a person, or empty. Ratios are
++inf and NaN as in `Prediction`."""
 
 # Number of batches that are read, and computed, ahead of the one whose masks are encoded.
 _READ_AHEAD, _COMPUTE_AHEAD = 2, 1
@@ -66,7 +72,7 @@ _READ_AHEAD, _COMPUTE_AHEAD = 2, 1
 _BREAKS = ((b"\n", b"\0n"), (b"\r", b"\0r"))
 _T, _S = TypeVar("_T"), TypeVar("_S")
 
-FORMAT = 2
+FORMAT = 3
 """Number of the way in which images become rows; parts of another are not continued."""
 Judge = Callable[[np.ndarray], Callable[[np.ndarray | None], bool]]
 """From an image, uint8 `[H, W, 3]`, to a function from its mask, uint8 `[H, W]` or None, to whether
@@ -96,6 +102,20 @@ class Settings:
             value = getattr(self, name)
             if value < 1:
                 raise ShardsError(f"--{name} is {value}; it must be at least 1.")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Typing:
+    """What decides a cell's type.
+
+    Attributes:
+        classifier: types the cells of a segmenter; None: it gives no types, or the model is itself
+            a classifier.
+        rule: decides which types are left to a person; None: none.
+    """
+
+    classifier: inference.Model | None = None
+    rule: abstention.Rule | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -224,6 +244,7 @@ def predict(
     process: tuple[int, int] = (0, 1),
     settings: Settings | None = None,
     judge: Judge | None = None,
+    typing: Typing | None = None,
 ) -> Summary:
     """Writes the missing shards of one process to `<out>/parts`.
 
@@ -238,6 +259,8 @@ def predict(
         process: (i, n), this is process i of n.
         settings: by default `Settings()`.
         judge: knows images without a cell, such as `fields.contrast.judge`; None: all show one.
+        typing: decides the types of a segmenter's cells, and which are left to a person; without a
+            classifier of its own, the latter for those of `model`.
 
     Raises:
         InputError: another process writes the same shards to `out`, or a person's file would be
@@ -245,44 +268,65 @@ def predict(
         ShardsError: `out` holds results of another model, list or settings, or a damaged shard.
         OSError: `out` cannot be written. Finished shards stay.
     """
-    settings = settings or Settings()
+    settings, typing = settings or Settings(), typing or Typing()
     out = epath.Path(out).expanduser()
     if model.config.task == "segmentation":
-        model = model.with_middle_cell(True)  # each image is one cell
+        # Each image is one cell; a classifier that follows chooses it by itself.
+        model = model.with_middle_cell(typing.classifier is None)
     model.spread()
+    if typing.classifier:
+        typing.classifier.spread()
     index, count = process
     name = f"{index}-of-{count}"
     listed = "bad_files.csv" if count == 1 else f"bad_files-{name}.csv"
     with OutputFolder(out, part=f"{name}.") as folder:
-        if not claim(out, manifest(model, listing, settings)):
+        if not claim(out, manifest(model, listing, settings, typing)):
             folder.adopt([listed])
         folder.refuse_foreign([listed])
         mine = range(index, len(listing.starts), count)
-        missing = [shard for shard in mine if not _is_done(_path(out, shard), settings.retry_bad)]
+        missing = [
+            shard for shard in mine if not _is_done(part_path(out, shard), settings.retry_bad)
+        ]
         total = sum(map(listing.size, mine))
         done = total - sum(map(listing.size, missing))
         if missing:
-            _predict_shards(model, listing, out, missing, settings, judge, total, done)
+            _predict_shards(model, listing, out, missing, settings, judge, typing, total, done)
         bad = _list_bad(folder, mine, listed)
     return Summary(total, len(mine), len(mine) - len(missing), bad, out / listed if bad else None)
 
 
-def manifest(model: inference.Model, listing: Listing, settings: Settings) -> dict[str, Any]:
+def manifest(
+    model: inference.Model, listing: Listing, settings: Settings, typing: Typing | None = None
+) -> dict[str, Any]:
     """Returns everything that determines the content of the shards, by name."""
-    config = model.config
+    typing = typing or Typing()
     return {
-        "model.weights_sha256": weights.digest(model.weights),
-        "model.step": model.step,
-        "model.task": config.task,
-        "model.image_size": config.data.image_size,
-        "model.flips": config.evaluate.flips,
-        **{f"model.{name}": value for name, value in flatten(config.model).items()},
+        **_describe_model(model, "model"),
+        **(_describe_model(typing.classifier, "classifier") if typing.classifier else {}),
+        **({"rule_sha256": _digest(typing.rule)} if typing.rule else {}),
         "list.paths": listing.count,
         "list.sha256": listing.sha256,
         "part_size": settings.part_size,
         "masks": settings.masks,
         "format": FORMAT,
     }
+
+
+def _describe_model(model: inference.Model, name: str) -> dict[str, Any]:
+    config = model.config
+    found = {
+        "weights_sha256": weights.digest(model.weights),
+        "step": model.step,
+        "task": config.task,
+        "image_size": config.data.image_size,
+        "flips": config.evaluate.flips,
+        **flatten(config.model),
+    }
+    return {f"{name}.{key}": value for key, value in found.items()}
+
+
+def _digest(rule: abstention.Rule) -> str:
+    return hashlib.sha256(json.dumps(abstention.as_json(rule)).encode()).hexdigest()
 
 
 def claim(out: epath.Path, wanted: dict[str, Any]) -> bool:
@@ -316,7 +360,8 @@ def claim(out: epath.Path, wanted: dict[str, Any]) -> bool:
     return new
 
 
-def _path(out: epath.Path, shard: int) -> epath.Path:
+def part_path(out: epath.Path, shard: int) -> epath.Path:
+    """Returns the path of a shard in the folder of results."""
     return out / FOLDER / f"part-{shard:06}.parquet"
 
 
@@ -337,7 +382,7 @@ def _bad_rows(path: epath.Path) -> list[dict[str, str]]:
 
 def _list_bad(folder: OutputFolder, mine: Iterable[int], listed: str) -> int:
     """Writes the bad files of the shards `mine`, and returns their number."""
-    bad = [row for shard in mine for row in _bad_rows(_path(folder.path, shard))]
+    bad = [row for shard in mine for row in _bad_rows(part_path(folder.path, shard))]
     folder.list_bad([(row["file"], row["error"]) for row in bad], listed)
     return len(bad)
 
@@ -349,6 +394,7 @@ def _predict_shards(
     shards: Sequence[int],
     settings: Settings,
     judge: Judge | None,
+    typing: Typing,
     total: int,
     done: int,
 ) -> None:
@@ -356,12 +402,12 @@ def _predict_shards(
     rows: list[dict[str, Any]] = []
     with futures.ThreadPoolExecutor(settings.threads) as pool:
         try:
-            for shard, batch in _batches(model, listing, shards, settings, judge, pool):
+            for shard, batch in _batches(model, listing, shards, settings, judge, typing, pool):
                 rows += batch
                 done += len(batch)
                 if len(rows) == listing.size(shard):
-                    atomic.remove_stale_temporaries(_path(out, shard))
-                    _write(_path(out, shard), rows)
+                    atomic.remove_stale_temporaries(part_path(out, shard))
+                    _write(part_path(out, shard), rows)
                     rows = []
                 progress.update(done, len(batch))
         except BaseException:
@@ -383,6 +429,7 @@ def _batches(
     shards: Sequence[int],
     settings: Settings,
     judge: Judge | None,
+    typing: Typing,
     pool: futures.Executor,
 ) -> Iterator[tuple[int, list[dict[str, Any]]]]:
     """Yields (shard, rows) batch by batch.
@@ -402,7 +449,8 @@ def _batches(
 
     def read(chunk):
         shard, first, paths = chunk
-        return shard, first, [pool.submit(_read, model, judge, path) for path in paths]
+        wanted = typing.classifier is not None
+        return shard, first, [pool.submit(_read, model, judge, wanted, path) for path in paths]
 
     def compute(chunk):
         shard, first, reading = chunk
@@ -413,21 +461,35 @@ def _batches(
 
     def finish(chunk):
         shard, first, rows, good, started = chunk
-        values = started()[0] if started else None
+        outputs = started() if started else ((), None)
         finishing = [
-            pool.submit(_finish, model, rows[i], values[place], seen, settings.masks)
-            for place, (i, seen) in enumerate(good)
+            (i, pool.submit(_finish, model, rows[i], *one, seen, settings.masks, typing))
+            for (i, seen), one in zip(good, _each(*outputs))
         ]
         return shard, first, rows, finishing
 
+    def name(chunk):
+        shard, first, rows, finishing = chunk
+        views = [(i, future.result()) for i, future in finishing]
+        views = [(i, view) for i, view in views if view is not None]
+        started = typing.classifier.start(np.stack([v for _, v in views])) if views else None
+        return shard, first, rows, [i for i, _ in views], started
+
     reading = _ahead(read, chunks(), _READ_AHEAD)
     computing = _ahead(compute, reading, _COMPUTE_AHEAD)
-    for shard, first, rows, finishing in _ahead(finish, computing, 1):
-        for future in finishing:
-            future.result()
+    for shard, first, rows, typed, started in _ahead(name, _ahead(finish, computing, 1), 1):
+        for i, one in zip(typed, _each(*started()) if started else ()):
+            rows[i] |= _types(*one, typing.rule)
         for i, row in enumerate(rows):
             row["index"] = first + i
         yield shard, rows
+
+
+def _each(
+    logits: Sequence[np.ndarray], embeddings: np.ndarray | None
+) -> Iterator[tuple[np.ndarray, np.ndarray | None]]:
+    """Yields the outputs of a network for each image of a batch."""
+    return zip(logits, itertools.repeat(None) if embeddings is None else embeddings)
 
 
 def _ahead(start: Callable[[_T], _S], items: Iterable[_T], depth: int) -> Iterator[_S]:
@@ -447,14 +509,16 @@ class _Seen:
     Attributes:
         turn: its position.
         shows_cell: from `Judge`.
+        view: uint8 `[H, W, 3]` in that position, for a classifier that follows; None without one.
     """
 
     turn: orientation.Position = orientation.UPRIGHT
     shows_cell: Callable[[np.ndarray | None], bool] | None = None
+    view: np.ndarray | None = None
 
 
 def _read(
-    model: inference.Model, judge: Judge | None, path: str
+    model: inference.Model, judge: Judge | None, typed: bool, path: str
 ) -> tuple[dict[str, Any], np.ndarray | None, _Seen]:
     """Returns the first columns, the image as the network sees it (None: bad), and how."""
     row: dict[str, Any] = {"file": atomic.utf8(path)}
@@ -467,7 +531,9 @@ def _read(
     image = file.pixels
     height, width = image.shape[:2]
     row |= {"width": width, "height": height, "flag": ";".join(file.flags) or None}
-    seen = _Seen(orientation.find(image), judge and judge(image))
+    turn = orientation.find(image)
+    view = orientation.place(image, turn) if typed else None
+    seen = _Seen(turn, judge and judge(image), view)
     if model.config.task == "segmentation":
         return row, model.fit(_standard(image, seen.turn)), seen
     # A classifier has a light of its own, but the mask that it cuts to is a segmenter's.
@@ -485,12 +551,18 @@ def _finish(
     model: inference.Model,
     row: dict[str, Any],
     logits: np.ndarray,
+    embedding: np.ndarray | None,
     seen: _Seen,
     masks: bool,
-) -> None:
+    typing: Typing,
+) -> np.ndarray | None:
+    """Fills a row; returns the image as a classifier that follows sees it, None without a cell."""
     height, width = row["height"], row["width"]
     _, _, transposed = seen.turn
     found = model.read(logits, (width, height) if transposed else (height, width))
+    turned = found.mask
+    if typing.classifier:
+        found = inference.measured(isolation.keep_middle_cell(turned))
     if found.mask is not None:
         found = dataclasses.replace(found, mask=orientation.replace(found.mask, seen.turn))
     if seen.shows_cell and not seen.shows_cell(found.mask):
@@ -498,13 +570,29 @@ def _finish(
     flags = ";".join(filter(None, (found.flag, row["flag"])))
     row["flag"] = flags if flags or found.mask is not None else None
     if found.probabilities is not None:
-        row |= {"type": found.type, "probability": float(found.probabilities.max())}
-        row["probabilities"] = found.probabilities
+        row |= _types(logits, embedding, typing.rule)
     if found.mask is not None:
         for name in ("nucleus_px", "cytoplasm_px", "nc_ratio", "nucleus_share"):
             row[name] = getattr(found, name)
         if masks:
             row["mask_png"] = encode_png(found.mask)
+    if typing.classifier is None or "no_cell" in found.flag:
+        return None
+    return typing.classifier.fit(seen.view, turned)
+
+
+def _types(
+    logits: np.ndarray, embedding: np.ndarray | None, rule: abstention.Rule | None
+) -> dict[str, Any]:
+    """Returns the columns that a classifier gives."""
+    judged = abstention.judge(None, logits)
+    probabilities = scipy.special.softmax(logits)
+    row = {"type": judged["best_guess"], "probability": float(probabilities.max())}
+    row["probabilities"] = probabilities
+    if rule is not None:
+        judged = abstention.judge(rule, logits, embedding)
+        row |= {"calibrated": judged["probability"], "review": judged["review"]}
+    return row
 
 
 def describe(summary: Summary, out: epath.PathLike, process: tuple[int, int]) -> str:
