@@ -69,7 +69,7 @@ unset JAX_COMPILATION_CACHE_DIR
 
 if [[ $tiny ]]; then
   train=("segnet 8" "efficientnet 32") predict=("segnet 8") rounds=1 quick=(--quick)
-  step=(--features=8 --size=32 "--batches=2,4" --steps=3)
+  step=(--network=segnet --features=8 --size=64 "--batches=2,4" --steps=3)
   metrics=(--images=8 --size=64 --rounds=1)
   job=(--config.train.steps=4 --config.train.evaluate_every=4 --config.train.log_every=2
     --config.evaluate.bootstrap=20 --config.data.image_size=32)

@@ -7,7 +7,8 @@ Each leukocyte gets a row in `cells.csv` and `cells.parquet`. DIR also holds `di
 `coco.json`.
 
 With `--format=parquet` (or `--paths`, `--shard`), any number of images of one cell each become
-Parquet shards, written by one process or many.
+Parquet shards, written by one process or many; `--collect=DIR` then makes tables and a page of
+them.
 """
 
 import argparse
@@ -16,6 +17,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Sequence
+from typing import NoReturn
 
 from wbc_jax import cli, inputs
 from wbc_jax.errors import InputError
@@ -30,7 +32,13 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument("images", nargs="*", metavar="IMAGES", help="files, folders or globs")
-    parser.add_argument("--out", required=True, help="folder for the results")
+    parser.add_argument("--out", help="folder for the results")
+    parser.add_argument(
+        "--collect",
+        metavar="DIR",
+        help="predict nothing: make tables, a differential count and a page of all Parquet files "
+        "in DIR, in --out or in DIR itself",
+    )
     parser.add_argument(
         "--model",
         action="append",
@@ -131,6 +139,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     """The command; see the module's docstring."""
     parser = _parser()
     given = parser.parse_intermixed_args(argv)
+    if given.collect:
+        with cli.reported_errors():
+            _collect(given, parser)
+        return
+    if not given.out:
+        parser.error("the following arguments are required: --out")
     if not (given.images or given.paths):
         parser.error("name IMAGES (files, folders or globs), or --paths=FILE, one path per line")
     with cli.reported_errors():
@@ -138,6 +152,28 @@ def main(argv: Sequence[str] | None = None) -> None:
             _write_shards(given)
         else:
             _write_tables(given)
+
+
+def _collect(given: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
+    defaults = {name: parser.get_default(name) for name in vars(given)}
+    defaults |= {"images": [], "collect": given.collect, "out": given.out}
+    if others := [name for name, value in vars(given).items() if value != defaults[name]]:
+        named = ", ".join("IMAGES" if name == "images" else f"--{name}" for name in others)
+        raise InputError(f"--collect predicts nothing: leave out {named}")
+    from wbc_jax.report import collected
+
+    summary = collected.collect(given.collect, given.out)
+    print(summary.describe(), flush=True)
+    if summary.bad:
+        _exit_with_bad(summary.bad, summary.images, summary.out / "bad_files.csv")
+
+
+def _exit_with_bad(bad: int, total: int, listed: object) -> NoReturn:
+    print(
+        f"error: {bad} of {total} files could not be predicted; they are listed in {listed}",
+        file=sys.stderr,
+    )
+    sys.exit(cli.BAD_SHARDS)
 
 
 def _asks_for_shards(given: argparse.Namespace) -> bool:
@@ -245,12 +281,7 @@ def _write_shards(given: argparse.Namespace) -> None:
         summary = shards.predict(model, listing, given.out, shard, settings, contrast.judge, typing)
     print(shards.describe(summary, given.out, shard), flush=True)
     if summary.bad_files:
-        print(
-            f"error: {summary.bad} of {summary.images} files could not be predicted; they are "
-            f"listed in {summary.bad_files}",
-            file=sys.stderr,
-        )
-        sys.exit(cli.BAD_SHARDS)
+        _exit_with_bad(summary.bad, summary.images, summary.bad_files)
 
 
 if __name__ == "__main__":

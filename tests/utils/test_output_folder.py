@@ -36,6 +36,20 @@ def test_a_persons_file_is_refused_and_an_own_one_is_replaced(tmp_path):
     assert (tmp_path / "masks" / "c.png").read_bytes() == b"a person's"
 
 
+def test_a_file_that_is_written_bit_by_bit_appears_whole_and_is_ours(tmp_path):
+    with OutputFolder(tmp_path) as folder:
+        with folder.writing("cells.csv") as path:
+            path.write_bytes(b"a" * 3_000_000)
+            assert not (tmp_path / "cells.csv").exists()
+        with pytest.raises(ZeroDivisionError), folder.writing("other.csv") as path:
+            path.write_bytes(b"half")
+            raise ZeroDivisionError
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".wbc_jax", "cells.csv"]
+    output_folder.refuse_foreign(tmp_path, ["cells.csv", "other.csv"])
+    (tmp_path / "cells.csv").write_bytes(b"a" * 2_999_999)
+    assert "cells.csv has changed since an earlier call" in _refused(tmp_path, "cells.csv")
+
+
 def test_an_own_file_that_a_person_corrected_is_refused(tmp_path):
     with OutputFolder(tmp_path) as folder:
         folder.write({"masks/a.png": b"first"})

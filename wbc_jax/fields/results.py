@@ -84,7 +84,19 @@ def differential(
         One row per type, with `DIFFERENTIAL_COLUMNS`: its percentage of the typed cells, with the
         95 % Wilson interval. Then `for review`, as a percentage of all cells, and `all`.
     """
-    counts = collections.Counter(row["type"] for row in rows if row["cell"])
+    return count_types(collections.Counter(row["type"] for row in rows if row["cell"]), types)
+
+
+def count_types(
+    counts: Mapping[str, int], types: Sequence[str] = CELL_TYPES
+) -> list[dict[str, Any]]:
+    """Returns the rows of `differential`.
+
+    Args:
+        counts: number of cells by `type`.
+        types: as in `differential`.
+    """
+    counts = collections.Counter(counts)
     typed = sum(counts[name] for name in types)
     total = sum(counts.values())
     lines = [(name, counts[name], typed) for name in types]

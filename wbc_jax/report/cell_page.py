@@ -6,6 +6,7 @@ scripts all cells are shown, in the order of the images.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import os
 import shlex
@@ -21,6 +22,28 @@ THUMBNAIL_PX = 72
 MANY, MANY_SHARE = 10, 0.1
 """Number or share of cells left to a person from which on the page names `wbc_jax.review`."""
 
+ALL_CELLS = "all cells"
+"""Name of the group of N/C ratios where there are no types."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Whole:
+    """What a page says of all cells, where it shows only some.
+
+    Attributes:
+        cells, images: numbers; `empty` images show no cell, and `review` cells are left to a
+            person.
+        ratios: finite N/C ratios by type, or of `ALL_CELLS`.
+        notes: sentences for the head of the page.
+    """
+
+    cells: int
+    images: int
+    empty: int
+    review: int
+    ratios: Mapping[str, Sequence[float]]
+    notes: tuple[str, ...] = ()
+
 
 def thumbnail(image: np.ndarray) -> bytes:
     """Returns a small copy of an image, uint8 `[H, W, 3]` RGB, as JPEG."""
@@ -35,6 +58,7 @@ def render(
     statistics: Mapping[str, Any] | None = None,
     folder: str = "DIR",
     slides: Sequence[tuple[Mapping[str, Any], bytes]] = (),
+    whole: Whole | None = None,
 ) -> str:
     """Returns the page.
 
@@ -46,27 +70,37 @@ def render(
         statistics: from `folder_pass.summary`; None: the classifier knows no statistics.
         folder: the folder of the results.
         slides: of each slide, its row of `slides.csv`, and its map as JPEG.
+        whole: if `rows` are only some, what to say of all; their masks may be nowhere as files, and
+            the magnification is not known.
     """
     environment = html.make_environment()
     cells = [row for row in rows if row["cell"]]
-    images = len({row["file"] for row in rows})
-    groups = _ratios(cells)
-    um = any(row["um_per_px"] for row in cells)
-    review = sum(bool(row["review"]) for row in cells)
-    many = review >= MANY or review >= MANY_SHARE * len(cells) > 0
-    return environment.get_template("cells.html.j2").render(
-        images=images,
-        kind="slide" if images == len(slides) else "image",
-        slides=[_slide(about, picture) for about, picture in slides],
+    said = whole or Whole(
         cells=len(cells),
+        images=len({row["file"] for row in rows}),
         empty=sum(not row["cell"] for row in rows),
+        review=sum(bool(row["review"]) for row in cells),
+        ratios=_ratios(cells),
+    )
+    groups = _ordered(said.ratios)
+    um = any(row["um_per_px"] for row in cells)
+    review = said.review
+    many = (whole is None and review >= MANY) or review >= MANY_SHARE * len(cells) > 0
+    return environment.get_template("cells.html.j2").render(
+        images=said.images,
+        kind="slide" if said.images == len(slides) else "image",
+        slides=[_slide(about, picture) for about, picture in slides],
+        cells=said.cells,
+        empty=said.empty,
         review=review,
+        notes=said.notes,
+        some=whole is not None,
         review_command=f"python -m wbc_jax.review {shlex.quote(folder)}" if many else "",
         typed=bool(differential),
         judged=judged,
         statistics=statistics,
-        masks=any(row["mask"] for row in rows),
-        scales=_scales(rows),
+        masks=any(row["mask"] or (whole and row["nucleus_px"] is not None) for row in rows),
+        scales=["not known"] if whole else _scales(rows),
         um=um,
         differential=[{**row, "share": row["percent"] or 0} for row in differential],
         histogram=html.chart(figures.nc_histogram, groups) if groups else None,
@@ -81,13 +115,17 @@ def render(
 
 
 def _ratios(cells: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
-    """Groups the finite N/C ratios by type, or as `all cells` where there are no types."""
+    """Groups the finite N/C ratios by type, or as `ALL_CELLS` where there are no types."""
     found: dict[str, list[float]] = {}
     for row in cells:
         if row["nc_ratio"] is not None and math.isfinite(row["nc_ratio"]):
-            found.setdefault(row["type"] or "all cells", []).append(row["nc_ratio"])
-    own = (name for name in found if name not in (*CELL_TYPES, REVIEW))
-    order = (*CELL_TYPES, *own, REVIEW)
+            found.setdefault(row["type"] or ALL_CELLS, []).append(row["nc_ratio"])
+    return found
+
+
+def _ordered(found: Mapping[str, Sequence[float]]) -> dict[str, Sequence[float]]:
+    own = (name for name in found if name not in (*CELL_TYPES, REVIEW, ALL_CELLS))
+    order = (*CELL_TYPES, *own, REVIEW, ALL_CELLS)
     return {name: found[name] for name in order if name in found}
 
 

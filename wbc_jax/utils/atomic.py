@@ -106,11 +106,14 @@ def write_csv(
     write_text(path, csv_table(rows, columns))
 
 
-def csv_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:
-    """Returns the content of `write_csv`'s file."""
+def csv_table(
+    rows: Sequence[Mapping[str, Any]], columns: Sequence[str], header: bool = True
+) -> str:
+    """Returns the content of `write_csv`'s file; without `header`, its lines after the first."""
     out = io.StringIO()
     writer = csv.DictWriter(out, columns, lineterminator="\n")
-    writer.writeheader()
+    if header:
+        writer.writeheader()
     for row in rows:
         writer.writerow({key: _cell(row.get(key)) for key in columns})
     return out.getvalue()

@@ -12,7 +12,7 @@ import json
 import os
 import socket
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import filelock
@@ -73,11 +73,20 @@ def refuse_foreign(folder: epath.PathLike, names: Iterable[str], flag: str = "--
                 f"{path} was not written by an earlier call with {flag}={folder}, so it is not "
                 f"replaced: {remedy}."
             )
-        if hashlib.sha256(path.read_bytes()).hexdigest() not in ours[name]:
+        if _digest(path) not in ours[name]:
             raise InputError(
                 f"{path} has changed since an earlier call wrote it, so it is not replaced: "
                 f"{remedy}."
             )
+
+
+def _digest(path: epath.Path) -> str:
+    """Returns the SHA-256 of a file of any size."""
+    found = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(2**20):
+            found.update(block)
+    return found.hexdigest()
 
 
 def refuse_other_json(path: epath.PathLike, keys: Iterable[str], flag: str = "--out") -> None:
@@ -202,12 +211,21 @@ class OutputFolder:
         for name, data in files.items():
             atomic.write_bytes(self.path / name, data)
 
+    @contextlib.contextmanager
+    def writing(self, name: str) -> Iterator[epath.Path]:
+        """Yields a temporary path; at the end, the file written there is `name`; see `write`."""
+        with atomic.atomic_write(self.path / name) as temporary:
+            yield temporary
+            self._list({(name, _digest(temporary))})
+
     def _record(self, files: Mapping[str, bytes]) -> None:
+        self._list({(name, hashlib.sha256(data).hexdigest()) for name, data in files.items()})
+
+    def _list(self, found: set[tuple[str, str]]) -> None:
         if self._listed is None:
             self._listed = {
                 (name, digest) for name, digests in written(self.path).items() for digest in digests
             }
-        found = {(name, hashlib.sha256(data).hexdigest()) for name, data in files.items()}
         new = sorted(found - self._listed)
         self._manifest.append({"file": name, "sha256": digest} for name, digest in new)
         self._listed |= found
@@ -243,7 +261,7 @@ class OutputFolder:
 
     def record(self, *names: str) -> None:
         """Lists files in the manifest that were just written in another way."""
-        self._record({name: (self.path / name).read_bytes() for name in names})
+        self._list({(name, _digest(self.path / name)) for name in names})
 
     def list_bad(self, bad: Sequence[tuple[str, str]], name: str = "bad_files.csv") -> None:
         """Writes (path, reason) of each bad file to a table.
