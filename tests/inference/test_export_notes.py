@@ -34,7 +34,7 @@ def test_the_notes_of_the_shipped_segmenter():
     model = inference.load("segmenter")
     alone = export_notes.describe("segmenter", model, network_only=True)
     assert alone["output"] == {
-        "name": "logits", "dtype": "float32", "shape": ["B", 256, 256, 3],
+        "name": "logits", "dtype": "float32", "shape": ["B", 192, 192, 3],
     }  # fmt: skip
     assert len(alone["before"]) == 1 and len(alone["after"]) == 3
     assert alone["classes"] == ["background", "cytoplasm", "nucleus"]

@@ -142,10 +142,10 @@ def test_an_image_beyond_the_limit_is_named_and_not_decoded(done, tmp_path, monk
     assert f"allowed are {MAX_PIXELS:,}" in row["reason"]
 
 
-def test_parquet_shards_take_one_model_and_one_cell(done, tmp_path, monkeypatch):
+def test_parquet_shards_take_images_of_one_cell(done, tmp_path, monkeypatch):
     folder, _, _ = done
-    for given in ({"find": "yes"}, {"um_per_px": 0.1}, {"model": ["a", "b"]}):
-        with pytest.raises(SystemExit, match="by one model: leave out"):
+    for given in ({"find": "yes"}, {"um_per_px": 0.1}, {"count": 3}):
+        with pytest.raises(SystemExit, match="do not depend on each other: leave out"):
             main(monkeypatch, folder, out=str(tmp_path), format="parquet", **given)
 
 

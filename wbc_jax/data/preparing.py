@@ -53,6 +53,7 @@ def prepare(name: str, data: Data) -> list[tuple[str, str]]:
             _fetch(name, made, data)
         made = sources.builder(name, data)
     if _is_complete(made):
+        made = sources.builder(name, data)  # another process may have written them since
         check = getattr(sources.builder_module(made.name), "check_same_folder", None)
         if check and folder:
             check(made, folder)

@@ -339,6 +339,7 @@ def claim(out: epath.Path, wanted: dict[str, Any]) -> bool:
         ShardsError: it is not; lists the differences.
     """
     path = out / MANIFEST
+    wanted = json.loads(json.dumps(wanted))  # a tuple is read as a list
     new = not path.exists()
     if new:
         if any((out / FOLDER).glob("*.parquet")):
