@@ -4,6 +4,8 @@ import concurrent.futures
 import csv
 import math
 import shutil
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -321,3 +323,10 @@ def test_loading_initializes_no_weights(monkeypatch):
     found = inference.Model(config, network, weights, 0).logits(images)
     expected = inference.Model(config, built, weights, 0).logits(images)
     np.testing.assert_array_equal(found, expected)
+
+
+def test_weights_files_are_loaded_without_orbax():
+    """Which reads the checkpoints of runs, and takes long to import."""
+    code = "import sys, wbc_jax; wbc_jax.load; print('flax' in sys.modules, 'orbax' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "True False\n"

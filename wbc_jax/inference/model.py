@@ -24,7 +24,7 @@ from wbc_jax.errors import CheckpointError, ConfigError
 from wbc_jax.inference import weights as weights_lib
 from wbc_jax.labels import CELL_TYPES
 from wbc_jax.parallel import sharding
-from wbc_jax.training import checkpoint, steps
+from wbc_jax.training import steps
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -320,6 +320,9 @@ def load(path: epath.PathLike) -> Model:
             f"{folder} holds no run (no config.json). Name the --workdir of a finished training, "
             f"such as runs/unet, {_or_shipped()}."
         )
+    # Imported here, as it imports Orbax, a tenth of what `predict` would import before it starts.
+    from wbc_jax.training import checkpoint
+
     config = config_checks.from_json(stored.read_bytes(), str(stored))
     network, like = empty_state(config)
     with checkpoint.Checkpoints(folder) as checkpoints:
