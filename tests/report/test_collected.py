@@ -14,13 +14,17 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+import wbc_jax
+from helpers import tiny_runs
 from wbc_jax import cli, predict
+from wbc_jax.data import pipeline
 from wbc_jax.data.images import encode_png
 from wbc_jax.errors import InputError, ShardsError
-from wbc_jax.fields import results
-from wbc_jax.inference import shards
+from wbc_jax.fields import analyze as fields
+from wbc_jax.fields import contrast, results
+from wbc_jax.inference import abstention, shards
 from wbc_jax.labels import REVIEW
-from wbc_jax.report import collected
+from wbc_jax.report import cell_results, collected
 
 TYPES = ("neutrophil", "lymphocyte", "monocyte")
 
@@ -248,6 +252,33 @@ def test_memory_does_not_grow_with_the_rows(tmp_path, monkeypatch):
         peaks.append(tracemalloc.get_traced_memory()[1] - before)
     tracemalloc.stop()
     assert peaks[1] < peaks[0] + 1_500_000  # bytes; the rows alone are 5 million more
+
+
+def test_rows_are_those_of_predict(model, typed_run, run, tmp_path):
+    """Parts and a table by both models agree in every column that parts have."""
+    test = pipeline.load_splits(run.config.data, tiny_runs.SIZE)["test"]
+    paths = [str(tmp_path / f"{n}.png") for n in range(5)]
+    for path, (source, i) in zip(paths, test.entries):
+        with open(path, "wb") as file:
+            file.write(encode_png(source.image(i)))
+    Image.fromarray(np.full((40, 50, 3), (230, 220, 120), np.uint8)).save(paths[2])
+    rule = abstention.Rule(2.0, 0.3, -1.7, 0.5, 10)
+    typed = wbc_jax.load(typed_run.workdir)
+    (tmp_path / "list.txt").write_text("\n".join(paths))
+    listing = shards.read_listing(tmp_path / "list.txt", 2)
+    settings = shards.Settings(2, 2, threads=1)
+    typing = shards.Typing(typed, rule)
+    shards.predict(model, listing, tmp_path / "a", (0, 1), settings, contrast.judge, typing)
+    collected.collect(tmp_path / "a")
+    models = fields.Models(model.with_middle_cell(False), typed, rule)
+    cell_results.predict_files(models, paths, tmp_path / "b", "no", folder_statistics="off")
+    ours, theirs = _read(tmp_path / "a" / "cells.csv"), _read(tmp_path / "b" / "cells.csv")
+    same = ("file", "width", "height", "cell", "type", "best_guess", "probability", "review")
+    same += ("statistics", "nucleus_px", "cytoplasm_px", "nc_ratio", "nucleus_share")
+    assert [[row[k] for k in same] for row in ours] == [[row[k] for k in same] for row in theirs]
+    assert ours[2]["flag"] == theirs[2]["flag"] == "no_cell" and ours[0]["type"]
+    counts = [(tmp_path / name / "differential.csv").read_bytes() for name in "ab"]
+    assert counts[0] == counts[1]
 
 
 def test_command(tmp_path, capsys):
