@@ -222,3 +222,8 @@ def test_the_state_of_a_slide_changes_with_its_file(folder, tmp_path):
     before = slide.state(str(path))
     (path / ".zattrs").write_text("{}")
     assert slide.state(str(path)) != before
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe.tif")
+    assert not slides.is_slide(tmp_path / "pipe.tif")

@@ -45,6 +45,8 @@ def is_slide(path: epath.PathLike) -> bool:
         return is_zarr(path)
     if path.lower().endswith(SUFFIXES):
         return True
+    if not os.path.isfile(path):  # reading a pipe would wait
+        return False
     try:
         with open(path, "rb") as file:
             if file.read(4) not in TIFF_STARTS:
