@@ -89,7 +89,7 @@ def test_flags(arguments, expected):
         (["a.png", "--paths=l.txt"], "both --paths=l.txt and 'a.png' are given"),
         (["--paths=l.txt", "--format=csv"], "--format is csv, but --paths and --shard"),
         (["a.png", "--shard=0/2", "--find=yes"], "leave out --find, --um_per_px"),
-        (["a.png", "--shard=0/2", "--folder_statistics=auto"], "and --folder_statistics"),
+        (["a.png", "--shard=0/2", "--folder_statistics=auto"], "--folder_statistics"),
     ],
 )
 def test_flags_that_contradict_each_other(arguments, expected):
