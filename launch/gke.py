@@ -17,6 +17,7 @@ import pathlib
 import re
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 import jinja2
 
@@ -128,17 +129,25 @@ def render(job: Job) -> str:
         FieldError: as `check`.
     """
     job = check(job)
+    return fill(TEMPLATE, **dataclasses.asdict(job), resource=RESOURCES[job.kind])
+
+
+def fill(template: pathlib.Path, **values: Any) -> str:
+    """Returns a template with its values; a value that is missing is an error."""
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
-    template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
-    return template.render(**dataclasses.asdict(job), resource=RESOURCES[job.kind])
+    return environment.from_string(template.read_text(encoding="utf-8")).render(**values)
+
+
+def divide(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Returns what stands before the first `--` of a command line, and what stands after it."""
+    own = list(argv)
+    place = own.index("--") if "--" in own else len(own)
+    return own[:place], own[place + 1 :]
 
 
 def parse(argv: Sequence[str]) -> Job:
     """Parses a command line."""
-    own, arguments = list(argv), []
-    if "--" in own:
-        place = own.index("--")
-        own, arguments = own[:place], own[place + 1 :]
+    own, arguments = divide(argv)
     parser = argparse.ArgumentParser(
         prog="python -m launch.gke",
         description=__doc__,

@@ -17,8 +17,7 @@ import re
 import sys
 from collections.abc import Sequence
 
-import jinja2
-
+from launch import gke
 from launch.gke import FieldError
 
 TEMPLATE = pathlib.Path(__file__).with_name("predict_job.yaml.j2")
@@ -123,18 +122,12 @@ def render(job: Job) -> str:
     Raises:
         FieldError: as `check`.
     """
-    job = check(job)
-    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=True)
-    template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
-    return template.render(**dataclasses.asdict(job))
+    return gke.fill(TEMPLATE, **dataclasses.asdict(check(job)))
 
 
 def parse(argv: Sequence[str]) -> Job:
     """Parses a command line."""
-    own, arguments = list(argv), []
-    if "--" in own:
-        place = own.index("--")
-        own, arguments = own[:place], own[place + 1 :]
+    own, arguments = gke.divide(argv)
     parser = argparse.ArgumentParser(
         prog="python -m launch.predict_job",
         description=__doc__,
