@@ -380,7 +380,6 @@ def predict_files(
             with concurrent.futures.ThreadPoolExecutor(1) as writer:
                 writing = None
                 for batch, unread in ahead(_batches(paths, names, finished)):
-                    stopping.raise_if_stopped()
                     bad += unread
                     if batch:
                         show = functools.partial(_show_part, progress, done, len(batch))
@@ -501,7 +500,11 @@ def _analyze(
     um_per_px: float | None,
     show: Callable[[float], None],
 ) -> list[Field]:
-    """Analyzes images; those that the first pass kept are only typed again."""
+    """Analyzes images; those that the first pass kept are only typed again.
+
+    Raises:
+        stopping.Stopped: a signal came and its exception was lost.
+    """
     places = {i.index: i.part.slot if i.part else i.index for i in batch}
     found = {index: first and first.kept(place) for index, place in places.items()}
     found = {i: fields.retype(field, models) for i, field in found.items() if field is not None}
@@ -515,6 +518,7 @@ def _analyze(
             for image, field in zip(others, analyzed)
         ]
         found |= {image.index: field for image, field in zip(others, analyzed)}
+    stopping.raise_if_stopped()  # before the wait for files that may never come
     return [found[image.index] for image in batch]
 
 
@@ -587,16 +591,12 @@ def _batches(
 
     Yields:
         A batch, and (path, reason) of each bad file since the batch before.
-
-    Raises:
-        stopping.Stopped: a signal came and its exception was lost.
     """
     good: list[Input] = []
     bad: list[tuple[str, str]] = []
     for index, (path, name) in enumerate(zip(paths, names)):
         if index in finished:
             continue
-        stopping.raise_if_stopped()
         try:
             file = read_with_metadata(path)
         except DataError as error:
