@@ -171,6 +171,10 @@ def test_other_hosts_and_other_pages_are_refused(address, folder, headers, allow
     headers = {name: value.format(host=host) for name, value in headers.items()}
     headers = {name.replace("_", "-"): value for name, value in headers.items()}
     body = {"cells": [0], "type": "basophil", "since": 0}
+    if "content-length" in headers:
+        # A refusal by the length alone closes the connection. A body that is still on its way then
+        # resets it, and the answer is lost.
+        body = b""
     status, _ = ask(address, "types", body, **headers)
     assert (status == 200) == allowed and 200 <= status < 500
     assert bool(log_of(folder)) == allowed
