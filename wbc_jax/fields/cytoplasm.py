@@ -8,7 +8,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 from scipy import ndimage
-from skimage import morphology, segmentation
+from skimage import segmentation
 
 from wbc_jax.fields import regions
 
@@ -90,9 +90,9 @@ def label_cells(leukocytes: np.ndarray, nuclei: np.ndarray, red_cell_px: float) 
         place = tuple(slice(max(0, side.start - margin), side.stop + margin) for side in place)
         nucleus = nuclei_and_rim[place] == label
         own = (nearest[place] == label) & leukocytes[place] | nucleus
-        mask = morphology.closing(own, regions.disk(0.06 * red_cell_px))
+        mask = regions.closed(own, regions.disk(0.06 * red_cell_px))
         # Bridges to stain nearby are narrower than a cell.
-        mask = morphology.opening(ndimage.binary_fill_holes(mask), regions.disk(0.2 * red_cell_px))
+        mask = regions.opened(ndimage.binary_fill_holes(mask), regions.disk(0.2 * red_cell_px))
         mask |= nucleus
         pieces, _ = ndimage.label(mask)
         mask = np.isin(pieces, np.unique(pieces[nuclei[place] == label]))

@@ -33,23 +33,45 @@ def split(mask: np.ndarray, red_cell_px: float) -> np.ndarray:
     Returns:
         int32 `[H, W]`, 1, 2, … without gaps; 0 elsewhere.
     """
-    mask = ndimage.binary_fill_holes(morphology.opening(mask, regions.disk(0.05 * red_cell_px)))
+    mask = ndimage.binary_fill_holes(regions.opened(mask, regions.disk(0.05 * red_cell_px)))
     bodies, _ = ndimage.label(mask)
     mask &= (np.bincount(bodies.ravel()) > int(0.03 * red_cell_px**2))[bodies]
     smooth = cv2.GaussianBlur(regions.inner_distance(mask), (0, 0), 0.05 * red_cell_px)
     # A nucleus of its own is wide, and a neck separates it from others.
-    peaks = morphology.h_maxima(smooth, 0.12 * red_cell_px).astype(bool)
-    peaks &= smooth > 0.38 * red_cell_px
+    peaks = _peaks(smooth, 0.12 * red_cell_px, 0.38 * red_cell_px)
     markers, marked = ndimage.label(peaks, np.ones((3, 3)))
     labels, count = ndimage.label(mask, np.ones((3, 3)))
     peaks_in = np.zeros(count + 1, int)
-    np.add.at(peaks_in, ndimage.maximum(labels, markers, range(1, marked + 1)).astype(int), 1)
+    np.add.at(peaks_in, regions.maxima(labels, markers, marked).astype(int), 1)
     several = np.flatnonzero(peaks_in[1:] > 1) + 1
     if len(several):
         inside = np.isin(labels, several)
         pieces = segmentation.watershed(-smooth, np.where(inside, markers, 0), mask=inside)
         labels = np.where(inside, pieces + count, labels)
     return segmentation.relabel_sequential(labels)[0].astype(np.int32)
+
+
+def _peaks(height: np.ndarray, rise: float, least: float) -> np.ndarray:
+    """Returns the pixels of h-maxima: those that rise by `rise` above the way to a higher one.
+
+    Args:
+        height: float32 `[H, W]`.
+        rise: how far one descends from a peak before one can climb higher.
+        least: lowest peak to return.
+
+    Returns:
+        bool `[H, W]`.
+    """
+    # What is lower than the foot of the lowest peak changes none. Level there and cut away, the
+    # sort of all pixels in `h_maxima` is of few.
+    foot = least - 1.01 * rise
+    found = np.zeros(height.shape, bool)
+    places = ndimage.find_objects((height > foot).astype(np.uint8))
+    if places and places[0] is not None:
+        place = tuple(slice(max(0, side.start - 1), side.stop + 1) for side in places[0])
+        part = np.maximum(height[place], np.float32(foot))
+        found[place] = (morphology.h_maxima(part, rise) > 0) & (part > least)
+    return found
 
 
 def join_lobes(lobes: np.ndarray, leukocytes: np.ndarray, red_cell_px: float) -> np.ndarray:

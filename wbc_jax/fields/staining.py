@@ -55,7 +55,7 @@ class Stain:
         height, width = pixels.shape[:2]
         ys = _pixel_centers(top, bottom, height, size[0])
         xs = _pixel_centers(left, right, width, size[1])
-        densities = _quadratic_terms(ys, xs) @ self.light.T
+        densities = _surface(self.light, ys, xs)
         densities -= _log10(cv2.GaussianBlur(pixels, (0, 0), blur_px))
         return densities
 
@@ -80,7 +80,9 @@ class Stain:
         Returns:
             bool `[H, W]`.
         """
-        layers = densities @ self.red_cell / (self.red_cell @ self.red_cell)
+        # Not by a product of matrices, whose threads wait for one another, busily.
+        unit = self.red_cell / (self.red_cell @ self.red_cell)
+        layers = cv2.transform(densities, unit[None])
         least = self.min_violet(layers)
         colored = densities[..., 1] - densities[..., 2] > 0.3 * least
         return (violet(densities) > least) & colored
@@ -111,11 +113,13 @@ def measure(image: np.ndarray) -> Stain | None:
     green = small[..., 1]
     if np.ptp(_flattened(green)) < _MIN_RANGE:
         return None
-    light = _fit_light(small)
+    # A quarter of the pixels is enough for the six factors of the surface.
+    ys, xs = _whole(small.shape[0]), _whole(small.shape[1])
+    light = _fit_light(small[::2, ::2], ys[::2], xs[::2])
     if 10 ** float(light[:, 0].min()) < _MIN_LIGHT:
         return None
-    height, width = green.shape
-    densities = quadratic_terms(height, width) @ light.T - _log10(small)
+    densities = _surface(light, ys, xs)
+    densities -= _log10(small)
     green = densities[..., 1]
     # Noise shows in pixels that are brighter than the background.
     noise = 1.4826 * float(np.median(-green[green < 0])) if (green < 0).any() else 0.0
@@ -132,17 +136,19 @@ def measure(image: np.ndarray) -> Stain | None:
 
 def _flattened(green: np.ndarray) -> np.ndarray:
     """Returns what the best quadratic surface leaves of an image `[H, W]`."""
-    terms = quadratic_terms(*green.shape)
-    some = np.s_[:: max(1, green.shape[0] // 48), :: max(1, green.shape[1] // 48)]
-    best = np.linalg.lstsq(terms[some].reshape(-1, 6), green[some].ravel(), rcond=None)[0]
-    return green - terms @ best
+    ys, xs = _whole(green.shape[0]), _whole(green.shape[1])
+    some = np.s_[:: max(1, len(ys) // 48)], np.s_[:: max(1, len(xs) // 48)]
+    part = green[some[0]][:, some[1]]
+    best = _fit(part[..., None], np.ones(part.shape), ys[some[0]], xs[some[1]])
+    return green - _surface(best, ys, xs)[..., 0]
 
 
-def _fit_light(image: np.ndarray) -> np.ndarray:
+def _fit_light(image: np.ndarray, ys: np.ndarray, xs: np.ndarray) -> np.ndarray:
     """Fits a quadratic surface to the unstained pixels, repeatedly; returns `Stain.light`.
 
     Args:
         image: float32 `[H, W, 3]`.
+        ys, xs: its coordinates, `[H]` and `[W]`.
     """
     green = image[..., 1]
     try:
@@ -150,32 +156,81 @@ def _fit_light(image: np.ndarray) -> np.ndarray:
     except ValueError:  # fewer than three gray levels
         bright = filters.threshold_otsu(green)
     observed = _log10(image)
-    terms = quadratic_terms(*green.shape)
     light = np.zeros((3, 6), np.float32)
     light[:, 0] = np.median(observed[green > bright], 0)
     for _ in range(3):
-        densities = terms @ light.T - observed
-        unstained = (np.abs(densities) < 0.04).all(-1)
+        missing = observed - _surface(light, ys, xs)
+        near = np.abs(missing) < 0.04
+        unstained = near[..., 0] & near[..., 1] & near[..., 2]
         if unstained.mean() < 0.05:
             break
-        known = terms[unstained]
         # The ridge penalty keeps the surface from following cells where little background shows.
-        ridge = np.diag([0, 1, 1, 1, 1, 1]) * 0.02 * green.size
-        step = np.linalg.solve(known.T @ known + ridge, -known.T @ densities[unstained])
-        light += step.T.astype(np.float32)
+        light += _fit(missing, unstained, ys, xs, ridge=0.02)
     return light
+
+
+def _fit(
+    values: np.ndarray, weights: np.ndarray, ys: np.ndarray, xs: np.ndarray, ridge: float = 0.0
+) -> np.ndarray:
+    """Fits quadratic surfaces by weighted least squares.
+
+    Args:
+        values: `[H, W, C]`.
+        weights: `[H, W]`.
+        ys, xs: coordinates, `[H]` and `[W]`.
+        ridge: penalty on the square of each factor but the first, times the number of pixels.
+
+    Returns:
+        float32 `[C, 6]`, factors of 1, y, x, y², yx, x².
+    """
+    # The threads of a large product of matrices wait for one another busily, and the images beside
+    # this one need them.
+    y_powers, x_powers = (np.vander(side, 5, increasing=True).T for side in (ys, xs))
+    y_power, x_power = np.array([0, 1, 0, 2, 1, 0]), np.array([0, 0, 1, 0, 1, 2])
+    rows = np.stack([(weights * power).sum(1) for power in x_powers], 1)
+    moments = y_powers @ rows
+    known = moments[np.add.outer(y_power, y_power), np.add.outer(x_power, x_power)]
+    rows = np.stack([((weights * power)[..., None] * values).sum(1) for power in x_powers[:3]])
+    sums = np.einsum("qy,pyc->cqp", y_powers[:3], rows)[:, y_power, x_power]
+    penalty = np.diag([0, 1, 1, 1, 1, 1]) * ridge * weights.size
+    return np.linalg.solve(known + penalty, sums.T).T.astype(np.float32)
 
 
 def quadratic_terms(height: int, width: int) -> np.ndarray:
     """Returns 1, y, x, y², yx, x² of all pixels of an image, float32 `[H, W, 6]`, -1 to 1."""
-    ys, xs = (_pixel_centers(0, length, length, length) for length in (height, width))
-    return _quadratic_terms(ys, xs)
+    return _terms(_whole(height), _whole(width))
 
 
-def _quadratic_terms(ys: np.ndarray, xs: np.ndarray) -> np.ndarray:
+def _terms(ys: np.ndarray, xs: np.ndarray) -> np.ndarray:
     """Returns 1, y, x, y², yx, x² of coordinates `[H]` and `[W]`, float32 `[H, W, 6]`."""
     y, x = np.meshgrid(ys.astype(np.float32), xs.astype(np.float32), indexing="ij")
     return np.stack([np.ones_like(y), y, x, y * y, y * x, x * x], -1)
+
+
+def _surface(factors: np.ndarray, ys: np.ndarray, xs: np.ndarray) -> np.ndarray:
+    """Returns the values of quadratic surfaces, float32 `[H, W, C]`.
+
+    Args:
+        factors: `[C, 6]`, of 1, y, x, y², yx, x².
+        ys, xs: coordinates `[H]` and `[W]`.
+    """
+    # Each row is a polynomial of y, whose three factors are rows.
+    one, y, x, yy, yx, xx = np.asarray(factors, np.float64).T[:, None]
+    column = xs[:, None]
+    level, slope, curve = (
+        np.broadcast_to(row, (len(xs), len(factors))).astype(np.float32)
+        for row in (one + column * x + column**2 * xx, y + column * yx, yy)
+    )
+    line = ys.astype(np.float32)[:, None, None]
+    values = slope + line * curve
+    values *= line
+    values += level
+    return values
+
+
+def _whole(length: int) -> np.ndarray:
+    """Returns the centers of a side's pixels, from -1 to 1, float64 `[length]`."""
+    return _pixel_centers(0, length, length, length)
 
 
 def _pixel_centers(start: float, end: float, count: int, length: int) -> np.ndarray:
