@@ -213,7 +213,8 @@ def images_of(options: argparse.Namespace) -> Iterator[tuple[str, list[np.ndarra
     data.datasets = tuple(name for name in data.datasets if name != "wbc_synthetic")
     data.data_dir, data.manual_dir = options.data_dir, options.manual_dir
     # A config cuts images to their cell; here `analyze` does so.
-    data.isolate, data.mixture, data.weights = "", "natural", ()
+    data.isolate, data.nucleus_density = "", 0.0
+    data.mixture, data.weights = "natural", ()
     for name in (*data.datasets, UNSEEN):
         preparing.prepare(name, data)
     entries = pipeline.load_splits(data, 256, "classification")[options.split].entries

@@ -243,6 +243,7 @@ def test_a_preset_is_not_mixed_with_other_values():
             {"protocol": "paper_a", "fractions": (0.6, 0.2, 0.2)},
             "the protocol 'paper_a' has (0.7, 0.15, 0.15); set config.data.protocol to 'fractions'",
         ),
+        ({"nucleus_density": 1.5}, "1.5, but config.data.isolate is empty: without a mask"),
         ({"weights": (1.0,)}, "config.data.mixture is 'natural'; set it to 'custom'"),
         ({"mixture": "custom"}, "config.data.weights is (); the mixture 'custom' needs one"),
         ({"mixture": "custom", "weights": (0.0,)}, "finite number above 0 for each of the 1"),
@@ -284,6 +285,7 @@ def test_defaults_and_bounds_are_valid():
             if bound != math.inf and name != "optimizer.learning_rate":
                 _set(config, name, kind(bound))
         config.loss.dice = 1.0
+        config.data.isolate = "segmenter"  # without it there is no nucleus's density
         config_checks.validate(config)
 
 

@@ -134,6 +134,9 @@ class Data:
     isolate: str = ""
     """Classification: a segmenter (a `.safetensors` file or the name of shipped weights) that cuts
     each image to its cell, on a plain ground in white light (`data/isolation.py`)."""
+    nucleus_density: float = _field(0.0, Range(0, 4))
+    """With `isolate`: natural optical density in green that each image's nucleus is brought to, by
+    one factor for all densities; 0: as it is."""
     on_bad_file: str = _field("error", Choices("error", "skip"))
     """`error` ends the run with the list of bad files; `skip` leaves them out and lists them."""
     mixture: str = _field("natural", Choices("natural", "balanced", "custom"))

@@ -66,6 +66,11 @@ def _split_names(names: Sequence[str]) -> tuple[str, ...]:
 
 
 def _check_data(data: Data) -> None:
+    if data.nucleus_density and not data.isolate:
+        raise ConfigError(
+            f"config.data.nucleus_density is {data.nucleus_density:g}, but config.data.isolate is "
+            "empty: without a mask there is no nucleus. Set isolate, or nucleus_density to 0."
+        )
     fractions = data.fractions
     if len(fractions) != 3 or min(fractions) < 0 or not abs(sum(fractions) - 1) <= 1e-6:
         raise ConfigError(

@@ -228,7 +228,12 @@ def evaluate_weights(config: Config, workdir: epath.Path, name: str) -> dict[str
             f"config.task is {config.task!r}, but {name} is for {model.config.task!r}."
         )
     own = model.config.data
-    data = dataclasses.replace(config.data, image_size=own.image_size, isolate=own.isolate)
+    data = dataclasses.replace(
+        config.data,
+        image_size=own.image_size,
+        isolate=own.isolate,
+        nucleus_density=own.nucleus_density,
+    )
     config = dataclasses.replace(config, data=data, model=model.config.model)
     _prepare_on_all(config)
     examples = load_splits(config)

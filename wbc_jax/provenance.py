@@ -151,7 +151,8 @@ def seen_by(name: epath.PathLike, model: inference.Model) -> list[RecordKey]:
     if model.seen is not None:
         return model.seen
     config, workdir = model.config, epath.Path(name).expanduser()
-    whole = dataclasses.replace(config.data, isolate="")  # images are not looked at
+    # Images are not looked at.
+    whole = dataclasses.replace(config.data, isolate="", nucleus_density=0.0)
     examples = pipeline.load_splits(whole, config.evaluate.size, config.task)
     check_splits(workdir, examples)
     return examples["train"].keys + examples["validation"].keys + seen_before(workdir)

@@ -46,6 +46,44 @@ def test_light_and_magnification_do_not_matter(slide):
     assert np.abs(two[::2, ::2][:49, :49].shape[0] - one.shape[0]) <= 1
 
 
+def test_the_nucleus_gets_its_density(slide):
+    image, mask = slide
+    plain = isolation.isolate(image, mask) / isolation.WHITE
+    density = -np.log(plain[24, 24, 1])  # 49 of 245: 1.5
+    cut = isolation.isolate(image, mask, density=2.0)
+    # All densities are multiplied by one factor: those of cytoplasm, and of red and blue, too.
+    expected = isolation.WHITE * plain ** (2.0 / density)
+    for place in ((24, 24), (24, 10)):
+        np.testing.assert_array_equal(cut[place], np.rint(expected[place]))
+    assert -np.log(cut[24, 24, 1] / isolation.WHITE) == pytest.approx(2.0, abs=0.02)
+    # A paler or darker stain makes no difference, nor does light; the ground stays.
+    pale = np.rint(200 * (image / 200) ** 0.6).astype(np.uint8)
+    assert np.abs(isolation.isolate(pale, mask, density=2.0).astype(int) - cut).max() <= 4
+    assert (cut[0, 0] == isolation.GROUND).all()
+
+
+def test_the_density_changes_within_limits_alone(slide):
+    image, mask = slide
+    black = image.copy()
+    black[mask == 2, 1] = 0  # as a camera clips it
+    power = isolation.LEAST_POWER
+    plain = isolation.isolate(black, mask)[24, 10] / isolation.WHITE
+    cut = isolation.isolate(black, mask, density=1.0)
+    np.testing.assert_array_equal(cut[24, 10], np.rint(isolation.WHITE * plain**power))
+    clear = image.copy()
+    clear[mask == 2] = (200, 180, 150)
+    plain = isolation.isolate(clear, mask)[24, 10] / isolation.WHITE
+    cut = isolation.isolate(clear, mask, density=1.0)
+    np.testing.assert_array_equal(
+        cut[24, 10], np.rint(isolation.WHITE * plain**isolation.MOST_POWER)
+    )
+    # Without a nucleus nothing changes.
+    none = np.minimum(mask, 1)
+    np.testing.assert_array_equal(
+        isolation.isolate(image, none, density=1.0), isolation.isolate(image, none)
+    )
+
+
 def test_the_neighbour_is_left_out(slide):
     image, mask = slide
     alone = isolation.isolate(image, mask)

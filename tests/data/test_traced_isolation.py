@@ -9,7 +9,7 @@ from wbc_jax.data.resize import resize_image
 
 SIDE = 24
 keep = jax.jit(traced_isolation.keep_middle_cell)
-isolate = jax.jit(traced_isolation.isolate, static_argnums=2)
+isolate = jax.jit(traced_isolation.isolate, static_argnums=(2, 3))
 
 
 def disc(mask, middle, radius, value):
@@ -52,6 +52,9 @@ def test_cells_are_those_of_isolation(mask):
     image = (light + rng.integers(-20, 20, (60, 70, 3))).clip(0, 255).astype(np.uint8)
     found = np.asarray(isolate(image, mask, SIDE)).astype(int)
     expected = resize_image(isolation.isolate(image, mask), SIDE, SIDE)
+    assert np.abs(found - expected).max() <= 1
+    found = np.asarray(isolate(image, mask, SIDE, 1.7)).astype(int)
+    expected = resize_image(isolation.isolate(image, mask, 1.7), SIDE, SIDE)
     assert np.abs(found - expected).max() <= 1
 
 

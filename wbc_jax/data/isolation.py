@@ -19,13 +19,15 @@ GROUND = 235
 """Gray level of everything but the cell."""
 WHITE = 245
 """Level to which the brightest pixels of each channel are scaled."""
+LEAST_POWER, MOST_POWER = 0.5, 3.0
+"""Range of the factor of optical densities. A smaller one would only pale what a camera clipped."""
 NECK, OWN_NUCLEUS = 0.5, 0.2
 """A neighbor is separated where the mask is narrower than `NECK` times its width, if the neighbor
 has at least `OWN_NUCLEUS` times the nucleus of the cell. Chosen on validation images of JTSC,
 CellaVision and Raabin, where 0.3 to 0.6 give the same."""
 
 
-def isolate(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
+def isolate(image: np.ndarray, mask: np.ndarray, density: float = 0.0) -> np.ndarray:
     """Cuts an image to its cell.
 
     Keeps the cell with the most nucleus, weighted by its distance from the middle. If the mask
@@ -34,6 +36,8 @@ def isolate(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
     Args:
         image: uint8 `[H, W, 3]`.
         mask: uint8 `[h, w]` of any size: 0 background, 1 cytoplasm, 2 nucleus.
+        density: natural optical density in green that the median of the nucleus is brought to;
+            0: as it is.
 
     Returns:
         uint8 `[s, t, 3]`, a square unless the cell is longer than the image's shorter side.
@@ -45,6 +49,8 @@ def isolate(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
     cell = _middle_cell(mask)
     if cell is None:
         return image
+    if density:
+        image = _stained(image, cell & (mask == NUCLEUS), density)
     box = crops.bounding_box(cell)
     reach = max(1, round(MARGIN * max(box[2] - box[0], box[3] - box[1])))
     disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * reach + 1, 2 * reach + 1))
@@ -73,6 +79,27 @@ def _white(image: np.ndarray) -> np.ndarray:
     table = np.arange(256)[:, None] * (WHITE / np.maximum(light, 1))
     table = np.clip(np.rint(table), 0, 255).astype(np.uint8)
     return np.stack([table[image[..., i], i] for i in range(3)], -1)
+
+
+def _stained(image: np.ndarray, nucleus: np.ndarray, density: float) -> np.ndarray:
+    """Multiplies the optical densities of an image in white light, so that its nucleus has one.
+
+    Laboratories differ by a factor of four in it, and what is pale or dark in one is so in all its
+    parts: with the nucleus, cytoplasm and granules come to the colors that they have elsewhere.
+
+    Args:
+        image: uint8 `[H, W, 3]`.
+        nucleus: bool `[H, W]`.
+        density: as in `isolate`.
+    """
+    levels = image[..., 1][nucleus]
+    if not len(levels):
+        return image
+    level = int(np.searchsorted(np.bincount(levels, minlength=256).cumsum(), len(levels) / 2))
+    found = -np.log(np.clip(level, 1, WHITE - 1) / WHITE)
+    power = np.clip(density / found, LEAST_POWER, MOST_POWER)
+    table = np.clip(np.rint(WHITE * (np.arange(256) / WHITE) ** power), 0, 255).astype(np.uint8)
+    return cv2.LUT(np.ascontiguousarray(image), table)
 
 
 def _middle_cell(mask: np.ndarray) -> np.ndarray | None:

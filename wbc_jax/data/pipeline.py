@@ -208,7 +208,7 @@ def _open(name: str, data: Data, masks: CellMasks | None) -> Source:
             f"{name}: config.data.isolate is {data.isolate!r}, but the masks that cut its images "
             "to their cell are missing. Pass the result of inference.cell_masks.prepare."
         )
-    return dataclasses.replace(source, cell_masks=masks[name])
+    return dataclasses.replace(source, cell_masks=masks[name], nucleus_density=data.nucleus_density)
 
 
 def class_counts(examples: Examples, classes: int) -> np.ndarray:

@@ -58,6 +58,7 @@ class Source:
         cell_hashes: the same of the cell alone (`duplicates.cell_hash`).
         cell_masks: uint8 `[N, h, w]`, a segmenter's masks, by which images are cut to their cell
             (`isolation.isolate`); None: images are whole.
+        nucleus_density: of these images, as in `isolation.isolate`.
     """
 
     name: str
@@ -73,6 +74,7 @@ class Source:
     hashes: np.ndarray | None = None
     cell_hashes: np.ndarray | None = None
     cell_masks: np.ndarray | None = None
+    nucleus_density: float = 0.0
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -100,7 +102,9 @@ class Source:
 
     def _image(self, index: int, record: dict[str, Any]) -> np.ndarray:
         image = decode_image(record["image"])
-        return image if self.cell_masks is None else isolate(image, self.cell_masks[index])
+        if self.cell_masks is None:
+            return image
+        return isolate(image, self.cell_masks[index], self.nucleus_density)
 
 
 def names() -> list[str]:

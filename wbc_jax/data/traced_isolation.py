@@ -22,13 +22,14 @@ _EIGHT = tuple((y, x) for y in (-1, 0, 1) for x in (-1, 0, 1) if (y, x) != (0, 0
 _FOUR = ((-1, 0), (1, 0), (0, -1), (0, 1))
 
 
-def isolate(image: jax.Array, mask: jax.Array, side: int) -> jax.Array:
+def isolate(image: jax.Array, mask: jax.Array, side: int, density: float = 0.0) -> jax.Array:
     """Cuts an image to its cell, as `isolation.isolate`, and resizes it.
 
     Args:
         image: uint8 `[H, W, 3]`.
         mask: uint8 `[H, W]`: 0 background, 1 cytoplasm, 2 nucleus.
         side: height and width of the result.
+        density: as in `isolation.isolate`.
 
     Returns:
         uint8 `[side, side, 3]`.
@@ -36,6 +37,8 @@ def isolate(image: jax.Array, mask: jax.Array, side: int) -> jax.Array:
     height, width = mask.shape
     image = _white(image)
     cell, found = _middle_cell(mask)
+    if density:
+        image = _stained(image, cell & found & (mask == NUCLEUS), density)
     rows, columns = _extent(cell.any(1)), _extent(cell.any(0))
     longer = jnp.maximum(rows[1], columns[1])
     reach = jnp.maximum(1, jnp.rint(isolation.MARGIN * longer.astype(jnp.float32)))
@@ -94,6 +97,18 @@ def _white(image: jax.Array) -> jax.Array:
         table = jnp.clip(jnp.rint(table), 0, 255).astype(jnp.uint8)
         channels.append(table[image[..., i].astype(jnp.int32)])
     return jnp.stack(channels, -1)
+
+
+def _stained(image: jax.Array, nucleus: jax.Array, density: float) -> jax.Array:
+    """As `isolation._stained`."""
+    levels = image[..., 1].astype(jnp.int32)
+    counts = jnp.zeros(256, jnp.int32).at[levels].add(nucleus.astype(jnp.int32)).cumsum()
+    level = (2 * counts < counts[-1]).sum(dtype=jnp.int32).astype(jnp.float32)
+    found = -jnp.log(jnp.clip(level, 1, isolation.WHITE - 1) / isolation.WHITE)
+    power = jnp.clip(density / found, isolation.LEAST_POWER, isolation.MOST_POWER)
+    share = lax.iota(jnp.int32, 256).astype(jnp.float32) / isolation.WHITE
+    table = jnp.clip(jnp.rint(isolation.WHITE * share**power), 0, 255).astype(jnp.uint8)
+    return jnp.where(counts[-1] > 0, table[image.astype(jnp.int32)], image)
 
 
 def _dilate(region: jax.Array, reach: jax.Array) -> jax.Array:

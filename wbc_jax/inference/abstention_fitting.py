@@ -239,7 +239,7 @@ def data_settings(model: inference.Model, manual_dir: str | None) -> Data:
     """
     data = model.config.data
     manual = manual_dir or data.manual_dir
-    return dataclasses.replace(data, manual_dir=manual, isolate="")
+    return dataclasses.replace(data, manual_dir=manual, isolate="", nucleus_density=0.0)
 
 
 def fit_model(

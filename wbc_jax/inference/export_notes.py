@@ -97,10 +97,21 @@ def _before(model: inference.Model) -> list[str]:
         "averaging over reflections, and with all cells of the image.",
         "Scale each color so that the 97th percentile of every second pixel of every second row "
         f"is {isolation.WHITE}.",
+        *_stain(model.config.data.nucleus_density),
         f"Cut the image to the cell in the middle of the mask, with {100 * isolation.MARGIN:g} % "
         f"of the cell's longer side around it, and paint all but the cell in the gray "
         f"{isolation.GROUND} (wbc_jax.data.isolation.isolate, which also scales the colors).",
         resize,
+    ]
+
+
+def _stain(density: float) -> list[str]:
+    if not density:
+        return []
+    return [
+        f"Raise each color, divided by {isolation.WHITE}, to the power that brings the median green"
+        f" of the cell's nucleus to {isolation.WHITE} exp(-{density:g}), between"
+        f" {isolation.LEAST_POWER:g} and {isolation.MOST_POWER:g}."
     ]
 
 

@@ -201,7 +201,10 @@ class Model:
                     known = [one.mask for one in self.segmenter.predict(batch, batch_size)]
                 else:
                     known = masks[start : start + batch_size]
-                batch = [isolation.isolate(image, mask) for image, mask in zip(batch, known)]
+                density = self.config.data.nucleus_density
+                batch = [
+                    isolation.isolate(image, mask, density) for image, mask in zip(batch, known)
+                ]
             found += self._predict_batch(batch)
         return found
 
@@ -225,7 +228,7 @@ class Model:
         """
         if self.config.data.isolate:
             found = self.segmenter.predict(image).mask if mask is None else mask
-            image = isolation.isolate(image, found)
+            image = isolation.isolate(image, found, self.config.data.nucleus_density)
         return self._resize(image)
 
     def _resize(self, image: np.ndarray) -> np.ndarray:

@@ -62,6 +62,7 @@ def _probabilities(model: inference.Model) -> Function:
         if segmenter is None:
             return lax.map(lambda image: traced_resize.resize_whole(image, side), images)
         pairs = (images, segmenter(images))
-        return lax.map(lambda pair: traced_isolation.isolate(*pair, side), pairs)
+        density = model.config.data.nucleus_density
+        return lax.map(lambda pair: traced_isolation.isolate(*pair, side, density), pairs)
 
     return lambda images: jax.nn.softmax(logits(model.weights, cut(images)))
