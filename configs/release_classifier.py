@@ -4,9 +4,10 @@ python -m wbc_jax.main --config=configs/release_classifier.py \\
   --config.data.manual_dir=../shared/data
 
 The shipped segmenter first cuts each image to its cell, in white light, at one size and with a
-nucleus of one optical density (`wbc_jax/data/isolation.py`). EfficientNet-Lite0 with ImageNet weights then predicts the type. The
-encoder learns at a seventh of the rate of the new layers: what it knows of images in general is
-what a laboratory left out of training profits from (docs/experiments.md).
+nucleus of one optical density (`wbc_jax/data/isolation.py`). EfficientNet-Lite0 with ImageNet
+weights then predicts the type. The encoder learns at a seventh of the rate of the new layers: what
+it knows of images in general is what a laboratory left out of training profits from
+(docs/experiments.md).
 """
 
 from wbc_jax.config import Augment, Config, Loss, Model, Optimizer
