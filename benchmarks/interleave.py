@@ -33,22 +33,15 @@ def _child(pipe: Any, make: Callable[..., cases.Side], arguments: tuple) -> None
     side.run()
     # A round is long enough that its first steps, for which threads must wake, weigh little.
     runs = max(1, int(1.5 / (time.perf_counter() - start)))
-    pipe.send(side.flops)
-    while _wanted(pipe):
-        clock, processor = time.perf_counter(), cases.processor_seconds()
-        for _ in range(runs):
-            side.run()
-        clock, processor = time.perf_counter() - clock, cases.processor_seconds() - processor
-        pipe.send((clock / runs, processor / runs))
-    pipe.send(side.peak_bytes())
-
-
-def _wanted(pipe: Any) -> bool:
-    """Returns whether another round is wanted; exits if nobody is there to say so."""
-    try:
-        return pipe.recv()
-    except EOFError:
-        sys.exit()
+    with contextlib.suppress(EOFError, BrokenPipeError):  # the parent has ended
+        pipe.send(side.flops)
+        while pipe.recv():
+            clock, processor = time.perf_counter(), cases.processor_seconds()
+            for _ in range(runs):
+                side.run()
+            clock, processor = time.perf_counter() - clock, cases.processor_seconds() - processor
+            pipe.send((clock / runs, processor / runs))
+        pipe.send(side.peak_bytes())
 
 
 def rounds(sides: dict[str, tuple[Callable[..., cases.Side], tuple]], count: int) -> dict[str, Any]:
