@@ -1,11 +1,15 @@
 """The cases that the benchmarks measure, and the description of the machine they run on."""
 
+import contextlib
 import dataclasses
+import multiprocessing
 import os
+import pathlib
 import platform
 import resource
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from importlib import metadata
 from typing import Any
@@ -80,6 +84,19 @@ def process_peak() -> int:
     """Returns the largest resident size of this process so far, in bytes."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else 1024 * peak
+
+
+def processor_seconds() -> float:
+    """Returns the processor time of this process and of those that it has started."""
+    running = 0
+    # First, as it waits for those that have ended, which `getrusage` then counts.
+    for process in multiprocessing.active_children():
+        with contextlib.suppress(OSError):  # it has ended meanwhile, or there is no /proc
+            text = pathlib.Path(f"/proc/{process.pid}/stat").read_text()
+            fields = text.rpartition(")")[2].split()
+            running += int(fields[11]) + int(fields[12])  # user and kernel mode
+    ended, ticks = resource.getrusage(resource.RUSAGE_CHILDREN), os.sysconf("SC_CLK_TCK")
+    return time.process_time() + ended.ru_utime + ended.ru_stime + running / ticks
 
 
 def hardware() -> dict[str, Any]:

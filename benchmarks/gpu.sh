@@ -9,7 +9,8 @@
 # the others, and what it has written itself. --tiny: small sizes, also without a GPU, to see that
 # all of it runs, with ten times as much time for each part; its times say nothing.
 #
-# PYTHON: the interpreter (python), with the extras `bench` and cuda13.
+# PYTHON: the interpreter (python), with the extras `bench` and cuda13. A library that a part needs
+# and that PYTHON lacks is an error before anything starts.
 set -uo pipefail
 tiny=
 if [[ ${1:-} == --tiny ]]; then
@@ -27,6 +28,8 @@ python=${PYTHON:-python}
 slower=1
 [[ $tiny ]] && slower=10
 limit=${WBC_JAX_GPU_SECONDS:-$((530 * slower))} # of all parts together
+# Before anything is deleted or timed: a part whose library is missing would fail minutes later.
+"$python" benchmarks/gpu_table.py --check || exit 1
 mkdir -p "$out" || exit 1
 rm -f "$out"/*.json "$out"/*.log "$out"/parts.tsv "$out"/table.md
 work=$(mktemp -d)

@@ -2,17 +2,39 @@
 
 python benchmarks/gpu_table.py DIR
 python benchmarks/gpu_table.py --describe DIR [--tiny]
+python benchmarks/gpu_table.py --check
 
 With `--describe` it writes `environment.json`, and fails without a GPU unless `--tiny` is given.
-Parts that failed, or did not start, are named in both files. Without `--describe` it imports
-nothing but the standard library.
+Parts that failed, or did not start, are named in both files. With `--check` it fails if a library
+is missing that one of the parts imports. Without `--describe` it imports nothing but the standard
+library.
 """
 
 import argparse
+import importlib.util
 import json
 import pathlib
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterable, Iterator
 from typing import Any
+
+LIBRARIES = ("wbc_jax", "jax", "flax", "numpy", "scipy", "torch", "monai", "torchmetrics")
+"""What the parts import."""
+
+
+def missing(names: Iterable[str]) -> list[str]:
+    """Returns those of some modules that this interpreter lacks; imports none of them."""
+    return [name for name in names if importlib.util.find_spec(name) is None]
+
+
+def check() -> None:
+    """Exits with a message if a library is missing."""
+    if absent := missing(LIBRARIES):
+        raise SystemExit(
+            f"error: {sys.executable} lacks {', '.join(absent)}; benchmarks/gpu.sh needs "
+            f"{', '.join(LIBRARIES)}. Install them there: pip install -e '.[bench,cuda13]', or let "
+            "PYTHON name another interpreter. Nothing was started."
+        )
 
 
 def read(folder: pathlib.Path) -> dict[str, Any]:
@@ -117,10 +139,16 @@ def describe(folder: pathlib.Path, tiny: bool) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=pathlib.Path)
+    parser.add_argument("folder", type=pathlib.Path, nargs="?")
     parser.add_argument("--describe", action="store_true")
     parser.add_argument("--tiny", action="store_true")
+    parser.add_argument("--check", action="store_true")
     options = parser.parse_args()
+    if options.check:
+        check()
+        return
+    if options.folder is None:
+        parser.error("DIR is missing")
     if options.describe:
         describe(options.folder, options.tiny)
         return

@@ -23,8 +23,6 @@ It prints a line a round, and one JSON object at the end.
 import argparse
 import collections
 import json
-import multiprocessing
-import os
 import pathlib
 import statistics
 import tempfile
@@ -36,6 +34,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+import cases
 from wbc_jax import config_checks, models
 from wbc_jax.config import Augment, Config, Data, Loss, Model, Train
 from wbc_jax.data import pipeline, preparing, sources
@@ -81,22 +80,13 @@ def loader(
     return made
 
 
-def busy_seconds() -> float:
-    """Returns the processor time of this process and of the workers that it has started."""
-    ticks = 0
-    for process in multiprocessing.active_children():
-        fields = pathlib.Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
-        ticks += int(fields[11]) + int(fields[12])  # user and kernel mode
-    return time.process_time() + ticks / os.sysconf("SC_CLK_TCK")
-
-
 def measure(batches: Iterable, batch: int) -> tuple[float, float]:
     """Reads all batches and checks each.
 
     Returns:
         Images a second, from the first batch on, and milliseconds of processor time an image.
     """
-    busy, batches = busy_seconds(), iter(batches)
+    busy, batches = cases.processor_seconds(), iter(batches)
     next(batches)
     start, count = time.perf_counter(), 0
     for item in batches:
@@ -104,7 +94,7 @@ def measure(batches: Iterable, batch: int) -> tuple[float, float]:
         assert image.shape[0] == batch and image.dtype == np.uint8
         count += batch
     rate = count / (time.perf_counter() - start)
-    return rate, 1000 * (busy_seconds() - busy) / (count + batch)
+    return rate, 1000 * (cases.processor_seconds() - busy) / (count + batch)
 
 
 def subject(examples: pipeline.Examples, options: argparse.Namespace, epochs: int = 1) -> Iterator:

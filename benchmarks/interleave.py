@@ -6,6 +6,7 @@ disturbs all of them alike.
 """
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import multiprocessing
@@ -32,14 +33,15 @@ def _child(pipe: Any, make: Callable[..., cases.Side], arguments: tuple) -> None
     side.run()
     # A round is long enough that its first steps, for which threads must wake, weigh little.
     runs = max(1, int(1.5 / (time.perf_counter() - start)))
-    pipe.send(side.flops)
-    while pipe.recv():
-        clock, processor = time.perf_counter(), time.process_time()
-        for _ in range(runs):
-            side.run()
-        clock, processor = time.perf_counter() - clock, time.process_time() - processor
-        pipe.send((clock / runs, processor / runs))
-    pipe.send(side.peak_bytes())
+    with contextlib.suppress(EOFError, BrokenPipeError):  # the parent has ended
+        pipe.send(side.flops)
+        while pipe.recv():
+            clock, processor = time.perf_counter(), cases.processor_seconds()
+            for _ in range(runs):
+                side.run()
+            clock, processor = time.perf_counter() - clock, cases.processor_seconds() - processor
+            pipe.send((clock / runs, processor / runs))
+        pipe.send(side.peak_bytes())
 
 
 def rounds(sides: dict[str, tuple[Callable[..., cases.Side], tuple]], count: int) -> dict[str, Any]:
@@ -55,31 +57,31 @@ def rounds(sides: dict[str, tuple[Callable[..., cases.Side], tuple]], count: int
         `peak_bytes`, `flops`.
     """
     context = multiprocessing.get_context("spawn")
-    pipes, children, found = {}, [], {}
-    for name, (make, arguments) in sides.items():
-        pipes[name], end = context.Pipe()
-        child = context.Process(target=_child, args=(end, make, arguments), daemon=True)
-        child.start()
-        end.close()  # so that a child that dies is an EOFError here
-        children.append(child)
-        try:
-            found[name] = {"seconds": [], "processor_seconds": [], "flops": pipes[name].recv()}
-        except EOFError:
-            if name == "ours":
-                raise
-            print(f"note: {name} failed, and is left out", file=sys.stderr, flush=True)
-            del pipes[name]
-    for _ in range(count):
+    pipes, found = {}, {}
+    # Closed pipes end the children, whatever happens here. They are no daemons, as these may not
+    # start the workers of a DataLoader.
+    with contextlib.ExitStack() as closing:
+        for name, (make, arguments) in sides.items():
+            pipes[name], end = context.Pipe()
+            closing.callback(pipes[name].close)
+            context.Process(target=_child, args=(end, make, arguments)).start()
+            end.close()  # so that a child that dies is an EOFError here
+            try:
+                found[name] = {"seconds": [], "processor_seconds": [], "flops": pipes[name].recv()}
+            except EOFError:
+                if name == "ours":
+                    raise
+                print(f"note: {name} failed, and is left out", file=sys.stderr, flush=True)
+                del pipes[name]
+        for _ in range(count):
+            for name, pipe in pipes.items():
+                pipe.send(True)
+                clock, processor = pipe.recv()
+                found[name]["seconds"].append(clock)
+                found[name]["processor_seconds"].append(processor)
         for name, pipe in pipes.items():
-            pipe.send(True)
-            clock, processor = pipe.recv()
-            found[name]["seconds"].append(clock)
-            found[name]["processor_seconds"].append(processor)
-    for name, pipe in pipes.items():
-        pipe.send(False)
-        found[name]["peak_bytes"] = pipe.recv()
-    for child in children:
-        child.join()
+            pipe.send(False)
+            found[name]["peak_bytes"] = pipe.recv()
     return found
 
 
@@ -136,7 +138,8 @@ def main(description: str, mode: str, check: Callable[[cases.Case], float]) -> N
     about = cases.hardware()
     rows = []
     context = multiprocessing.get_context("spawn")
-    print(f"{'':34}{'ours':>10}{'PyTorch':>10}{'ratio':>8}{'CPU time':>10}   peak MiB")
+    kinds = references.kinds()
+    print(header(kinds))
     for case in chosen:
         if options.only not in str(case):
             continue
@@ -146,23 +149,34 @@ def main(description: str, mode: str, check: Callable[[cases.Case], float]) -> N
             sys.exit(f"error: {case}: the two sides differ by {difference:.2g} (relative)")
         batch = subject.batch(case)
         sides = {"ours": (subject.make, (case, mode))}
-        for kind in references.kinds():
+        for kind in kinds:
             sides[kind] = (references.make, (case, mode, kind, batch))
         found = rounds(sides, options.rounds)
         rows.append({**row(case, found, case.batch), "checked_difference": float(difference)})
-        last = rows[-1]
-        print(
-            f"{case!s:34}{1e3 * last['seconds']['ours']:8.1f}ms"
-            f"{1e3 * last['seconds'][last['reference']]:8.1f}ms{last['ratio']:8.2f}"
-            f"{last['processor_ratio']:10.2f}   {last['peak_mib']['ours']} / "
-            f"{last['peak_mib'][last['reference']]}",
-            *_utilization(last),
-            flush=True,
-        )
-    result = {"mode": mode, "rounds": options.rounds, "hardware": about, "rows": rows}
+        print(line(rows[-1], kinds), *_utilization(rows[-1]), flush=True)
+        result = {"mode": mode, "rounds": options.rounds, "hardware": about, "rows": rows}
+        if options.out:  # after each case, as all of them take long
+            atomic.write_json(options.out, result)
+    if not rows:
+        sys.exit(f"error: no case has {options.only!r} in its text")
     print(json.dumps(result))
-    if options.out:
-        atomic.write_json(options.out, result)
+
+
+def header(kinds: list[str]) -> str:
+    """Returns the head of the table."""
+    columns = "".join(f"{name.replace('PyTorch ', ''):>11}" for name in ("ours", *kinds))
+    return f"{'':34}{columns}{'ratio':>8}{'CPU time':>10}   peak MiB"
+
+
+def line(row: dict[str, Any], kinds: list[str]) -> str:
+    """Returns a case's line of the table; the ratios are those to the fastest reference."""
+    seconds, peaks = row["seconds"], row["peak_mib"]
+    names = ["ours", *kinds]
+    times = "".join(f"{1e3 * seconds[n]:9.1f}ms" if n in seconds else f"{'–':>11}" for n in names)
+    return (
+        f"{row['case']:34}{times}{row['ratio']:8.2f}{row['processor_ratio']:10.2f}   "
+        + " / ".join(str(peaks.get(name, "–")) for name in names)
+    )
 
 
 def _utilization(last: dict[str, Any]) -> list[str]:

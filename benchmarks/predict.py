@@ -2,6 +2,7 @@
 
 python benchmarks/predict.py FIELDS [--model=NAME ...] [--images=32] [--rounds=3] [--out=FILE.json]
 python benchmarks/predict.py FIELDS --against=CHECKOUT [--images=32] [--rounds=3] [--out=FILE.json]
+python benchmarks/predict.py --crops=FOLDER [FIELDS] [--images=32] [--rounds=3] [--out=FILE.json]
 
 FIELDS is a folder of images. The benchmark measures
 
@@ -18,17 +19,27 @@ With `--against`, the folder of another version (`git worktree add CHECKOUT COMM
 processor time alone, for use on a busy machine: both versions write the results of the first image
 in a new process (`start`: import, loading, compilation) and of the others (`image`: for each),
 at the same time, and the ratios of this version's times to the other's are printed.
+
+With `--crops`, a folder of crops around one cell, it also measures the same masks and types by
+PyTorch with the same networks (`crops.py` says what both do), and the whole command on the same
+crops, which writes more. They are measured alternately, each in a process that is compiled already.
+It prints how far the results agree, and ours / PyTorch in images a second and in processor time.
+FIELDS may then be missing.
 """
 
 import argparse
+import importlib.util
 import itertools
 import json
+import multiprocessing
 import os
+import random
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+from typing import Any
 
 _COLD = """
 import json, sys, time
@@ -183,18 +194,78 @@ def whole_path(paths: list[str], models: list[str], rounds: int) -> list[dict[st
     return found[1:]
 
 
+_LEAST_AGREEMENT = 0.999
+
+
+def beside_pytorch(folder: str, images: int, rounds: int) -> dict[str, Any]:
+    """Measures crops by this package and by PyTorch, and prints the ratios.
+
+    Args:
+        folder: of the crops; `images` of them are drawn at random, always the same.
+        images: number of crops.
+        rounds: how often all sides are measured.
+
+    Returns:
+        `agreement`, `median` (`crops.summary`) and `rounds`.
+    """
+    import cases
+    import crops
+    import interleave
+    from wbc_jax import inputs
+
+    paths = sorted(inputs.find_images([folder]).paths)
+    paths = random.Random(0).sample(paths, min(images, len(paths)))
+    about = cases.hardware()
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        agreement = pool.apply(crops.agreement, (paths,))
+    print("agreement: " + ", ".join(f"{k} {100 * v:.3f} %" for k, v in agreement.items()))
+    if min(agreement["masks"], agreement["masks_of_predict"]) <= _LEAST_AGREEMENT:
+        sys.exit("error: the masks differ, so their times do not compare")
+    sides = {kind: (crops.make, (kind, paths)) for kind in ("ours", "PyTorch", "predict")}
+    found = interleave.rounds(sides, rounds)
+    medians = crops.summary(found, len(paths))
+    for name, row in medians.items():
+        print(
+            f"{len(paths)} crops, {name}: {row['images_per_second']:.2f} images/s, "
+            f"{row['images_per_second_to_pytorch']:.2f} times PyTorch's; "
+            f"{1e3 * row['processor_seconds_per_image']:.1f} ms of processor time an image, "
+            f"{row['processor_time_to_pytorch']:.2f} times PyTorch's",
+            flush=True,
+        )
+    about |= {"load_after": os.getloadavg()[0]}
+    return {
+        "hardware": about,
+        "images": len(paths),
+        "agreement": agreement,
+        "median": medians,
+        "rounds": found,
+    }
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("fields", help="folder of images")
+    parser.add_argument("fields", nargs="?", help="folder of images")
+    parser.add_argument("--crops", help="folder of crops, for the comparison with PyTorch")
     parser.add_argument("--model", action="append", default=[], help="as in wbc_jax.predict")
     parser.add_argument("--images", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--against", help="folder of another version, to be compared with")
     parser.add_argument("--out", help="JSON file for all figures")
     options = parser.parse_args()
+    if not (options.fields or options.crops):
+        parser.error("FIELDS or --crops=FOLDER is missing")
+    if options.crops and importlib.util.find_spec("torch") is None:
+        parser.error("--crops needs PyTorch: pip install -e '.[bench]'")
     from wbc_jax import inputs
     from wbc_jax.utils import atomic
 
+    beside = {}
+    if options.crops:
+        beside = {"crops": beside_pytorch(options.crops, options.images, options.rounds)}
+    if not options.fields:
+        if options.out:
+            atomic.write_json(options.out, beside)
+        return
     paths = inputs.find_images([options.fields]).paths[: options.images]
     if options.against:
         found = against(options.against, paths, options.model, options.rounds)
@@ -233,6 +304,7 @@ def main() -> None:
                 "images_per_second": speed,
                 "median": medians,
                 "rounds": {"cold_start": cold, "whole_path": rounds},
+                **beside,
             },
         )
 

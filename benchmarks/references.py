@@ -2,6 +2,8 @@
 
 import contextlib
 import os
+import shutil
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,12 +18,14 @@ SLOPE = 0.01
 
 
 class Block(nn.Sequential):
-    """Convolution, batch normalization and ReLU."""
+    """Convolution, batch normalization (or that of 8 groups) and ReLU."""
 
-    def __init__(self, before: int, after: int, size: int = 3, slope: float = 0.0):
+    def __init__(
+        self, before: int, after: int, size: int = 3, slope: float = 0.0, norm: str = "batch"
+    ):
         super().__init__(
             nn.Conv2d(before, after, size, padding=size // 2),
-            nn.BatchNorm2d(after),
+            nn.BatchNorm2d(after) if norm == "batch" else nn.GroupNorm(8, after, eps=1e-6),
             nn.LeakyReLU(slope, inplace=True) if slope else nn.ReLU(inplace=True),
         )
 
@@ -195,17 +199,18 @@ class EfficientNet(nn.Module):
 
 
 class EfficientUNet(nn.Module):
-    """`wbc_jax.models.efficientnet.EfficientUNet` with batch normalization."""
+    """`wbc_jax.models.efficientnet.EfficientUNet`; with `norm="group"` for features that are a
+    multiple of 8."""
 
-    def __init__(self, classes: int, features: int):
+    def __init__(self, classes: int, features: int, norm: str = "batch"):
         super().__init__()
         self.encoder = Encoder()
         outputs = [features * factor for factor in (6, 4, 2, 1)]
         inputs = [self.encoder.widths[-1], *outputs]
         self.up = nn.ModuleList(nn.ConvTranspose2d(a, b, 2, 2) for a, b in zip(inputs, outputs))
         skips = self.encoder.widths[-2::-1]
-        self.decoder = nn.ModuleList(Block(a + b, b) for a, b in zip(skips, outputs))
-        self.last = Block(features, features)
+        self.decoder = nn.ModuleList(Block(a + b, b, norm=norm) for a, b in zip(skips, outputs))
+        self.last = Block(features, features, norm=norm)
         self.head = nn.Conv2d(features, classes * 4, 1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -270,6 +275,7 @@ def pairs(subject: Any, reference: nn.Module) -> Iterator[tuple[Any, nn.Module]]
 
 # The permutation of a weight's axes to our layout.
 _AXES = {nn.Conv2d: (2, 3, 1, 0), nn.ConvTranspose2d: (2, 3, 0, 1), nn.Linear: (1, 0)}
+_NORMS = (nn.BatchNorm2d, nn.GroupNorm, nn.LayerNorm)
 
 
 def arrays(layer: nn.Module, gradients: bool = False) -> dict[str, np.ndarray]:
@@ -278,12 +284,36 @@ def arrays(layer: nn.Module, gradients: bool = False) -> dict[str, np.ndarray]:
     if gradients:
         values = {name: value.grad for name, value in values.items()}
     weight, bias = (values[name].detach().cpu().numpy() for name in ("weight", "bias"))
-    if isinstance(layer, nn.BatchNorm2d | nn.LayerNorm):
+    if isinstance(layer, _NORMS):
         return {"scale": weight, "bias": bias}
     if isinstance(layer, nn.Conv2d) and layer.groups > 1:
         return {"kernel": weight[:, 0].transpose(1, 2, 0), "bias": bias}
     axes = next(axes for kind, axes in _AXES.items() if isinstance(layer, kind))
     return {"kernel": weight.transpose(axes), "bias": bias}
+
+
+def fill(reference: nn.Module, subject: Any) -> nn.Module:
+    """Gives a reference the weights and running statistics of our network; returns it."""
+
+    def put(target: torch.Tensor, value: Any) -> None:
+        target.copy_(torch.from_numpy(np.array(value)))
+
+    with torch.no_grad():
+        for layer, partner in pairs(subject, reference):
+            put(partner.bias, layer.bias[...])
+            if isinstance(partner, _NORMS):
+                put(partner.weight, layer.scale[...])
+                if isinstance(partner, nn.BatchNorm2d):
+                    put(partner.running_mean, layer.mean[...])
+                    put(partner.running_var, layer.var[...])
+                continue
+            kernel = np.asarray(layer.kernel[...])
+            if isinstance(partner, nn.Conv2d) and partner.groups > 1:
+                put(partner.weight, kernel.transpose(2, 0, 1)[:, None])
+                continue
+            axes = next(axes for kind, axes in _AXES.items() if isinstance(partner, kind))
+            put(partner.weight, kernel.transpose(np.argsort(axes)))
+    return reference
 
 
 def loss(logits: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
@@ -307,8 +337,15 @@ def tensors(batch: dict[str, np.ndarray], device: str) -> tuple[torch.Tensor, to
 
 
 def kinds() -> list[str]:
-    """Returns the references that can run here; on a GPU, PyTorch is also compiled."""
-    return ["PyTorch", "PyTorch compiled"] if torch.cuda.is_available() else ["PyTorch"]
+    """Returns the references that can run here: PyTorch as it is, and compiled.
+
+    On a CPU its compiler (inductor) needs a C++ compiler, of which `CXX` may name one.
+    """
+    compiler = os.environ.get("CXX", "g++")
+    if torch.cuda.is_available() or shutil.which(compiler):
+        return ["PyTorch", "PyTorch compiled"]
+    print(f"note: no {compiler}: PyTorch is not compiled", file=sys.stderr, flush=True)
+    return ["PyTorch"]
 
 
 def make(case: cases.Case, mode: str, kind: str, batch: dict[str, np.ndarray]) -> cases.Side:

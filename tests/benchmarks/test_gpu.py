@@ -23,6 +23,8 @@ if script.endswith("gpu_table.py") and "--describe" in sys.argv:
     folder = pathlib.Path(sys.argv[sys.argv.index("--describe") + 1])
     (folder / "environment.json").write_text('{{"device": "H200", "tiny": false}}')
     sys.exit(int(os.environ.get("NO_GPU", "0")))
+if "--check" in sys.argv:
+    sys.exit(os.environ.get("LACKS", 0))
 if script.endswith("gpu_table.py"):
     os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
 if script.endswith("train_step.py"):
@@ -83,6 +85,35 @@ def test_without_a_gpu_nothing_runs(gpu, tmp_path):
     assert _parts(tmp_path / "out") == {"environment": "failed (1)"}
     done = gpu.run("bash", str(SCRIPT), "--quick")
     assert done.returncode == 2 and done.stderr.startswith("usage: ")
+
+
+def test_without_a_library_nothing_is_deleted(gpu, tmp_path):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "results.json").write_text("of before")
+    done = gpu.run("bash", str(SCRIPT), str(out), LACKS="error: python lacks monai")
+    assert (done.returncode, done.stderr) == (1, "error: python lacks monai\n")
+    assert [f.name for f in out.iterdir()] == ["results.json"]
+    assert (out / "results.json").read_text() == "of before"
+
+
+def test_the_check_names_what_is_missing(monkeypatch):
+    monkeypatch.setattr(gpu_table, "LIBRARIES", ("json", "no_such_library"))
+    with pytest.raises(SystemExit, match=r"lacks no_such_library; .*pip install -e '\.\[bench"):
+        gpu_table.check()
+    monkeypatch.setattr(gpu_table, "LIBRARIES", ("json", "os.path"))
+    gpu_table.check()
+
+
+def test_the_check_knows_all_libraries_of_the_parts():
+    folder, left = SCRIPT.parent, ["gpu_step", "train_step", "inference", "metrics"]
+    known, imported = set(), set()
+    while left:
+        known.add(name := left.pop())
+        text = (folder / f"{name}.py").read_text()
+        imported |= (found := set(re.findall(r"^(?:import|from) (\w+)", text, re.M)))
+        left += [other for other in found - known if (folder / f"{other}.py").exists()]
+    assert imported - known - set(sys.stdlib_module_names) == set(gpu_table.LIBRARIES)
 
 
 def test_all_budgets_together_are_below_nine_minutes():
