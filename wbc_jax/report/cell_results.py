@@ -42,7 +42,7 @@ from wbc_jax.fields import polygons, results
 from wbc_jax.fields.cells import Field
 from wbc_jax.fields.smear import Region
 from wbc_jax.inference import folder_statistics as statistics
-from wbc_jax.report import cell_page, folder_pass, overlays, slide_regions
+from wbc_jax.report import cell_page, folder_pass, overlays, slide_cells, slide_regions
 from wbc_jax.report.finished import Finished, Journal, state
 from wbc_jax.report.slide_regions import FIRST, SlideRun
 from wbc_jax.utils import atomic, outputs, stopping
@@ -294,7 +294,7 @@ def _finish_region(
                 about["overlay"]: overlays.jpeg(overlays.annotate(drawn, field), quality=90),
             }
         thumbnails = [cell_page.thumbnail(crops.cut(drawn, cell.box)) for cell in field.cells]
-        rows = [slide_regions.shifted_row(r, region) for r in results.field_rows(field, **about)]
+        rows = [slide_cells.shifted_row(r, region) for r in results.field_rows(field, **about)]
     features = run.features(region, field) if files else ""
     found = Finished.of(image.path, name, rows, thumbnails, None, tuple(files), features)
     return found, files
