@@ -38,6 +38,8 @@ _GLASS_LAYERS, _EDGE_LAYERS, _THICK_LAYERS = 0.02, 0.08, 0.8
 above, they overlap too much."""
 _EDGE_UM = 300.0
 """Distance from glass, in micrometers, up to which the smear is its edge."""
+_GLASS_UM = 5.0
+"""Finest pixel, in micrometers, at which glass is looked for."""
 _PILE = 1.6
 """Layers from which on a pixel shows red cells that lie on each other."""
 _PROBES, _PROBE_PX = 12, 768
@@ -221,20 +223,11 @@ def judge(
         um_per_px: of the finest level.
     """
     layers = calibration.layers(overview)
-    um = um_per_px * _size(regions)[0] / overview.shape[0]
-    # A few cells across, so that the gaps between red cells are no glass.
-    smooth = cv2.GaussianBlur(layers, (0, 0), max(0.5, 40 / um))
-    empty, count = ndimage.label((smooth < _EDGE_LAYERS) & ~unread)
-    areas = np.bincount(empty.ravel(), minlength=count + 1)
-    areas[0] = 0
-    outside = (areas * um**2 >= _EDGE_UM**2)[empty]
-    far = np.full(layers.shape, np.inf)
-    if outside.any():
-        far = ndimage.distance_transform_edt(~outside) * um
+    far = _from_glass(layers, unread, um_per_px * _size(regions)[0] / overview.shape[0])
     found = []
     for region in regions:
         amount = _mean(layers, region.core, regions)
-        y, x = _middle(region.core, regions, overview.shape[:2])
+        y, x = _middle(region.core, regions, far.shape)
         kind = THIN
         if _part(unread, region.core, regions).any():
             pass
@@ -246,6 +239,31 @@ def judge(
             kind = THICK
         found.append(dataclasses.replace(region, kind=kind))
     return found
+
+
+def _from_glass(layers: np.ndarray, unread: np.ndarray, um: float) -> np.ndarray:
+    """Returns the distance in micrometers from glass of some size, float64, at `_GLASS_UM` a pixel.
+
+    Args:
+        layers: float32 `[h, w]`, of red cells.
+        unread: bool `[h, w]`, pixels that are not known.
+        um: micrometers per pixel.
+    """
+    # A wide filter costs much in a fine picture.
+    if um < _GLASS_UM:
+        size = tuple(max(1, round(side * um / _GLASS_UM)) for side in layers.shape[::-1])
+        layers = cv2.resize(layers, size, interpolation=cv2.INTER_AREA)
+        unread = cv2.resize(unread.astype(np.float32), size, interpolation=cv2.INTER_AREA) > 0
+        um = _GLASS_UM
+    # A few cells across, so that the gaps between red cells are no glass.
+    smooth = cv2.GaussianBlur(layers, (0, 0), max(0.5, 40 / um))
+    empty, count = ndimage.label((smooth < _EDGE_LAYERS) & ~unread)
+    areas = np.bincount(empty.ravel(), minlength=count + 1)
+    areas[0] = 0
+    outside = (areas * um**2 >= _EDGE_UM**2)[empty]
+    if not outside.any():
+        return np.full(layers.shape, np.inf)
+    return ndimage.distance_transform_edt(~outside) * um
 
 
 def judge_darkness(
