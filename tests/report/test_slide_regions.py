@@ -141,7 +141,7 @@ def test_geojson_in_pixels_of_the_slide(done):
             assert outline.bounds == (left, top, right, bottom)
 
 
-def test_the_map_and_the_page(done):
+def test_the_map_and_the_page(drawn, done):
     out, _ = done
     with Image.open(out / "maps" / "a.jpg") as picture:
         assert picture.size == (1200, 480)
@@ -151,9 +151,19 @@ def test_the_map_and_the_page(done):
     dot = pixels[round(y * 480 / 800), round(x * 1200 / 2000)]
     assert dot[0] > 180 and dot[1:].max() < 60  # red
     page = (out / "index.html").read_text()
-    assert "cells in 1 slide</h1>" in page and "stated by the file in 1 image" in page
-    assert "16 regions of together 0.02 mm²" in page
-    assert "8 glass, 8 feathered edge, 8 too thick" in page
+    assert "cells in 1 slide</h1>" in page and "stated by the file in 1 slide" in page
+    assert "looked at: 16 regions of together 0.02 mm²" in page
+    assert "left out, as the feathered edge: 8 regions" in page
+    assert "left out, as too thick: 8 regions" in page and "8 regions are empty glass" in page
+    assert "not looked at" not in page and "wbc_jax.review" not in page
+    # In the middle of a region of each kind: glass, the edge and the thick part.
+    run = done[1]
+    for what, shade in (("glass", None), ("edge", (150, 160, 172)), ("thick", (70, 74, 82))):
+        core = next(r.core for r in run._choice.regions if r.kind == what)
+        top, left, bottom, right = (side * 3 // 5 for side in core)  # 1200 pixels of 2000
+        mean = drawn.image[core[0] : core[2], core[1] : core[3]].mean((0, 1))
+        expected = mean if shade is None else 0.4 * mean + 0.6 * np.array(shade)
+        np.testing.assert_allclose(pixels[top:bottom, left:right].mean((0, 1)), expected, atol=3)
     assert f"at x {round(x - 0.1)}, y {round(y - 0.1)}" in page
 
 
@@ -179,13 +189,16 @@ def test_count(slide, drawn, tmp_path, quick, capsys):
               for row in rows]  # fmt: skip
     assert max(label.max() for label in labels) == 5
     assert "of 5 leukocytes" not in capsys.readouterr().err
+    page, rest = (tmp_path / "index.html").read_text(), 16 - int(about["looked_at"])
+    assert "5 cells found of 5 wanted" in page
+    assert f"{rest} other regions were not looked at, as enough cells had been found" in page
 
 
 def test_a_count_that_is_never_reached(slide, drawn, tmp_path, quick, capsys):
     cell_results.predict_files(MODELS, [], tmp_path, slides=[SlideRun(slide, "a", count=500)])
     said = f"note: {slide}: {len(drawn.thin)} of 500 leukocytes were found in the 16 regions"
     assert said in capsys.readouterr().err
-    assert f"{len(drawn.thin)} found of 500 wanted" in (tmp_path / "index.html").read_text()
+    assert f"{len(drawn.thin)} cells found of 500 wanted" in (tmp_path / "index.html").read_text()
 
 
 def test_no_leukocyte_at_all(tmp_path, quick, capsys):

@@ -42,7 +42,7 @@ from wbc_jax.fields import polygons, results
 from wbc_jax.fields.cells import Field
 from wbc_jax.fields.smear import Region
 from wbc_jax.inference import folder_statistics as statistics
-from wbc_jax.report import cell_page, folder_pass, overlays, slide_cells, slide_regions
+from wbc_jax.report import cell_page, folder_pass, html, overlays, slide_cells, slide_regions
 from wbc_jax.report.finished import Finished, Journal, state
 from wbc_jax.report.slide_regions import FIRST, SlideRun
 from wbc_jax.utils import atomic, outputs, stopping
@@ -237,8 +237,8 @@ class Results:
         cells = [row for row in self.rows if row["cell"]]
         ratios = [r["nc_ratio"] for r in cells if math.isfinite(r["nc_ratio"] or math.nan)]
         files = len({one.path for one in self._finished.values()})
-        kinds = "slides" if files == len(self._slides) else "images"
-        parts = [f"{len(cells)} cells in {files} {kinds}"]
+        kind = "slide" if files == len(self._slides) else "image"
+        parts = [f"{html.plural(len(cells), 'cell')} in {html.plural(files, kind)}"]
         if ratios:
             parts.append(f"median N/C {np.median(ratios):.3f}")
         if review := sum(bool(row["review"]) for row in cells):

@@ -28,7 +28,7 @@ from wbc_jax.utils import atomic, stopping
 COLUMNS = (
     *("file", "format", "width", "height", "um_per_px", "um_per_px_source", "regions"),
     *(f"{kind}_regions" for kind in smear.KINDS),
-    *("looked_at", "damaged_regions", "looked_at_mm2", "cells", "wanted_cells"),
+    *("looked_at", "damaged_regions", "looked_at_mm2", "cells", "wanted_cells", "area"),
 )
 """Columns of `slides.csv`."""
 _OVERVIEW_PX = 2048
@@ -352,6 +352,7 @@ class SlideRun:
             "looked_at_mm2": self._area_mm2(self.looked_at()),
             "cells": self.cells,
             "wanted_cells": self.wanted,
+            "area": self._area,
         }
 
     def outcome(self) -> str:
