@@ -108,6 +108,27 @@ def test_parts_of_a_smear(drawn, overview, regions, calibration):
     assert [judged[4].kind, judged[9].kind] == ["thin", "thin"]
 
 
+def test_overlap_is_that_of_the_densest_block(calibration):
+    """Red cells of 40 pixels: blocks of 640."""
+    from helpers.drawn_fields import LIGHT, RED
+
+    both = (np.array(RED, float) ** 2 / LIGHT).round().astype(np.uint8)
+    pixels = np.full((1280, 1280, 3), LIGHT, np.uint8)
+    pixels[::2] = RED  # after reduction, three eighths of a cell: no red cell
+    pixels[:, :640] = RED
+    pixels[:160, :640] = both  # a quarter of the upper left block
+    assert smear.overlap(pixels, calibration) == pytest.approx(0.25, abs=0.02)
+    # A small region is one block.
+    assert smear.overlap(pixels[:320, :320], calibration) == pytest.approx(0.5, abs=0.04)
+    # A pile on empty glass is no thick part: a tenth of a block, at least a fifth of which counts.
+    pixels[:] = LIGHT
+    pixels[640:704, 640:] = both
+    assert smear.overlap(pixels, calibration) == pytest.approx(0.1 / 0.2, abs=0.04)
+    pixels[640:704, 640:960] = LIGHT
+    assert smear.overlap(pixels, calibration) == pytest.approx(0.05 / 0.2, abs=0.02)
+    assert smear.overlap(np.full_like(pixels, LIGHT), calibration) == 0
+
+
 @pytest.mark.parametrize("fine", [1, 8])
 def test_near_glass_is_the_edge(calibration, fine):
     """Cells of the thin part's density, beside glass: 300 um of them are the feathered edge."""

@@ -8,8 +8,8 @@ regions, and each is of one of `KINDS`:
 2. A small picture of the slide then shows how many layers of red cells lie in each region: `glass`
    has none, the `thick` part too many. `edge` is the feathered edge: few red cells, or near glass
    of some size (`judge`).
-3. When a region of the `thin` part is read, the share of its stained pixels in which red cells lie
-   on each other decides once more (`overlap`).
+3. When a region of the `thin` part is read, the share of stained pixels in which red cells lie on
+   each other, in the densest part of the region, decides once more (`overlap`).
 
 Regions are visited in an order in which each first part is spread over all of them (`spread`).
 """
@@ -50,6 +50,9 @@ _LEAST_RED_CELLS = 8
 """Fewest red cells of a place that says something."""
 _OVERLAP_RED_CELL_PX = 15
 """Diameter of a red cell at which overlap is measured."""
+_BLOCK_RED_CELLS, _LEAST_STAINED = 16, 0.2
+"""Side of the blocks in which overlap is measured, in diameters of red cells, and the part of a
+block that is taken to be stained at least: a few cells on each other make no thick part."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -284,6 +287,8 @@ def judge_darkness(
 def overlap(pixels: np.ndarray, calibration: Calibration) -> float:
     """Returns the share of stained pixels, nuclei aside, in which red cells lie on each other.
 
+    It is that of the block with the largest, as a region may lie across the end of the thin part.
+
     Args:
         pixels: uint8 `[h, w, 3]`, a part of the finest level.
         calibration: of the slide.
@@ -295,7 +300,19 @@ def overlap(pixels: np.ndarray, calibration: Calibration) -> float:
     layers = densities[..., 1] / red[1]
     own = staining.violet(densities) - layers * staining.violet(red) < 0.1  # no nucleus
     stained = (layers > 0.5) & own
-    return float((layers[stained] > _PILE).mean()) if stained.any() else 0.0
+    piled = stained & (layers > _PILE)
+    block = _BLOCK_RED_CELLS * calibration.red_cell_px * factor
+    starts = [
+        np.linspace(0, side, max(1, round(side / block)), endpoint=False).astype(int)
+        for side in stained.shape
+    ]
+
+    def sums(pixels: np.ndarray) -> np.ndarray:
+        rows = np.add.reduceat(pixels.astype(np.int64), starts[0], axis=0)
+        return np.add.reduceat(rows, starts[1], axis=1)
+
+    least = _LEAST_STAINED * sums(np.ones_like(stained))
+    return float((sums(piled) / np.maximum(sums(stained), least)).max())
 
 
 def _dark(overview: np.ndarray) -> np.ndarray:
