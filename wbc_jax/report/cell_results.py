@@ -451,7 +451,8 @@ def _with_statistics(
         return untouched, None
     if not wanted:
         return untouched, folder_pass.summary(untouched.folder, 0, choice)
-    progress = Progress("image", len(first.places))
+    what = "image" if paths else "region"
+    progress = Progress(what, len(first.places), f"{what}s")
 
     def analyze(places: Sequence[int]) -> Iterator[tuple[int, Field]]:
         done = len(first.places) - len(places)
@@ -473,22 +474,30 @@ def _with_statistics(
                 found = _analyze(batch, untouched, None, "yes", None, lambda part: None)
                 run.count_first(found)
                 yield from zip((image.index for image in batch), found)
-                done += len(batch)
-                progress.update(done, len(batch))
+                reached = slots.index(batch[-1].part.slot) + 1
+                progress.update(done + reached, len(batch))
+            done += len(slots)
             if len(slides) > 1:
                 run.rest()
 
-    what = "images and regions of slides" if slides else "images"
-    print(f"looking at {len(first.places)} {what} for the folder's statistics", flush=True)
+    said = f"{len(first.places)} images"
+    if slides:  # a slide may have fewer regions, or enough cells in fewer
+        both = "images and regions of slides" if paths else "regions of slides"
+        said = f"up to {len(first.places)} {both}"
+    print(f"looking at {said} for the folder's statistics", flush=True)
     try:
         found = first.estimate(untouched, analyze)
     except KeyboardInterrupt as error:
         number = getattr(error, "signal_number", signal.SIGINT)
         text = "stopped while looking for the folder's statistics; the same command goes on"
         raise Interrupted(text, number) from error
+    except OSError as error:  # such as a slide that is gone
+        text = f"{error.strerror or error}, while looking for the folder's statistics"
+        text += "; the same command goes on"
+        raise OSError(error.errno, text, error.filename) from error
     finally:
         progress.close()
-    about = folder_pass.summary(found, len(first.places), choice)
+    about = folder_pass.summary(found, first.looked_at, choice)
     return dataclasses.replace(models, folder=found), about
 
 
