@@ -56,7 +56,7 @@ def test_the_command(run, folder, tmp_path):
         cwd=tmp_path,
     )  # fmt: skip
     assert done.returncode == 1
-    assert "1 cells in 1 images, median N/C" in done.stdout
+    assert "1 cell in 1 image, median N/C" in done.stdout
     lines = done.stderr.strip().splitlines()
     assert lines[-1] == "error: 1 of 2 files could not be predicted"
     assert lines[-2].startswith("bad file: in/bad.jpg")

@@ -108,20 +108,47 @@ def test_parts_of_a_smear(drawn, overview, regions, calibration):
     assert [judged[4].kind, judged[9].kind] == ["thin", "thin"]
 
 
-def test_near_glass_is_the_edge(calibration):
+def test_overlap_is_that_of_the_densest_block(calibration):
+    """Red cells of 40 pixels: blocks of 640."""
+    from helpers.drawn_fields import LIGHT, RED
+
+    both = (np.array(RED, float) ** 2 / LIGHT).round().astype(np.uint8)
+    pixels = np.full((1280, 1280, 3), LIGHT, np.uint8)
+    pixels[::2] = RED  # after reduction, three eighths of a cell: no red cell
+    pixels[:, :640] = RED
+    pixels[:160, :640] = both  # a quarter of the upper left block
+    assert smear.overlap(pixels, calibration) == pytest.approx(0.25, abs=0.02)
+    # A small region is one block.
+    assert smear.overlap(pixels[:320, :320], calibration) == pytest.approx(0.5, abs=0.04)
+    # A pile on empty glass is no thick part: a tenth of a block, at least a fifth of which counts.
+    pixels[:] = LIGHT
+    pixels[640:704, 640:] = both
+    assert smear.overlap(pixels, calibration) == pytest.approx(0.1 / 0.2, abs=0.04)
+    pixels[640:704, 640:960] = LIGHT
+    assert smear.overlap(pixels, calibration) == pytest.approx(0.05 / 0.2, abs=0.02)
+    assert smear.overlap(np.full_like(pixels, LIGHT), calibration) == 0
+
+
+@pytest.mark.parametrize("fine", [1, 8])
+def test_near_glass_is_the_edge(calibration, fine):
     """Cells of the thin part's density, beside glass: 300 um of them are the feathered edge."""
     from helpers.drawn_fields import LIGHT, RED
 
     overview = np.full((100, 200, 3), LIGHT, np.uint8)  # of 20 um a pixel
     overview[:, 60:] = (0.6 * np.array(LIGHT) + 0.4 * np.array(RED)).round()
     regions = smear.divide((10_000, 20_000), 500, 0)  # of 0.2 um a pixel: 100 um
-    judged = smear.judge(regions, overview, np.zeros((100, 200), bool), calibration, 0.2)
+
+    def judge():  # also in a picture of 2.5 um a pixel, where glass is looked for in a coarser one
+        picture = overview.repeat(fine, 0).repeat(fine, 1)
+        return smear.judge(regions, picture, np.zeros(picture.shape[:2], bool), calibration, 0.2)
+
+    judged = judge()
     row = [region.kind for region in judged[400:440]]
     assert row == ["glass"] * 12 + ["edge"] * 3 + ["thin"] * 25
     # A bubble is no end of the smear.
     overview[:, :60] = overview[0, 60]
     overview[51:54, 101:104] = LIGHT
-    judged = smear.judge(regions, overview, np.zeros((100, 200), bool), calibration, 0.2)
+    judged = judge()
     assert [region.kind for region in judged].count("thin") >= 20 * 40 - 1
 
 

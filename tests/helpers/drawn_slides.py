@@ -1,16 +1,20 @@
 """Drawn smears with known cells, written as slides of several formats."""
 
+import contextlib
 import dataclasses
 import struct
 
 import cv2
 import numpy as np
+import pytest
 import tifffile
 import zarr
 from skimage import measure
 
 from helpers import drawn_fields
+from wbc_jax.fields import smear as smear_lib
 from wbc_jax.fields.cells import Cell, Field, measure_cell
+from wbc_jax.report import slide_choice
 
 UM_PER_PX = 0.1875
 """With red cells of 40 pixels, 7.5 micrometers."""
@@ -68,6 +72,16 @@ def smear(seed=0, height=800, width=2000, leukocytes=24, parts=(400, 800, 1600))
     image = cv2.GaussianBlur(image, (0, 0), 0.8)
     noise = rng.integers(-1, 2, image.shape, np.int8)
     return Smear(np.clip(image + noise.astype(np.int16), 0, 255).astype(np.uint8), cells, parts)
+
+
+@contextlib.contextmanager
+def small_regions(core):
+    """Divides drawn smears into regions of `core` pixels, and measures red cells at few places."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(slide_choice, "CORE_PX", core)
+        patch.setattr(slide_choice, "_MARGIN_UM", 12)  # 64 pixels: more than a cell's radius
+        patch.setattr(smear_lib, "_PROBES", 6)
+        yield
 
 
 def analyze(images, models, find, um_per_px=None, pixel_sizes=None, *_):

@@ -1,19 +1,24 @@
 """Folders whose types are decided by their own statistics, by a classifier that reads numbers."""
 
 import csv
+import dataclasses
 import json
+import os
+import shutil
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from helpers import drawn_slides
 from helpers.drawn_fields import Thresholds, plain_field
 from wbc_jax.errors import Interrupted
 from wbc_jax.fields import analyze as fields
 from wbc_jax.inference import abstention, folder_statistics
 from wbc_jax.inference.model import Prediction, _typed
 from wbc_jax.labels import CELL_TYPES
-from wbc_jax.report import cell_results, folder_pass
+from wbc_jax.report import cell_results, folder_pass, slide_regions
+from wbc_jax.report.slide_regions import SlideRun
 
 MEANS = 6 * np.eye(5, 8, dtype=np.float32)
 KERNEL = (MEANS - MEANS.mean(0)).T
@@ -205,3 +210,157 @@ def test_a_longer_list_is_begun_again(paths, tmp_path, monkeypatch):
     cell_results.predict_files(models(), paths, tmp_path / "whole", "no")
     ours, whole = contents(tmp_path / "out"), contents(tmp_path / "whole")
     assert ours == whole
+
+
+class Slides:
+    """Stands in for `fields.analyze` on a slide: a cell's size gives its type and its embedding."""
+
+    def __init__(self, most=10**6):
+        self.most, self.regions = most, 0
+
+    def __call__(self, images, models, *rest):
+        if self.regions + len(images) > self.most:
+            raise KeyboardInterrupt
+        self.regions += len(images)
+        found = []
+        for field in drawn_slides.analyze(images, models, *rest):
+            known = [slide_embedding(cell) for cell in field.cells]
+            outputs = abstention.Outputs(*map(np.array, zip(*known))) if known else None
+            found.append(fields.retype(dataclasses.replace(field, outputs=outputs), models))
+        return found
+
+
+def slide_truth(row):
+    return (int(row["nucleus_px"]) // 8) % 5
+
+
+def slide_embedding(cell):
+    rng = np.random.default_rng([cell.nucleus_px, cell.cytoplasm_px])
+    found = MEANS[slide_truth(cell.row())] + rng.normal(size=8) * 0.7
+    found[1] += 3.2
+    found[4] -= 3.2
+    found = found.astype(np.float32)
+    return found @ KERNEL, found
+
+
+@pytest.fixture(scope="module")
+def drawn():
+    return drawn_slides.smear(seed=3, height=800, width=2400, leukocytes=60, parts=(200, 600, 2400))
+
+
+@pytest.fixture(scope="module")
+def slide(drawn, tmp_path_factory):
+    return drawn_slides.write(tmp_path_factory.mktemp("slide") / "a.svs", drawn.image)
+
+
+def predict_slides(out, slides, stand_in, monkeypatch, paths=(), count=None, **options):
+    """Returns the rows; `stand_in` analyzes."""
+    monkeypatch.setattr(cell_results.fields, "analyze", stand_in)
+    runs = [SlideRun(path, os.path.basename(path).split(".")[0], count) for path in slides]
+    with drawn_slides.small_regions(200):
+        cell_results.predict_files(models(), paths, out, slides=runs, **options)
+    return read(out)
+
+
+def wrong_on_slide(rows):
+    return sum(CELL_TYPES[slide_truth(row)] != row["type"] for row in rows)
+
+
+@pytest.fixture(scope="module")
+def whole(slide, tmp_path_factory):
+    """The results of a slide, with and without its statistics, and the number of its regions."""
+    with pytest.MonkeyPatch.context() as patch:
+        counts, folder = Slides(), tmp_path_factory.mktemp("whole")
+        moved = predict_slides(folder / "a", [slide], counts, patch, settings="A")
+        off = predict_slides(
+            folder / "off", [slide], Slides(), patch, settings="A", folder_statistics="off"
+        )
+    return folder, moved, off, counts.regions
+
+
+def test_a_slide_has_statistics_of_its_own(drawn, whole):
+    folder, moved, off, regions = whole
+    assert len(moved) == len(off) == len(drawn.thin) >= 50
+    places = ("cell", "top", "left", "bottom", "right", "nucleus_px", "mask")
+    assert [[row[key] for key in places] for row in moved] == [
+        [row[key] for key in places] for row in off
+    ]
+    assert {row["statistics"] for row in moved} == {"folder"}
+    assert wrong_on_slide(moved) <= 2 and wrong_on_slide(off) > 5
+    about = json.loads((folder / "a" / "folder_statistics.json").read_text())
+    # A cell on a border may be seen by two regions.
+    assert len(moved) <= about["cells"] <= 1.3 * len(moved)
+    assert about["images"] == regions == 36  # no region twice
+    page = (folder / "a" / "index.html").read_text()
+    assert f"from {about['cells']} cells of 36 regions: a type may change when slides" in page
+
+
+@pytest.mark.parametrize("most", [10, 20])
+def test_a_slide_that_was_stopped_in_either_pass(slide, whole, tmp_path, monkeypatch, most):
+    """Of the 36 regions 14 are of the first pass."""
+    monkeypatch.setattr(cell_results, "FIRST", 14)
+    monkeypatch.setattr(slide_regions, "FIRST", 14)
+    monkeypatch.setattr(folder_statistics, "LEAST_CELLS", 10)
+    predict_slides(tmp_path / "whole", [slide], Slides(), monkeypatch)
+    first, second = Slides(most), Slides()
+    with pytest.raises(Interrupted, match="the same command goes on"):
+        predict_slides(tmp_path / "out", [slide], first, monkeypatch, settings="A")
+    rows = predict_slides(tmp_path / "out", [slide], second, monkeypatch, settings="A")
+    assert first.regions == most and second.regions == 36 - most
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+    assert len(rows) == len(whole[1])
+    about = json.loads((tmp_path / "out" / "folder_statistics.json").read_text())
+    assert about["images"] == 14 and 10 <= about["cells"] < len(rows)
+
+
+def test_enough_cells_are_enough_for_the_first_pass(slide, tmp_path, monkeypatch):
+    monkeypatch.setattr(folder_statistics, "LEAST_CELLS", 10)
+    counts = Slides()
+    rows = predict_slides(tmp_path, [slide], counts, monkeypatch, count=12, settings="A")
+    assert len(rows) == 12 and {row["statistics"] for row in rows} == {"folder"}
+    about = json.loads((tmp_path / "folder_statistics.json").read_text())
+    assert 12 <= about["cells"] < 20 and about["images"] == counts.regions < 36
+
+
+def test_images_and_two_slides_in_one_pass(slide, whole, paths, tmp_path, monkeypatch):
+    """Each region is given what was found in itself, whatever part of the list is looked at."""
+    monkeypatch.setattr(folder_statistics, "LEAST_CELLS", 10)
+    monkeypatch.setattr(folder_pass, "IMAGES", 30)  # every fifth place of 20 + 2 * 64
+    other = str(shutil.copy(slide, tmp_path / "b.svs"))
+    real, counts = cell_results.fields.analyze, Slides()
+
+    def analyze(images, models, find, *rest):
+        return (counts if find == "yes" else real)(images, models, find, *rest)
+
+    rows = predict_slides(
+        tmp_path / "out", [slide, other], analyze, monkeypatch, paths[:20], find="no", settings="A"
+    )
+    assert len(rows) == 20 + 2 * len(whole[1]) and counts.regions == 2 * 36
+    keys = ("cell", "top", "left", "nucleus_px")
+    for name, some in ((slide, rows[20 : 20 + len(whole[1])]), (other, rows[-len(whole[1]) :])):
+        assert {row["file"] for row in some} == {name}
+        assert [[row[k] for k in keys] for row in some] == [[r[k] for k in keys] for r in whole[1]]
+    about = json.loads((tmp_path / "out" / "folder_statistics.json").read_text())
+    chosen = {round(i * 147 / 29) for i in range(30)}
+    there = [*range(20), *range(20, 56), *range(84, 120)]  # images, and regions of both slides
+    assert about["images"] == len(chosen.intersection(there)) == 18
+    assert "cells of 18 images and regions: a type" in (tmp_path / "out" / "index.html").read_text()
+
+
+def test_a_slide_that_vanishes_in_the_first_pass(slide, tmp_path, monkeypatch):
+    path = str(shutil.copy2(slide, tmp_path / "a.svs"))
+    stand_in = Slides()
+
+    def vanishes(images, *rest):
+        if stand_in.regions == 4:
+            os.remove(path)
+        return stand_in(images, *rest)
+
+    out = tmp_path / "out"
+    with pytest.raises(OSError, match=r"No such file.*the folder's statistics; the same command"):
+        predict_slides(out, [path], vanishes, monkeypatch, settings="A")
+    assert stand_in.regions == 6
+    shutil.copy2(slide, path)  # with the same time of change
+    rest = Slides()
+    assert len(predict_slides(out, [path], rest, monkeypatch, settings="A")) >= 50
+    assert rest.regions == 36 - 6  # no region twice

@@ -1,11 +1,9 @@
 """predict on whole slides: each cell once, spread, stopped, damaged, resumed."""
 
 import csv
-import itertools
 import json
 import os
 import shutil
-import tracemalloc
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -15,14 +13,12 @@ from PIL import Image
 from shapely.geometry import shape
 
 from helpers import drawn_slides
-from helpers.drawn_fields import LIGHT, MODELS, RED
+from helpers.drawn_fields import MODELS
 from wbc_jax import inputs, predict
-from wbc_jax.data import slide as slide_lib
 from wbc_jax.data import slides
 from wbc_jax.errors import Interrupted
-from wbc_jax.fields import analyze as fields
 from wbc_jax.fields import results, smear
-from wbc_jax.report import cell_results, slide_regions
+from wbc_jax.report import cell_results, slide_choice, slide_regions
 from wbc_jax.report.slide_regions import SlideRun
 
 CORE = 200
@@ -30,10 +26,7 @@ CORE = 200
 
 @pytest.fixture(autouse=True, scope="module")
 def small_regions():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(slide_regions, "CORE_PX", CORE)
-        patch.setattr(slide_regions, "_MARGIN_UM", 12)  # 64 pixels: more than a cell's radius
-        patch.setattr(smear, "_PROBES", 6)
+    with drawn_slides.small_regions(CORE):
         yield
 
 
@@ -148,7 +141,7 @@ def test_geojson_in_pixels_of_the_slide(done):
             assert outline.bounds == (left, top, right, bottom)
 
 
-def test_the_map_and_the_page(done):
+def test_the_map_and_the_page(drawn, done):
     out, _ = done
     with Image.open(out / "maps" / "a.jpg") as picture:
         assert picture.size == (1200, 480)
@@ -158,15 +151,25 @@ def test_the_map_and_the_page(done):
     dot = pixels[round(y * 480 / 800), round(x * 1200 / 2000)]
     assert dot[0] > 180 and dot[1:].max() < 60  # red
     page = (out / "index.html").read_text()
-    assert "cells in 1 slide</h1>" in page and "stated by the file in 1 image" in page
-    assert "16 regions of together 0.02 mm²" in page
-    assert "8 glass, 8 feathered edge, 8 too thick" in page
+    assert "cells in 1 slide</h1>" in page and "stated by the file in 1 slide" in page
+    assert "looked at: 16 regions of together 0.02 mm²" in page
+    assert "left out, as the feathered edge: 8 regions" in page
+    assert "left out, as too thick: 8 regions" in page and "8 regions are empty glass" in page
+    assert "not looked at" not in page and "wbc_jax.review" not in page
+    # In the middle of a region of each kind: glass, the edge and the thick part.
+    run = done[1]
+    for what, shade in (("glass", None), ("edge", (150, 160, 172)), ("thick", (70, 74, 82))):
+        core = next(r.core for r in run._choice.regions if r.kind == what)
+        top, left, bottom, right = (side * 3 // 5 for side in core)  # 1200 pixels of 2000
+        mean = drawn.image[core[0] : core[2], core[1] : core[3]].mean((0, 1))
+        expected = mean if shade is None else 0.4 * mean + 0.6 * np.array(shade)
+        np.testing.assert_allclose(pixels[top:bottom, left:right].mean((0, 1)), expected, atol=3)
     assert f"at x {round(x - 0.1)}, y {round(y - 0.1)}" in page
 
 
 def test_the_finder_itself(tmp_path, monkeypatch):
     """The real path, without stand-ins, for a small slide."""
-    monkeypatch.setattr(slide_regions, "CORE_PX", 400)
+    monkeypatch.setattr(slide_choice, "CORE_PX", 400)
     small = drawn_slides.smear(height=500, width=700, leukocytes=5, parts=(0, 0, 700))
     part = drawn_slides.write(tmp_path / "part.tif", small.image)
     cell_results.predict_files(MODELS, [], tmp_path / "out", slides=[SlideRun(part, "part")])
@@ -186,13 +189,16 @@ def test_count(slide, drawn, tmp_path, quick, capsys):
               for row in rows]  # fmt: skip
     assert max(label.max() for label in labels) == 5
     assert "of 5 leukocytes" not in capsys.readouterr().err
+    page, rest = (tmp_path / "index.html").read_text(), 16 - int(about["looked_at"])
+    assert "5 cells found of 5 wanted" in page
+    assert f"{rest} other regions were not looked at, as enough cells had been found" in page
 
 
 def test_a_count_that_is_never_reached(slide, drawn, tmp_path, quick, capsys):
     cell_results.predict_files(MODELS, [], tmp_path, slides=[SlideRun(slide, "a", count=500)])
     said = f"note: {slide}: {len(drawn.thin)} of 500 leukocytes were found in the 16 regions"
     assert said in capsys.readouterr().err
-    assert f"{len(drawn.thin)} found of 500 wanted" in (tmp_path / "index.html").read_text()
+    assert f"{len(drawn.thin)} cells found of 500 wanted" in (tmp_path / "index.html").read_text()
 
 
 def test_no_leukocyte_at_all(tmp_path, quick, capsys):
@@ -203,19 +209,6 @@ def test_no_leukocyte_at_all(tmp_path, quick, capsys):
     (row,) = read(tmp_path / "out" / "cells.csv")
     assert (row["file"], row["flag"], row["cell"]) == (path, "no_cell", "")
     assert json.loads((tmp_path / "out" / "geojson" / "none.geojson").read_text())["features"] == []
-
-
-def test_without_magnification_red_cells_give_it(drawn, tmp_path, quick, capsys):
-    path = drawn_slides.write(tmp_path / "a.tif", drawn.image, um_per_px=None)
-    cell_results.predict_files(MODELS, [], tmp_path / "out", slides=[SlideRun(path, "a", count=3)])
-    assert "states no magnification: its red cells suggest 0.1" in capsys.readouterr().err
-    rows = read(tmp_path / "out" / "cells.csv")
-    assert {row["um_per_px_source"] for row in rows} == {"red_cells"}
-    assert float(rows[0]["um_per_px"]) == pytest.approx(drawn_slides.UM_PER_PX, rel=0.05)
-    given = SlideRun(path, "a", count=3, um_per_px=0.25)
-    cell_results.predict_files(MODELS, [], tmp_path / "out", slides=[given])
-    rows = read(tmp_path / "out" / "cells.csv")
-    assert {(r["um_per_px"], r["um_per_px_source"]) for r in rows} == {("0.25", "given")}
 
 
 def _tile_of(path, y, x):
@@ -319,25 +312,6 @@ def test_a_slide_that_vanishes_loses_nothing(slide, tmp_path, monkeypatch):
     assert len(calls) == 3 + 6
 
 
-def test_refused_slides_and_good_images(drawn, tmp_path, quick, capsys, monkeypatch):
-    monkeypatch.setattr(fields, "load_models", lambda *_: MODELS)
-    dark = drawn_slides.write(tmp_path / "dark.svs", drawn.image // 5)
-    thick = drawn_slides.write(tmp_path / "thick.svs", drawn.image[:, 1600:])
-    (tmp_path / "alone.mrxs").write_bytes(b"\xff\xd8\xff")
-    good = drawn_slides.write(tmp_path / "good.svs", drawn.image[:, 800:1600])
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(SystemExit) as ended:
-        predict.main(["dark.svs", "thick.svs", "alone.mrxs", "good.svs", "--out=out", "--find=yes"])
-    said = capsys.readouterr().err
-    assert str(ended.value).endswith("files could not be predicted")
-    assert "bad file: dark.svs: is dark (its brightest part has a gray level of 4" in said
-    assert "alone.mrxs: the folder alone is missing" in said
-    cells = [(y, x - 800) for y, x, *_ in drawn.thin if x < 1570]
-    rows = [row for row in read(tmp_path / "out" / "cells.csv") if row["file"] == "good.svs"]
-    assert len(rows) >= len(cells)
-    assert os.path.exists(good) and os.path.exists(dark) and os.path.exists(thick)
-
-
 def test_slides_of_folders(slide, tmp_path):
     shutil.copy(slide, tmp_path / "a.svs")
     for name in ("b.ome.zarr", "c"):
@@ -358,53 +332,6 @@ def test_slides_of_folders(slide, tmp_path):
     assert ("a.svs", "ending .svs") in [
         (os.path.basename(path), why) for path, why in found.passed_over
     ]
-
-
-class _Huge(slide_lib.Slide):
-    """A slide of 100,000 x 100,000 pixels: glass, and a smear that a picture of 100 px repeats."""
-
-    path, kind, um_per_px, um_per_px_source = __file__, "huge", 0.25, "drawn"
-    levels = tuple(slide_lib.Level((side, side), (512, 512)) for side in (100_000, 25_000, 6250))
-
-    def __init__(self, path):
-        self.pixels, self.largest = 0, 0
-
-    def _read(self, box, level):
-        factor = 100_000 / self.levels[level].size[0]
-        top, left, bottom, right = box
-        self.pixels += (bottom - top) * (right - left)
-        self.largest = max(self.largest, (bottom - top) * (right - left))
-        y, x = np.ogrid[top:bottom, left:right]
-        out = np.full((bottom - top, right - left, 3), LIGHT, np.uint8)
-        inside = (abs(y * factor - 50_000) < 20_000) & (abs(x * factor - 50_000) < 30_000)
-        # Red cells of 30 pixels, 50 apart; in a coarse level, their mean.
-        if factor == 1:
-            out[inside & ((y % 50 - 25) ** 2 + (x % 50 - 25) ** 2 < 225)] = RED
-        else:
-            out[inside] = np.array(LIGHT) + 0.283 * np.subtract(RED, LIGHT)
-        return out
-
-    def close(self):
-        pass
-
-
-def test_a_huge_slide_is_read_in_small_parts(monkeypatch):
-    """Memory is that of a region and of the small picture, not of the slide's 30 GB."""
-    monkeypatch.setattr(slide_regions, "CORE_PX", 2048)
-    monkeypatch.setattr(slide_regions, "_MARGIN_UM", 30)
-    monkeypatch.setattr(slides, "open_slide", _Huge)
-    tracemalloc.start()
-    run = SlideRun(__file__, "huge")
-    run.open()
-    (parts,) = itertools.islice(run.batches(0, []), 1)
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert len(parts) == 2 and peak < 400e6
-    assert run._slide.largest <= (2048 + 2 * 120) ** 2
-    assert run._slide.pixels < 0.01 * 1e10
-    kinds = [region.kind for region in run._regions]
-    thin = kinds.count("thin") * 2048**2 / 1e10
-    assert 0.19 < thin < 0.24  # of 40,000 x 60,000 pixels, less 300 um of edge: 37,600 x 57,600
 
 
 @pytest.mark.parametrize("flag", ["--count=0", "--count=many", "--count=70000", "--area=some"])

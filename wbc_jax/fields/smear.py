@@ -8,8 +8,8 @@ regions, and each is of one of `KINDS`:
 2. A small picture of the slide then shows how many layers of red cells lie in each region: `glass`
    has none, the `thick` part too many. `edge` is the feathered edge: few red cells, or near glass
    of some size (`judge`).
-3. When a region of the `thin` part is read, the share of its stained pixels in which red cells lie
-   on each other decides once more (`overlap`).
+3. When a region of the `thin` part is read, the share of stained pixels in which red cells lie on
+   each other, in the densest part of the region, decides once more (`overlap`).
 
 Regions are visited in an order in which each first part is spread over all of them (`spread`).
 """
@@ -38,6 +38,8 @@ _GLASS_LAYERS, _EDGE_LAYERS, _THICK_LAYERS = 0.02, 0.08, 0.8
 above, they overlap too much."""
 _EDGE_UM = 300.0
 """Distance from glass, in micrometers, up to which the smear is its edge."""
+_GLASS_UM = 5.0
+"""Finest pixel, in micrometers, at which glass is looked for."""
 _PILE = 1.6
 """Layers from which on a pixel shows red cells that lie on each other."""
 _PROBES, _PROBE_PX = 12, 768
@@ -48,6 +50,9 @@ _LEAST_RED_CELLS = 8
 """Fewest red cells of a place that says something."""
 _OVERLAP_RED_CELL_PX = 15
 """Diameter of a red cell at which overlap is measured."""
+_BLOCK_RED_CELLS, _LEAST_STAINED = 16, 0.2
+"""Side of the blocks in which overlap is measured, in diameters of red cells, and the part of a
+block that is taken to be stained at least: a few cells on each other make no thick part."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -221,20 +226,11 @@ def judge(
         um_per_px: of the finest level.
     """
     layers = calibration.layers(overview)
-    um = um_per_px * _size(regions)[0] / overview.shape[0]
-    # A few cells across, so that the gaps between red cells are no glass.
-    smooth = cv2.GaussianBlur(layers, (0, 0), max(0.5, 40 / um))
-    empty, count = ndimage.label((smooth < _EDGE_LAYERS) & ~unread)
-    areas = np.bincount(empty.ravel(), minlength=count + 1)
-    areas[0] = 0
-    outside = (areas * um**2 >= _EDGE_UM**2)[empty]
-    far = np.full(layers.shape, np.inf)
-    if outside.any():
-        far = ndimage.distance_transform_edt(~outside) * um
+    far = _from_glass(layers, unread, um_per_px * _size(regions)[0] / overview.shape[0])
     found = []
     for region in regions:
         amount = _mean(layers, region.core, regions)
-        y, x = _middle(region.core, regions, overview.shape[:2])
+        y, x = _middle(region.core, regions, far.shape)
         kind = THIN
         if _part(unread, region.core, regions).any():
             pass
@@ -246,6 +242,31 @@ def judge(
             kind = THICK
         found.append(dataclasses.replace(region, kind=kind))
     return found
+
+
+def _from_glass(layers: np.ndarray, unread: np.ndarray, um: float) -> np.ndarray:
+    """Returns the distance in micrometers from glass of some size, float64, at `_GLASS_UM` a pixel.
+
+    Args:
+        layers: float32 `[h, w]`, of red cells.
+        unread: bool `[h, w]`, pixels that are not known.
+        um: micrometers per pixel.
+    """
+    # A wide filter costs much in a fine picture.
+    if um < _GLASS_UM:
+        size = tuple(max(1, round(side * um / _GLASS_UM)) for side in layers.shape[::-1])
+        layers = cv2.resize(layers, size, interpolation=cv2.INTER_AREA)
+        unread = cv2.resize(unread.astype(np.float32), size, interpolation=cv2.INTER_AREA) > 0
+        um = _GLASS_UM
+    # A few cells across, so that the gaps between red cells are no glass.
+    smooth = cv2.GaussianBlur(layers, (0, 0), max(0.5, 40 / um))
+    empty, count = ndimage.label((smooth < _EDGE_LAYERS) & ~unread)
+    areas = np.bincount(empty.ravel(), minlength=count + 1)
+    areas[0] = 0
+    outside = (areas * um**2 >= _EDGE_UM**2)[empty]
+    if not outside.any():
+        return np.full(layers.shape, np.inf)
+    return ndimage.distance_transform_edt(~outside) * um
 
 
 def judge_darkness(
@@ -266,6 +287,8 @@ def judge_darkness(
 def overlap(pixels: np.ndarray, calibration: Calibration) -> float:
     """Returns the share of stained pixels, nuclei aside, in which red cells lie on each other.
 
+    It is that of the block with the largest, as a region may lie across the end of the thin part.
+
     Args:
         pixels: uint8 `[h, w, 3]`, a part of the finest level.
         calibration: of the slide.
@@ -277,7 +300,19 @@ def overlap(pixels: np.ndarray, calibration: Calibration) -> float:
     layers = densities[..., 1] / red[1]
     own = staining.violet(densities) - layers * staining.violet(red) < 0.1  # no nucleus
     stained = (layers > 0.5) & own
-    return float((layers[stained] > _PILE).mean()) if stained.any() else 0.0
+    piled = stained & (layers > _PILE)
+    block = _BLOCK_RED_CELLS * calibration.red_cell_px * factor
+    starts = [
+        np.linspace(0, side, max(1, round(side / block)), endpoint=False).astype(int)
+        for side in stained.shape
+    ]
+
+    def sums(pixels: np.ndarray) -> np.ndarray:
+        rows = np.add.reduceat(pixels.astype(np.int64), starts[0], axis=0)
+        return np.add.reduceat(rows, starts[1], axis=1)
+
+    least = _LEAST_STAINED * sums(np.ones_like(stained))
+    return float((sums(piled) / np.maximum(sums(stained), least)).max())
 
 
 def _dark(overview: np.ndarray) -> np.ndarray:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from wbc_jax.labels import ALL, CELL_TYPES, REVIEW
-from wbc_jax.report import figures, html, overlays
+from wbc_jax.report import figures, html, overlays, slide_map
 
 THUMBNAIL_PX = 72
 MANY, MANY_SHARE = 10, 0.1
@@ -86,9 +86,12 @@ def render(
     um = any(row["um_per_px"] for row in cells)
     review = said.review
     many = (whole is None and review >= MANY) or review >= MANY_SHARE * len(cells) > 0
+    many = many and not slides  # which `wbc_jax.review` does not show
+    kind = "slide" if said.images == len(slides) else "image"
     return environment.get_template("cells.html.j2").render(
         images=said.images,
-        kind="slide" if said.images == len(slides) else "image",
+        kind=kind,
+        map_colors=html.css_colors(**slide_map.COLORS),
         slides=[_slide(about, picture) for about, picture in slides],
         cells=said.cells,
         empty=said.empty,
@@ -100,7 +103,7 @@ def render(
         judged=judged,
         statistics=statistics,
         masks=any(row["mask"] or (whole and row["nucleus_px"] is not None) for row in rows),
-        scales=["not known"] if whole else _scales(rows),
+        scales=["not known"] if whole else _scales(rows, kind),
         um=um,
         differential=[{**row, "share": row["percent"] or 0} for row in differential],
         histogram=html.chart(figures.nc_histogram, groups) if groups else None,
@@ -129,7 +132,7 @@ def _ordered(found: Mapping[str, Sequence[float]]) -> dict[str, Sequence[float]]
     return {name: found[name] for name in order if name in found}
 
 
-def _scales(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+def _scales(rows: Sequence[Mapping[str, Any]], kind: str) -> list[str]:
     """Counts the images by the source of their magnification, as parts of a sentence."""
     scales = {row["file"]: (row["um_per_px_source"], row["um_per_px"]) for row in rows}
     said = []
@@ -147,22 +150,21 @@ def _scales(rows: Sequence[Mapping[str, Any]]) -> list[str]:
         known = [size for size in sizes if size]
         if sizes:
             middle = f" (median {np.median(known):.3f} µm a pixel)" if known else ""
-            said.append(f"{text} in {html.plural(len(sizes), 'image')}{middle}")
+            said.append(f"{text} in {html.plural(len(sizes), kind)}{middle}")
     return said
 
 
 def _slide(about: Mapping[str, Any], picture: bytes) -> dict[str, Any]:
     """Adds to a row of `slides.csv` what the page shows."""
-    left_out = [
-        f"{about[f'{kind}_regions']} {name}"
-        for kind, name in (("glass", "glass"), ("edge", "feathered edge"), ("thick", "too thick"))
-        if about[f"{kind}_regions"]
-    ]
+    chosen = {"thin"} if about["area"] == "thin" else {"thin", "edge", "thick"}
+    regions = {kind: about[f"{kind}_regions"] for kind in ("edge", "thin", "thick")}
+    seen = about["looked_at"] + about["damaged_regions"]
     return {
         **about,
         "name": os.path.basename(about["file"]),
         "uri": html.uri(picture, "jpeg"),
-        "left_out": ", ".join(left_out),
+        **{f"{kind}_left_out": number for kind, number in regions.items() if kind not in chosen},
+        "not_seen": sum(regions[kind] for kind in chosen) - seen,
     }
 
 

@@ -42,7 +42,7 @@ from wbc_jax.fields import polygons, results
 from wbc_jax.fields.cells import Field
 from wbc_jax.fields.smear import Region
 from wbc_jax.inference import folder_statistics as statistics
-from wbc_jax.report import cell_page, folder_pass, overlays, slide_regions
+from wbc_jax.report import cell_page, folder_pass, html, overlays, slide_cells, slide_regions
 from wbc_jax.report.finished import Finished, Journal, state
 from wbc_jax.report.slide_regions import FIRST, SlideRun
 from wbc_jax.utils import atomic, outputs, stopping
@@ -237,8 +237,8 @@ class Results:
         cells = [row for row in self.rows if row["cell"]]
         ratios = [r["nc_ratio"] for r in cells if math.isfinite(r["nc_ratio"] or math.nan)]
         files = len({one.path for one in self._finished.values()})
-        kinds = "slides" if files == len(self._slides) else "images"
-        parts = [f"{len(cells)} cells in {files} {kinds}"]
+        kind = "slide" if files == len(self._slides) else "image"
+        parts = [f"{html.plural(len(cells), 'cell')} in {html.plural(files, kind)}"]
         if ratios:
             parts.append(f"median N/C {np.median(ratios):.3f}")
         if review := sum(bool(row["review"]) for row in cells):
@@ -294,7 +294,7 @@ def _finish_region(
                 about["overlay"]: overlays.jpeg(overlays.annotate(drawn, field), quality=90),
             }
         thumbnails = [cell_page.thumbnail(crops.cut(drawn, cell.box)) for cell in field.cells]
-        rows = [slide_regions.shifted_row(r, region) for r in results.field_rows(field, **about)]
+        rows = [slide_cells.shifted_row(r, region) for r in results.field_rows(field, **about)]
     features = run.features(region, field) if files else ""
     found = Finished.of(image.path, name, rows, thumbnails, None, tuple(files), features)
     return found, files
@@ -451,7 +451,8 @@ def _with_statistics(
         return untouched, None
     if not wanted:
         return untouched, folder_pass.summary(untouched.folder, 0, choice)
-    progress = Progress("image", len(first.places))
+    what = "image" if paths else "region"
+    progress = Progress(what, len(first.places), f"{what}s")
 
     def analyze(places: Sequence[int]) -> Iterator[tuple[int, Field]]:
         done = len(first.places) - len(places)
@@ -473,22 +474,30 @@ def _with_statistics(
                 found = _analyze(batch, untouched, None, "yes", None, lambda part: None)
                 run.count_first(found)
                 yield from zip((image.index for image in batch), found)
-                done += len(batch)
-                progress.update(done, len(batch))
+                reached = slots.index(batch[-1].part.slot) + 1
+                progress.update(done + reached, len(batch))
+            done += len(slots)
             if len(slides) > 1:
                 run.rest()
 
-    what = "images and regions of slides" if slides else "images"
-    print(f"looking at {len(first.places)} {what} for the folder's statistics", flush=True)
+    said = f"{len(first.places)} images"
+    if slides:  # a slide may have fewer regions, or enough cells in fewer
+        both = "images and regions of slides" if paths else "regions of slides"
+        said = f"up to {len(first.places)} {both}"
+    print(f"looking at {said} for the folder's statistics", flush=True)
     try:
         found = first.estimate(untouched, analyze)
     except KeyboardInterrupt as error:
         number = getattr(error, "signal_number", signal.SIGINT)
         text = "stopped while looking for the folder's statistics; the same command goes on"
         raise Interrupted(text, number) from error
+    except OSError as error:  # such as a slide that is gone
+        text = f"{error.strerror or error}, while looking for the folder's statistics"
+        text += "; the same command goes on"
+        raise OSError(error.errno, text, error.filename) from error
     finally:
         progress.close()
-    about = folder_pass.summary(found, len(first.places), choice)
+    about = folder_pass.summary(found, first.looked_at, choice)
     return dataclasses.replace(models, folder=found), about
 
 

@@ -6,13 +6,13 @@ import base64
 import dataclasses
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from importlib import metadata
 from typing import Any
 
 from etils import epath
 
+from wbc_jax.data import slide
 from wbc_jax.fields import analyze as fields
 from wbc_jax.inference import abstention, weights
 from wbc_jax.utils.json_lines import JsonLines
@@ -63,12 +63,14 @@ class Finished:
 
 
 def state(path: str) -> tuple[int, int]:
-    """Returns a file's size and time of change; (-1, -1) for one that is not on a local disk."""
+    """Returns a file's size and time of change; (-1, -1) for one that is not on a local disk.
+
+    Of a folder, as a Zarr is, they are those of its first file.
+    """
     try:
-        found = os.stat(path)
+        return slide.state(path)
     except OSError:
         return -1, -1
-    return found.st_size, found.st_mtime_ns
 
 
 class Journal:

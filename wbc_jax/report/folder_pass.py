@@ -42,6 +42,10 @@ class FirstPass:
         folder: for what is kept; None: nothing is, and the second pass analyzes all images again.
         settings: names all that determines the results of an image.
         states: for each image of the list, whatever changes with its file.
+
+    Attributes:
+        places: of the images that are to be looked at.
+        looked_at: number of those that could be.
     """
 
     def __init__(self, folder: epath.Path | None, settings: str, states: Sequence[str]):
@@ -50,6 +54,7 @@ class FirstPass:
         count = min(len(states), IMAGES)
         spread = np.linspace(0, len(states) - 1, count).round().astype(int)
         self.places: list[int] = sorted(set(spread.tolist()))
+        self.looked_at = 0
 
     def estimate(self, models: fields.Models, analyze: Analyze) -> folder_statistics.Folder:
         """Returns the folder's statistics.
@@ -73,6 +78,7 @@ class FirstPass:
         for place, field in analyze(missing):
             self._outputs[place] = field.outputs
             self._keep(place, field)
+        self.looked_at = len(self._outputs)
         outputs = [self._outputs[place] for place in sorted(self._outputs)]
         together = Outputs.joined([one for one in outputs if one is not None])
         found = folder_statistics.Folder()
@@ -142,6 +148,7 @@ class FirstPass:
             shift = stored["shift"]
             if shift is not None:
                 shift = np.frombuffer(base64.b64decode(shift), "<f4").astype(np.float32)
+            self.looked_at = stored["images"]
             return folder_statistics.Folder(stored["cells"], shift)
         except (FileNotFoundError, ValueError, KeyError, TypeError):
             return None
@@ -153,9 +160,8 @@ class FirstPass:
         shift = found.shift
         if shift is not None:
             shift = base64.b64encode(shift.astype("<f4").tobytes()).decode()
-        atomic.write_json(
-            self._folder / _FILE, {"key": self._key(), "cells": found.cells, "shift": shift}
-        )
+        about = {"cells": found.cells, "images": self.looked_at, "shift": shift}
+        atomic.write_json(self._folder / _FILE, {"key": self._key(), **about})
 
 
 def _field(about: dict[str, Any], stored: Any) -> Field:
@@ -186,7 +192,7 @@ def summary(found: folder_statistics.Folder, images: int, choice: str) -> dict[s
 
     Args:
         found: the folder's statistics.
-        images: number of images that were looked at for them.
+        images: number of images, and regions of slides, that were looked at for them.
         choice: `folder_statistics.CHOICES`.
     """
     return {

@@ -8,14 +8,21 @@ import cv2
 import numpy as np
 
 from wbc_jax.fields.finder import Box
-from wbc_jax.fields.smear import EDGE, GLASS, THICK
+from wbc_jax.fields.smear import EDGE, THICK
 from wbc_jax.report import overlays
 
 LONGEST_PX = 1200
-LOOKED_AT, LEFT_OUT, DAMAGED, CELL = (0, 114, 178), (120, 120, 120), (213, 94, 0), (230, 0, 0)
-"""RGB of the outlines of regions that were looked at, the shade of regions that were left out, the
+COLORS = {
+    "looked_at": (0, 114, 178),
+    EDGE: (150, 160, 172),
+    THICK: (70, 74, 82),
+    "damaged": (213, 94, 0),
+    "cell": (230, 0, 0),
+}
+"""RGB of the outlines of regions that were looked at, the shades of those that were left out, the
 cross of damaged ones, and the dots of cells."""
-_SHADE = {GLASS: 0.0, EDGE: 0.35, THICK: 0.55}
+_SHADE = 0.6
+"""Part of a left out region's picture that its shade covers."""
 
 
 def draw(
@@ -41,16 +48,16 @@ def draw(
             *(round(top * down), round(left * across)),
             *(round(bottom * down), round(right * across)),
         )
-        if shade := _SHADE.get(what):
+        if what in (EDGE, THICK):
             part = picture[y0:y1, x0:x1]
-            part[:] = ((1 - shade) * part + shade * np.array(LEFT_OUT)).astype(np.uint8)
+            part[:] = ((1 - _SHADE) * part + _SHADE * np.array(COLORS[what])).astype(np.uint8)
         elif what == "looked_at":
-            cv2.rectangle(picture, (x0, y0), (x1 - 1, y1 - 1), LOOKED_AT, width)
+            cv2.rectangle(picture, (x0, y0), (x1 - 1, y1 - 1), COLORS[what], width)
         elif what == "damaged":
-            cv2.line(picture, (x0, y0), (x1 - 1, y1 - 1), DAMAGED, 2 * width, cv2.LINE_AA)
-            cv2.line(picture, (x1 - 1, y0), (x0, y1 - 1), DAMAGED, 2 * width, cv2.LINE_AA)
+            for start, end in (((x0, y0), (x1 - 1, y1 - 1)), ((x1 - 1, y0), (x0, y1 - 1))):
+                cv2.line(picture, start, end, COLORS[what], 2 * width, cv2.LINE_AA)
     for y, x in cells:
         place = (round(x * across), round(y * down))
         cv2.circle(picture, place, 2 * width + 1, (255, 255, 255), -1, cv2.LINE_AA)
-        cv2.circle(picture, place, 2 * width, CELL, -1, cv2.LINE_AA)
+        cv2.circle(picture, place, 2 * width, COLORS["cell"], -1, cv2.LINE_AA)
     return overlays.jpeg(picture, quality=85)

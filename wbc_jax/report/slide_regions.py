@@ -1,16 +1,12 @@
 """A slide as a list of regions, which `cell_results` analyzes as it does images.
 
-A region is a square of `CORE_PX` and a margin, so that its cells are whole. A cell belongs to the
-region in whose core its center lies. Two neighbors may see the center of a cell on their border a
-little differently, so that both or none would take it: each also takes cells that are up to
-`_BORDER_UM` outside, in a region that is visited as well, unless that has already taken the cell.
+`slide_choice` chooses the regions, and `slide_cells` takes each cell once.
 """
 
 from __future__ import annotations
 
 import collections
 import dataclasses
-import itertools
 import json
 import math
 import os
@@ -19,37 +15,23 @@ from typing import Any
 
 import numpy as np
 
-from wbc_jax.data import slides
+from wbc_jax.data import blank_tiles, slides
 from wbc_jax.data.images import ImageFile
 from wbc_jax.data.slide import Slide
 from wbc_jax.errors import DataError
 from wbc_jax.fields import polygons, smear
-from wbc_jax.fields.cells import Cell, Field
-from wbc_jax.fields.finder import Box
-from wbc_jax.fields.smear import GLASS, THICK, THIN, Region
-from wbc_jax.report import cell_page, slide_map
+from wbc_jax.fields.cells import Field
+from wbc_jax.fields.smear import THICK, THIN, Region
+from wbc_jax.report import cell_page, slide_cells, slide_choice, slide_map
 from wbc_jax.utils import atomic, stopping
 
-CORE_PX = 2048
-"""Side of a region in pixels of the finest level, without its margin."""
-AREAS = ("thin", "all")
-"""What is looked at: the thin part of the smear, or all that is stained."""
 COLUMNS = (
     *("file", "format", "width", "height", "um_per_px", "um_per_px_source", "regions"),
     *(f"{kind}_regions" for kind in smear.KINDS),
-    *("looked_at", "damaged_regions", "looked_at_mm2", "cells", "wanted_cells"),
+    *("looked_at", "damaged_regions", "looked_at_mm2", "cells", "wanted_cells", "area"),
 )
 """Columns of `slides.csv`."""
-_MARGIN_UM, _MARGIN_PX = 30.0, 128
-"""Margin: more than a leukocyte's diameter; in pixels where the magnification is not known."""
-_BORDER_UM, _BORDER_PX = 2.0, 8
-_SAME_CELL = 0.3
-"""Two boxes with this IoU or more are one cell."""
 _OVERVIEW_PX = 2048
-_LEAST_LIGHT = 64
-"""Gray level of the brightest part of a bright-field slide, at least."""
-_LEAST_PART_PX = 64
-_BIN = 256
 MAX_CELLS = 2**16 - 1
 """Largest number of cells of a slide, because its labels are uint16."""
 FIRST = 64
@@ -80,7 +62,7 @@ class SlideRun:
         path: the slide.
         name: stem of its results.
         count: number of leukocytes at which to stop; None: look at all regions.
-        area: one of `AREAS`.
+        area: one of `slide_choice.AREAS`.
         um_per_px: micrometers per pixel, if the user gives it.
 
     Attributes:
@@ -100,11 +82,10 @@ class SlideRun:
         self._slide: Slide | None = None
         self._overview: np.ndarray | None = None
         self._unread: np.ndarray | None = None
-        self._regions: list[Region] = []
+        self._choice: slide_choice.Choice | None = None
         self._seen: dict[int, str] = {}
-        self._boxes: dict[tuple[int, int], list[Box]] = collections.defaultdict(list)
+        self._taken = slide_cells.Taken()
         self._features: list[str] = []
-        self._places: list[tuple[float, float]] = []
         self._map = b""
         self._first_cells = self._last = 0
         self.notes: list[str] = []
@@ -120,78 +101,23 @@ class SlideRun:
             self._slide = slides.open_slide(self.path)
         if self._overview is None:
             self._overview, self._unread = self._slide.overview(_OVERVIEW_PX)
-        if not self._regions:
-            self.notes = list(self._slide.notes)
-            self._choose(self._slide, self._overview, self._unread)
+        if self._choice is None:
+            slide = self._slide
+            self.size, self.kind = slide.size, slide.kind
+            # Without a pyramid the overview shows the same damage as the regions.
+            self._independent = slide.overview_level(_OVERVIEW_PX) > 0
+            choice = slide_choice.choose(
+                slide, self._overview, self._unread, self._area, self._given
+            )
+            self.notes = [*slide.notes, *choice.notes]
+            self.order, self.um_per_px, self.source = choice.order, choice.um_per_px, choice.source
+            self._choice = choice
 
     def rest(self) -> None:
         """Closes the slide and frees its picture, until it is opened again."""
         if self._slide is not None:
             self._slide.close()
         self._slide = self._overview = self._unread = None
-
-    def _choose(self, slide: Slide, overview: np.ndarray, unread: np.ndarray) -> None:
-        self.size, self.kind = slide.size, slide.kind
-        self._tile = slide.levels[0].tile
-        # Without a pyramid the overview shows the same damage as the regions.
-        self._independent = slide.overview_level(_OVERVIEW_PX) > 0
-        bright = float(np.percentile(overview[..., 1][~unread], 99.5)) if (~unread).any() else 0
-        if (~unread).any() and bright < _LEAST_LIGHT:
-            raise DataError(
-                f"{self.path}: is dark (its brightest part has a gray level of {bright:.0f}): "
-                "allowed are stained smears in bright field, not fluorescence"
-            )
-        um, self.source = (self._given, "given") if self._given else (slide.um_per_px, "")
-        self.source = self.source or slide.um_per_px_source
-
-        def read(box: Box) -> np.ndarray | None:
-            try:
-                return slide.read(box)
-            except DataError:
-                return None
-
-        regions = smear.divide(slide.size, CORE_PX, 0)
-        self._calibration = smear.calibrate(regions, overview, read)
-        if um is None and self._calibration is not None:
-            um, self.source = self._calibration.um_per_px, "red_cells"
-            self.notes.append(
-                f"{self.path}: states no magnification: its red cells suggest {um:.3g} um per "
-                "pixel; give --um_per_px if you know it"
-            )
-        elif um is None:
-            self.source = "unknown"
-            self.notes.append(
-                f"{self.path}: states no magnification, and shows no red cells to estimate it: "
-                "areas are in pixels; give --um_per_px if you know it"
-            )
-        self.um_per_px = um
-        margin = _MARGIN_PX if um is None else math.ceil(_MARGIN_UM / um)
-        regions = smear.divide(slide.size, CORE_PX, margin)
-        if self._calibration is not None:
-            um = um or self._calibration.um_per_px
-            self._regions = smear.judge(regions, overview, unread, self._calibration, um)
-        else:
-            self._regions = smear.judge_darkness(regions, overview, unread)
-            self.notes.append(
-                f"{self.path}: no red cells lie side by side where it was measured: the thin part "
-                "cannot be told, so all that is stained is looked at"
-            )
-        chosen = [r for r in self._regions if r.kind == THIN or self._is_wanted(r.kind)]
-        if not chosen:
-            said = ", ".join(f"{n} {kind}" for kind, n in self._kinds().items() if n)
-            self._regions = []
-            raise DataError(
-                f"{self.path}: no part of the smear is thin enough (regions: {said}): "
-                "--area=all looks at all that is stained"
-            )
-        self.order = smear.spread(chosen)
-
-    def _is_wanted(self, kind: str) -> bool:
-        return self._area == "all" and kind != GLASS
-
-    def _kinds(self) -> dict[str, int]:
-        counts = collections.Counter(region.kind for region in self._regions)
-        return {kind: counts[kind] for kind in smear.KINDS}
 
     @property
     def full(self) -> bool:
@@ -215,41 +141,14 @@ class SlideRun:
         if self._slide is None:
             self.open()
         pixels = self._slide.read(region.window)
-        self._check_tiles(region, pixels)
-        known = None if self._area == "all" else self._calibration
+        blank_tiles.check(self._slide, region.window, pixels, self._overview, self._independent)
+        known = None if self._area == "all" else self._choice.calibration
         y, x = region.window[:2]
         top, left, bottom, right = region.core
         core = pixels[top - y : bottom - y, left - x : right - x]
         if known is not None and smear.overlap(core, known) > smear.MAX_OVERLAP:
             return None
         return ImageFile(pixels, (), self.um_per_px, self.source, ())
-
-    def _check_tiles(self, region: Region, pixels: np.ndarray) -> None:
-        """Raises an error if a tile has one color alone, which no camera gives."""
-        top, left, bottom, right = region.window
-        high, wide = self._tile
-        for y, x in itertools.product(
-            range(top // high * high, bottom, high), range(left // wide * wide, right, wide)
-        ):
-            part = max(y, top), max(x, left), min(y + high, bottom), min(x + wide, right)
-            tile = pixels[part[0] - top : part[2] - top, part[1] - left : part[3] - left]
-            # A whole tile, or enough of it where a coarser level can bear witness.
-            least = (_LEAST_PART_PX,) * 2 if self._independent else self._tile
-            if tile.shape[0] < min(high, least[0]) or tile.shape[1] < min(wide, least[1]):
-                continue
-            if (tile[0] != tile[0, 0]).any() or (tile != tile[0, 0]).any():
-                continue
-            # An overexposed scan shows empty glass in one color; a coarser level then does, too.
-            scale = self._overview.shape[0] / self.size[0]
-            y0, x0, y1, x1 = (side * scale for side in part)
-            there = self._overview[math.ceil(y0) : int(y1), math.ceil(x0) : int(x1)].astype(int)
-            if self._independent and np.abs(there - tile[0, 0]).max(initial=0) < 16:
-                continue
-            color = ", ".join(map(str, tile[0, 0].tolist()))
-            raise DataError(
-                f"{self.path}: the tile at x {x} to {x + wide}, y {y} to {y + high} has one color "
-                f"({color}), so it is missing or damaged: copy the slide again, or scan it again"
-            )
 
     def batches(
         self, start: int, bad: list[tuple[str, str]]
@@ -338,18 +237,7 @@ class SlideRun:
 
     def own(self, region: Region, field: Field) -> Field:
         """Returns a field without the cells whose centers lie outside of the region's core."""
-        border = _BORDER_PX if self.um_per_px is None else _BORDER_UM / self.um_per_px
-        kept = []
-        for i, cell in enumerate(field.cells):
-            y = region.window[0] + (cell.top + cell.bottom) / 2
-            x = region.window[1] + (cell.left + cell.right) / 2
-            near = _inside(y, x, region.core, border)
-            # Beyond the border, only what another region that is visited may miss.
-            if _inside(y, x, region.core) or (
-                near and any(_inside(y, x, other.core) for other in self.order)
-            ):
-                kept.append(i)
-        return _selected(field, kept, 0)
+        return slide_cells.own(region, field, self.order, self.um_per_px)
 
     def accept(self, region: Region, field: Field) -> Field | None:
         """Takes the cells of a region that no neighbor has taken, up to the number that is wanted.
@@ -362,9 +250,9 @@ class SlideRun:
         left = min((self.wanted or MAX_CELLS) - self.cells, MAX_CELLS - self._last)
         kept: list[int] = []
         for i, cell in enumerate(field.cells):
-            if len(kept) < left and self._add(_shifted(cell, region).box):
+            if len(kept) < left and self._taken.add(slide_cells.shifted(cell, region).box):
                 kept.append(i)
-        field = _selected(field, kept, self._last)
+        field = slide_cells.selected(field, kept, self._last)
         self.cells += len(kept)
         self._last += len(kept)
         self.mark(region, "looked_at")
@@ -373,27 +261,15 @@ class SlideRun:
     def restore(self, region: Region, rows: Sequence[Mapping[str, Any]], features: str) -> None:
         """Takes the cells of a region that an earlier call has analyzed."""
         for row in rows:
-            self._add(tuple(row[side] for side in ("top", "left", "bottom", "right")))
+            self._taken.add(tuple(row[side] for side in ("top", "left", "bottom", "right")))
         self.cells += len(rows)
         self._last = max([self._last, *(row["cell"] for row in rows)])
         self.keep(features)
         self.mark(region, "looked_at")
 
-    def _add(self, box: Box) -> bool:
-        """Notes a cell's box, unless its cell is known; returns whether it is new."""
-        y, x = (box[0] + box[2]) // 2 // _BIN, (box[1] + box[3]) // 2 // _BIN
-        near = itertools.product((y - 1, y, y + 1), (x - 1, x, x + 1))
-        if any(
-            _iou(box, one) >= _SAME_CELL for place in near for one in self._boxes.get(place, ())
-        ):
-            return False
-        self._boxes[y, x].append(box)
-        self._places.append(((box[0] + box[2]) / 2, (box[1] + box[3]) / 2))
-        return True
-
     def features(self, region: Region, field: Field) -> str:
         """Returns a region's cells as GeoJSON features in pixels of the slide, joined by commas."""
-        cells = [_shifted(cell, region) for cell in field.cells]
+        cells = [slide_cells.shifted(cell, region) for cell in field.cells]
         found = polygons.geojson(cells, f"{self.name}/{self.size}")["features"]
         return json.dumps(found)[1:-1]
 
@@ -427,7 +303,7 @@ class SlideRun:
         """Closes the slide and frees what only its files need, but for the map."""
         self._map = self.map()
         self.rest()
-        self._features, self._boxes, self._places = [], collections.defaultdict(list), []
+        self._features, self._taken = [], slide_cells.Taken()
 
     @property
     def released(self) -> bool:
@@ -438,8 +314,8 @@ class SlideRun:
         """Returns the slide with the regions that were looked at and the cells found, as JPEG."""
         if self._map:
             return self._map
-        kinds = [(r.core, self._seen.get(r.number, r.kind)) for r in self._regions]
-        return slide_map.draw(self._overview, self.size, kinds, self._places)
+        kinds = [(r.core, self._seen.get(r.number, r.kind)) for r in self._choice.regions]
+        return slide_map.draw(self._overview, self.size, kinds, self._taken.centers)
 
     def progress(self) -> str:
         """Returns a note for the progress line: area looked at, and cells."""
@@ -450,7 +326,7 @@ class SlideRun:
 
     def looked_at(self) -> list[Region]:
         """Returns the regions that were looked at."""
-        return [r for r in self._regions if self._seen.get(r.number) == "looked_at"]
+        return [r for r in self._choice.regions if self._seen.get(r.number) == "looked_at"]
 
     def _area_mm2(self, regions: Sequence[Region]) -> float | None:
         if self.um_per_px is None:
@@ -461,7 +337,7 @@ class SlideRun:
     def about(self) -> dict[str, Any]:
         """Returns the slide's row of `slides.csv`."""
         seen = collections.Counter(self._seen.values())
-        kinds = self._kinds()
+        kinds = slide_choice.count_kinds(self._choice.regions)
         kinds[THICK] += seen[THICK]
         kinds[THIN] -= seen[THICK]
         return {
@@ -469,13 +345,14 @@ class SlideRun:
             "format": self.kind,
             "um_per_px": self.um_per_px,
             "um_per_px_source": self.source,
-            "regions": len(self._regions),
+            "regions": len(self._choice.regions),
             **{f"{kind}_regions": number for kind, number in kinds.items()},
             "looked_at": seen["looked_at"],
             "damaged_regions": seen["damaged"],
             "looked_at_mm2": self._area_mm2(self.looked_at()),
             "cells": self.cells,
             "wanted_cells": self.wanted,
+            "area": self._area,
         }
 
     def outcome(self) -> str:
@@ -498,51 +375,3 @@ def result_names(folder: os.PathLike[str], run: SlideRun) -> list[str]:
         there = os.listdir(path) if os.path.isdir(path) else []
         found += [f"{kind}/{name}" for name in there if name.startswith(f"{run.name}_y")]
     return found
-
-
-def _selected(field: Field, kept: Sequence[int], start: int) -> Field:
-    """Returns a field with some of its cells, numbered from `start` + 1."""
-    numbers = np.zeros(len(field.cells) + 1, np.uint16)
-    cells = []
-    for new, i in enumerate(kept, start + 1):
-        numbers[field.cells[i].cell] = new
-        cells.append(dataclasses.replace(field.cells[i], cell=new))
-    mask, labels = field.mask, field.labels
-    if mask is not None and labels is not None:
-        labels = numbers[labels]
-        mask = np.where(labels > 0, mask, 0).astype(np.uint8)
-    outputs = None if field.outputs is None else field.outputs.take(list(kept))
-    return dataclasses.replace(field, cells=cells, mask=mask, labels=labels, outputs=outputs)
-
-
-def _shifted(cell: Cell, region: Region) -> Cell:
-    """Returns a cell in pixels of the slide."""
-    down, across = region.window[:2]
-    return dataclasses.replace(
-        cell,
-        top=cell.top + down,
-        left=cell.left + across,
-        bottom=cell.bottom + down,
-        right=cell.right + across,
-    )
-
-
-def shifted_row(row: Mapping[str, Any], region: Region) -> dict[str, Any]:
-    """Returns a cell's row with its box in pixels of the slide."""
-    down, across = region.window[:2]
-    moved = {"top": down, "bottom": down, "left": across, "right": across}
-    return {**row, **{side: row[side] + by for side, by in moved.items()}}
-
-
-def _inside(y: float, x: float, box: Box, border: float = 0.0) -> bool:
-    """Returns whether a point lies in a box that is wider by a border on all sides."""
-    top, left, bottom, right = box
-    return top - border <= y < bottom + border and left - border <= x < right + border
-
-
-def _iou(one: Box, other: Box) -> float:
-    height = min(one[2], other[2]) - max(one[0], other[0])
-    width = min(one[3], other[3]) - max(one[1], other[1])
-    both = max(0, height) * max(0, width)
-    areas = sum((b[2] - b[0]) * (b[3] - b[1]) for b in (one, other))
-    return both / (areas - both) if areas > both else 0.0
