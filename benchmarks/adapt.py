@@ -5,7 +5,8 @@ FOLDER holds the outputs of networks that were each trained without one source
 types, at random or in the order that `wbc_jax.review` offers them, and a layer of the laboratory is
 fitted (`wbc_jax.inference.adapting`). Prints a Markdown table (docs/adapt.md): scores on the
 source's other cells, and on the test cells of the sources of the training. No image is read and no
-network is run.
+network is run. With `--masks` it measures the fine-tuning of segmenters instead
+(`adapt_masks.py`).
 """
 
 import argparse
@@ -140,12 +141,26 @@ def table(
 def main() -> None:
     """The command; see the module's docstring."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", help="folder of .npz files, one for each source left out")
+    parser.add_argument(
+        "folder",
+        nargs="+",
+        help="folder of .npz files, one for each source left out; with --masks, folders of runs",
+    )
+    parser.add_argument("--masks", type=int, nargs="*", help="corrected masks, such as 5 20")
+    parser.add_argument("--manual_dir", default="../shared/data", help="with --masks: the data")
     parser.add_argument("--labels", type=int, nargs="+", default=LABELS, help="labels a type")
     parser.add_argument("--draws", type=int, default=5)
     parser.add_argument("--ways", nargs="+", default=WAYS)
     given = parser.parse_args()
-    networks = left_out.read_folder(given.folder)
+    if given.masks is not None:
+        import adapt_masks
+
+        counts = given.masks or adapt_masks.MASKS
+        adapt_masks.main(given.folder, given.manual_dir, counts, given.draws)
+        return
+    if len(given.folder) > 1:
+        parser.error("name one FOLDER")
+    networks = left_out.read_folder(given.folder[0])
     if bare := [network.name for network in networks if network.away.features is None]:
         raise SystemExit(
             f"error: the files of {', '.join(bare)} hold no features; tools/left_out_outputs.py "

@@ -88,11 +88,21 @@ def embed(
                     continue
                 places.append(place)
                 outputs.append(field.outputs.take(slice(best, best + 1)))
-                shown = pixels if field.one_cell else crops.cut(pixels, cell.box)
-                hashes = (duplicates.perceptual_hash(shown), duplicates.cell_hash(shown))
-                name = os.path.basename(cell.file)  # no paths of this machine
-                about = (f"{name}:{cell.cell}", name)
-                keys.append(RecordKey(DATASET, *about, *(h.tobytes() for h in hashes)))
+                keys.append(identity(cell, pixels, field.one_cell))
         if on_progress:
             on_progress(len(part))
     return Embedded(np.array(places, np.int64), Outputs.joined(outputs), keys, notes)
+
+
+def identity(cell: Cell, pixels: np.ndarray, one_cell: bool) -> RecordKey:
+    """Returns the identity of a corrected cell.
+
+    Args:
+        cell: the cell.
+        pixels: uint8 `[H, W, 3]`, its image.
+        one_cell: the image shows this cell alone.
+    """
+    shown = pixels if one_cell else crops.cut(pixels, cell.box)
+    hashes = (duplicates.perceptual_hash(shown), duplicates.cell_hash(shown))
+    name = os.path.basename(cell.file)  # no paths of this machine
+    return RecordKey(DATASET, f"{name}:{cell.cell}", name, *(h.tobytes() for h in hashes))

@@ -137,7 +137,11 @@ def from_csv(results: Results, path: epath.PathLike) -> tuple[Words, list[str]]:
 
 
 def settle(
-    results: Results, words: Words, reviewers: Sequence[str] = (), on_conflict: str = STOP
+    results: Results,
+    words: Words,
+    reviewers: Sequence[str] = (),
+    on_conflict: str = STOP,
+    painters: Sequence[str] = (),
 ) -> Typed:
     """Decides for one type of each cell.
 
@@ -146,12 +150,13 @@ def settle(
         words: from `from_log` or `from_csv`.
         reviewers: whose words count; empty: everybody's.
         on_conflict: what to do if two people say different types of a cell: `STOP` or `DROP` it.
+        painters: people who corrected masks; they need not have said a type.
 
     Raises:
         InputError: people differ; names the cells and the remedies. Or a reviewer said nothing.
     """
     there = list(dict.fromkeys(name for said in words.values() for name in said))
-    if missing := [name for name in reviewers if name not in there]:
+    if missing := [name for name in reviewers if name not in (*there, *painters)]:
         raise InputError(
             f"--reviewer={missing[0]} said no type of a cell of {results.path}; there are: "
             f"{', '.join(there) or 'none'}."

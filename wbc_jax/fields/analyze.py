@@ -81,12 +81,14 @@ def load_models(names: Sequence[epath.PathLike] = (), flips: bool = False) -> Mo
 
     Args:
         names: runs, weights files or names of shipped weights, at most one for each task. By
-            default the shipped `SEGMENTER`, and the shipped `CLASSIFIER` if there is one.
+            default the shipped `SEGMENTER`, and the shipped `CLASSIFIER` if there is one. A
+            classifier brings the segmenter that was adapted together with it, if none is named.
         flips: let the segmenter average over reflections if it was evaluated so: four times the
             work for up to half a point of mean IoU (docs/experiments.md).
 
     Raises:
-        CheckpointError, ConfigError: as in `wbc_jax.load`; or two models have the same task.
+        CheckpointError, ConfigError: as in `wbc_jax.load`; or two models have the same task, or
+            the segmenter of an adapted classifier is not beside it.
     """
     if not names:
         names = [SEGMENTER, *({CLASSIFIER} & set(weights_lib.shipped()))]
@@ -94,10 +96,6 @@ def load_models(names: Sequence[epath.PathLike] = (), flips: bool = False) -> Mo
     for name in names:
         model = inference.load(name)
         task = model.config.task
-        if task == "segmentation":
-            # The finder knows the cell of a window better than the window's center does.
-            model = model.with_middle_cell(False)
-            model = model if flips else model.with_flips(False)
         if task in loaded:
             raise CheckpointError(
                 f"{loaded[task][0]} and {name} are both models for {task}; give one for each task."
@@ -105,6 +103,12 @@ def load_models(names: Sequence[epath.PathLike] = (), flips: bool = False) -> Mo
         loaded[task] = name, model
     _, segmenter = loaded.get("segmentation", (None, None))
     name, classifier = loaded.get("classification", (None, None))
+    if segmenter is None and classifier.adapted and (own := weights_lib.own_segmenter(name)):
+        segmenter = inference.load(own)
+    if segmenter is not None:
+        # The finder knows the cell of a window better than the window's center does.
+        segmenter = segmenter.with_middle_cell(False)
+        segmenter = segmenter if flips else segmenter.with_flips(False)
     return Models(segmenter, classifier, abstention.read_for(name, classifier) if name else None)
 
 
@@ -216,6 +220,41 @@ def analyze(
         )
     progress.finish()
     return fields
+
+
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+class Shown:
+    """A window of an image, as the segmenter sees it.
+
+    Attributes:
+        box: the window, (top, left, bottom, right).
+        position: that it is turned to.
+        pixels: uint8 `[h, w, 3]`, in the standard light and that position.
+        one_cell: as in `Field`.
+    """
+
+    box: Box
+    position: orientation.Position
+    pixels: np.ndarray
+    one_cell: bool
+
+
+def shown(images: Sequence[np.ndarray], find: str = "auto") -> list[list[Shown]]:
+    """Returns what the segmenter is shown of each image: a window for each cell, by its number.
+
+    Args:
+        images, find: as in `analyze`.
+    """
+    plans = [_plan(image, None, find, lambda pixels: None) for image in images]
+    squares = _squares(images, plans)
+    turns = [orientation.find(square) for square in squares]
+    standard = _squares(list(map(light.standardize, images)), plans)
+    boxes = [(box, plan.one_cell) for plan in plans for box in plan.windows]
+    found = [
+        Shown(box, turn, orientation.place(square, turn), one_cell)
+        for (box, one_cell), turn, square in zip(boxes, turns, standard)
+    ]
+    return _grouped(found, [len(plan.windows) for plan in plans])
 
 
 def _pixel_sizes(

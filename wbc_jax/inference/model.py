@@ -1,5 +1,6 @@
 """Loads trained models and predicts images of any size with them."""
 
+import copy
 import dataclasses
 import itertools
 import math
@@ -122,6 +123,13 @@ class Model:
         """Returns the same model, whose embeddings are followed by the means that all layers after
         the encoder see; only for networks that `models.adapts` names."""
         return Model(self.config, self.network, self.weights, self.step, self.seen, features=True)
+
+    def with_weights(self, weights: dict[str, Any]) -> "Model":
+        """Returns the same model with other weights of the same shapes; both share the compiled
+        program."""
+        other = copy.copy(self)
+        other.weights = jax.device_put(weights, jax.tree.map(lambda a: a.sharding, self.weights))
+        return other
 
     def _evaluated(self, **changes: Any) -> "Model":
         evaluate = dataclasses.replace(self.config.evaluate, **changes)

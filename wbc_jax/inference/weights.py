@@ -91,6 +91,48 @@ def find_segmenter(name: str) -> epath.Path:
     return file
 
 
+def task_of(name: epath.PathLike) -> str:
+    """Returns the task of a run, a weights file or shipped weights.
+
+    Raises:
+        As `read`; OSError: it is none of them.
+    """
+    if file := find(name):
+        return read(file).config.task
+    stored = epath.Path(name).expanduser() / "config.json"
+    return config_checks.from_json(stored.read_bytes(), str(stored)).task
+
+
+def own_segmenter_path(file: epath.Path) -> epath.Path:
+    """Returns where the segmenter lies that is adapted together with the classifier of a file."""
+    return file.parent / f"{file.name.removesuffix(SUFFIX)}.segmenter{SUFFIX}"
+
+
+def own_segmenter(name: epath.PathLike) -> epath.Path | None:
+    """Returns the segmenter that was adapted together with a classifier; None if there is none.
+
+    Args:
+        name: of the classifier, as for `find`.
+
+    Raises:
+        WeightsError: it is not beside the classifier, or is another one.
+    """
+    file = find(name)
+    about = read(file).adapted if file is not None else None
+    if not about or not about.get("segmenter"):
+        return None
+    path = file.parent / epath.Path(about["segmenter"]["file"]).name
+    remedy = (
+        f"{file} was adapted together with it. Put it there, or name a segmenter by a --model of "
+        "its own."
+    )
+    if not path.exists():
+        raise WeightsError(f"{path} is missing: {remedy}")
+    if hashlib.sha256(path.read_bytes()).hexdigest() != about["segmenter"]["sha256"]:
+        raise WeightsError(f"{path} is another segmenter: {remedy}")
+    return path
+
+
 def write(
     path: epath.PathLike,
     config: Config,
