@@ -274,7 +274,7 @@ def compare(steps: int, rounds: int) -> dict[str, Any]:
             "ours": (make_ours, (steps, False)),
             "ours, cached": (make_ours, (steps, True)),
             "PyTorch": (make_pytorch, (files, steps, 0)),
-            f"PyTorch, {workers} workers": (make_pytorch, (files, steps, workers)),
+            f"PyTorch, {workers} worker{'s' * (workers > 1)}": (make_pytorch, (files, steps, workers)),
         }
         found = interleave.rounds(sides, rounds)
     images = steps * config.train.batch_size
