@@ -268,13 +268,14 @@ def compare(steps: int, rounds: int) -> dict[str, Any]:
     preparing.prepare(config.data.datasets[0], config.data)
     about, examples = cases.hardware(), splits(config, steps)
     workers = len(os.sched_getaffinity(0))
+    beside = f"PyTorch, {workers} worker{'s' * (workers > 1)}"
     with tempfile.TemporaryDirectory() as folder:
         files = {k: write_files(v, pathlib.Path(folder) / k) for k, v in examples.items()}
         sides = {
             "ours": (make_ours, (steps, False)),
             "ours, cached": (make_ours, (steps, True)),
             "PyTorch": (make_pytorch, (files, steps, 0)),
-            f"PyTorch, {workers} workers": (make_pytorch, (files, steps, workers)),
+            beside: (make_pytorch, (files, steps, workers)),
         }
         found = interleave.rounds(sides, rounds)
     images = steps * config.train.batch_size
