@@ -137,6 +137,21 @@ def test_a_truncated_slide(folder, tmp_path):
         slides.open_slide(path)
 
 
+def test_a_slide_that_is_truncated_behind_its_finest_level(folder, tmp_path, image, capfd):
+    path = shutil.copy(folder / "a.svs", tmp_path)
+    with tifffile.TiffFile(path) as tif:
+        page = tif.pages[0]
+        end = max(map(sum, zip(page.dataoffsets, page.databytecounts)))
+        end = max(end, page.tags["TileByteCounts"].valueoffset, tif.pages[1].offset)
+    os.truncate(path, end + 400)
+    found = slides.open_slide(path)
+    assert "a.svs: is truncated or damaged, if not in its finest level (" in found.notes[0]
+    assert (
+        np.abs(found.read((0, 0, 700, 900))[:600, :700].astype(int) - image[:600, :700]).max() < 13
+    )
+    assert capfd.readouterr().err == ""
+
+
 def test_a_broken_chunk_is_named_by_its_place(folder, tmp_path):
     path = shutil.copytree(folder / "a.ome.zarr", tmp_path / "a.ome.zarr")
     chunk = path / "0" / "0.0.0.1.2"
@@ -179,6 +194,7 @@ def test_refused(tmp_path, image):
     (tmp_path / "macro.jpg").rename(tmp_path / "jpeg.svs")
     (tmp_path / "alone.mrxs").write_bytes(b"\xff\xd8\xff")
     (tmp_path / "text.ndpi").write_bytes(b"no slide at all")
+    (tmp_path / "empty.svs").write_bytes(b"")
     _zarr(tmp_path / "stack.zarr", np.zeros((7, 3, 64, 64), np.uint8), "zcyx")
     _zarr(tmp_path / "dyes.zarr", np.zeros((5, 64, 64), np.uint8), "cyx")
     zarr.open_group(tmp_path / "table.zarr", mode="w", zarr_format=2)
@@ -192,7 +208,8 @@ def test_refused(tmp_path, image):
         "macro.svs": "900 x 700 pixels and no tiles",
         "jpeg.svs": "named as a slide, but is none",
         "alone.mrxs": f"the folder {tmp_path}/alone is missing",
-        "text.ndpi": "OpenSlide knows no format like it",
+        "text.ndpi": "OpenSlide knows no format like it: copy it again",
+        "empty.svs": "is empty: copy it again",
         "stack.zarr": "has 7 focal planes",
         "dyes.zarr": "has 5 channels",
         "table.zarr": "no image of OME-Zarr",

@@ -72,6 +72,17 @@ def test_refused_slides_and_good_images(drawn, tmp_path, quick, capsys, monkeypa
     assert os.path.exists(good) and os.path.exists(dark) and os.path.exists(thick)
 
 
+def test_glass_alone(tmp_path):
+    glass = np.full((500, 500, 3), LIGHT, np.uint8)
+    glass += np.random.default_rng(0).integers(0, 3, glass.shape, np.uint8)
+    for area in slide_choice.AREAS:
+        run = SlideRun(drawn_slides.write(tmp_path / "a.tif", glass), "a", area=area)
+        with pytest.raises(
+            slides.DataError, match=r"a\.tif: shows empty glass alone: there is noth"
+        ):
+            run.open()
+
+
 class _Huge(slide_lib.Slide):
     """A slide of 100,000 x 100,000 pixels: glass, and a smear that a picture of 100 px repeats."""
 

@@ -211,6 +211,28 @@ def test_no_leukocyte_at_all(tmp_path, quick, capsys):
     assert json.loads((tmp_path / "out" / "geojson" / "none.geojson").read_text())["features"] == []
 
 
+def test_what_was_not_looked_at_may_have_cells(slide, tmp_path, quick, monkeypatch, capsys):
+    args = (MODELS, [], tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(smear, "overlap", lambda *_: 0.9)
+        bad = cell_results.predict_files(*args, slides=[SlideRun(slide, "a")])
+    kinds = "8 glass, 8 edge, 24 thick"
+    thick = f"{slide}: no part of the smear is thin enough (regions: {kinds}): --area=all looks at"
+    assert bad == [(slide, f"{thick} all that is stained")]
+    assert read(tmp_path / "cells.csv") == [] and read(tmp_path / "bad_files.csv") != []
+    assert "0 cells in 1 slide</h1>" in (tmp_path / "index.html").read_text()
+
+    def damaged(*_):
+        raise slides.DataError("broken")
+
+    monkeypatch.setattr(slide_regions.blank_tiles, "check", damaged)
+    bad = cell_results.predict_files(*args, slides=[SlideRun(slide, "a")])
+    assert bad == [(slide, "broken")] * 16 and read(tmp_path / "cells.csv") == []
+    said = capsys.readouterr()
+    assert "none of 16 regions could be looked at: 16 damaged, 0 too thick" in said.err
+    assert "0 cells in 1 slide: " in said.out
+
+
 def _tile_of(path, y, x):
     with tifffile.TiffFile(path) as tif:
         page = tif.pages[0]

@@ -76,9 +76,9 @@ class OpenSlideSlide(Slide):
             slide = openslide.OpenSlide(self.path)
         except openslide.OpenSlideUnsupportedFormatError as error:
             raise DataError(
-                f"{self.path}: is named as a slide, but OpenSlide knows no format like it; if it "
-                "is the picture of the glass or its label that a scanner saves beside the slide, "
-                "give the slide itself"
+                f"{self.path}: is named as a slide, but OpenSlide knows no format like it: copy it "
+                "again, as it may be truncated; if it is the picture of the glass or its label "
+                "that a scanner saves beside the slide, give the slide itself"
             ) from error
         except openslide.OpenSlideError as error:
             raise DataError(

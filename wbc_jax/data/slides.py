@@ -16,6 +16,7 @@ they begin there, as in QuPath.
 from __future__ import annotations
 
 import importlib.util
+import logging
 import os
 
 import tifffile
@@ -25,6 +26,9 @@ from wbc_jax.data import tiff_slides
 from wbc_jax.data.image_opening import MAX_PIXELS, TIFF_STARTS
 from wbc_jax.data.slide import Slide, is_zarr
 from wbc_jax.errors import DataError
+
+# Of a damaged file, the error says enough.
+logging.getLogger("tifffile").addHandler(logging.NullHandler())
 
 OPENSLIDE_SUFFIXES = (".ndpi", ".mrxs", ".scn", ".bif", ".vms", ".vmu", ".svslide")
 SUFFIXES = (".svs", *OPENSLIDE_SUFFIXES)
@@ -86,6 +90,8 @@ def open_slide(path: epath.PathLike) -> Slide:
     else:
         with open(path, "rb") as file:
             start = file.read(4)
+        if not start:
+            raise DataError(f"{path}: is empty: copy it again")
         if path.lower().endswith(OPENSLIDE_SUFFIXES):
             from wbc_jax.data import openslide_slides
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import types
 from typing import Any
@@ -22,14 +23,20 @@ class TiffSlide(Slide):
     def __init__(self, path: str):
         self.path = path
         try:
-            self._tif = tifffile.TiffFile(path)
-            self._open()
+            with _Complaints() as complaints:
+                self._tif = tifffile.TiffFile(path)
+                self._open()
         except (DataError, OSError):
             raise
         except Exception as error:  # damaged tags raise many kinds
             raise DataError(
                 f"{path}: is a TIFF whose tags are truncated or damaged ({error}): copy it again"
             ) from error
+        if complaints.said:
+            self.notes += (
+                f"{path}: is truncated or damaged, if not in its finest level "
+                f"({complaints.said[0]}): copy it again",
+            )
 
     def _open(self) -> None:
         tif = self._tif
@@ -109,6 +116,24 @@ class TiffSlide(Slide):
 
     def close(self) -> None:
         self._tif.close()
+
+
+class _Complaints(logging.Handler):
+    """Keeps what tifffile logs about a file."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.said: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.said.append(record.getMessage())
+
+    def __enter__(self) -> _Complaints:
+        logging.getLogger("tifffile").addHandler(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        logging.getLogger("tifffile").removeHandler(self)
 
 
 def _tile(page: Any) -> tuple[int, int]:

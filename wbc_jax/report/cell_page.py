@@ -75,9 +75,12 @@ def render(
     """
     environment = html.make_environment()
     cells = [row for row in rows if row["cell"]]
+    # A slide that could not be looked at has no row.
+    files = {row["file"] for row in rows}
+    of_slides = bool(slides) and files <= {about["file"] for about, _ in slides}
     said = whole or Whole(
         cells=len(cells),
-        images=len({row["file"] for row in rows}),
+        images=len(slides) if of_slides else len(files),
         empty=sum(not row["cell"] for row in rows),
         review=sum(bool(row["review"]) for row in cells),
         ratios=_ratios(cells),
@@ -87,7 +90,7 @@ def render(
     review = said.review
     many = (whole is None and review >= MANY) or review >= MANY_SHARE * len(cells) > 0
     many = many and not slides  # which `wbc_jax.review` does not show
-    kind = "slide" if said.images == len(slides) else "image"
+    kind = "slide" if of_slides else "image"
     return environment.get_template("cells.html.j2").render(
         images=said.images,
         kind=kind,

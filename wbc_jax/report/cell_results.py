@@ -136,8 +136,11 @@ class Results:
         return True
 
     def end(self, run: SlideRun, index: int) -> None:
-        """Writes a slide's own files; if nothing was found, the slide has a row all the same."""
-        if not run.cells:
+        """Writes a slide's own files; if nothing was found, the slide has a row all the same.
+
+        A slide of which nothing could be looked at has none: nobody knows whether it has cells.
+        """
+        if run.looked_at() and not run.cells:
             nothing = Field([], None, None, run.um_per_px, run.source, False)
             rows = results.field_rows(nothing, **run.row())
             self._finished[index] = Finished.of(
@@ -236,9 +239,10 @@ class Results:
         """Returns the results in one line: number of cells, median N/C ratio, cells for review."""
         cells = [row for row in self.rows if row["cell"]]
         ratios = [r["nc_ratio"] for r in cells if math.isfinite(r["nc_ratio"] or math.nan)]
-        files = len({one.path for one in self._finished.values()})
-        kind = "slide" if files == len(self._slides) else "image"
-        parts = [f"{html.plural(len(cells), 'cell')} in {html.plural(files, kind)}"]
+        files, whole = {one.path for one in self._finished.values()}, "image"
+        if self._slides and files <= {run.path for run in self._slides}:
+            files, whole = self._slides, "slide"
+        parts = [f"{html.plural(len(cells), 'cell')} in {html.plural(len(files), whole)}"]
         if ratios:
             parts.append(f"median N/C {np.median(ratios):.3f}")
         if review := sum(bool(row["review"]) for row in cells):
@@ -557,6 +561,7 @@ def _predict_slide(
         run.open()
     except (DataError, OSError) as error:
         bad.append((run.path, str(error)))
+        run.rest()
         return
     for note in run.notes:
         print(f"note: {atomic.utf8(note)}", file=sys.stderr, flush=True)
@@ -574,7 +579,9 @@ def _predict_slide(
     finally:
         progress.close()
     written.end(run, before + len(run.order))
-    if said := run.outcome():
+    if reason := run.nothing_seen():
+        bad.append((run.path, reason))
+    elif said := run.outcome():
         print(f"note: {atomic.utf8(said)}", file=sys.stderr, flush=True)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -109,12 +109,19 @@ def choose(
         )
     chosen = [r for r in regions if r.kind == THIN or (area == "all" and r.kind != GLASS)]
     if not chosen:
-        said = ", ".join(f"{n} {kind}" for kind, n in count_kinds(regions).items() if n)
-        raise DataError(
-            f"{path}: no part of the smear is thin enough (regions: {said}): --area=all looks at "
-            "all that is stained"
-        )
+        raise DataError(too_thick(path, count_kinds(regions)))
     return Choice(regions, smear.spread(chosen), calibration, um, source, tuple(notes))
+
+
+def too_thick(path: str, kinds: Mapping[str, int]) -> str:
+    """Returns the sentence on a slide without a thin part, from the numbers of its regions."""
+    if not any(number for kind, number in kinds.items() if kind != GLASS):
+        return f"{path}: shows empty glass alone: there is nothing to look at"
+    said = ", ".join(f"{number} {kind}" for kind, number in kinds.items() if number)
+    return (
+        f"{path}: no part of the smear is thin enough (regions: {said}): --area=all looks at all "
+        "that is stained"
+    )
 
 
 def count_kinds(regions: Sequence[Region]) -> dict[str, int]:

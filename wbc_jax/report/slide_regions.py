@@ -21,7 +21,7 @@ from wbc_jax.data.slide import Slide
 from wbc_jax.errors import DataError
 from wbc_jax.fields import polygons, smear
 from wbc_jax.fields.cells import Field
-from wbc_jax.fields.smear import THICK, THIN, Region
+from wbc_jax.fields.smear import THICK, Region
 from wbc_jax.report import cell_page, slide_cells, slide_choice, slide_map
 from wbc_jax.utils import atomic, stopping
 
@@ -328,6 +328,14 @@ class SlideRun:
         """Returns the regions that were looked at."""
         return [r for r in self._choice.regions if self._seen.get(r.number) == "looked_at"]
 
+    def _judged(self) -> list[Region]:
+        """Returns all regions; some were seen to be too thick when they were read."""
+        return [
+            dataclasses.replace(region, kind=THICK) if self._seen.get(region.number) == THICK
+            else region
+            for region in self._choice.regions
+        ]  # fmt: skip
+
     def _area_mm2(self, regions: Sequence[Region]) -> float | None:
         if self.um_per_px is None:
             return None
@@ -337,9 +345,7 @@ class SlideRun:
     def about(self) -> dict[str, Any]:
         """Returns the slide's row of `slides.csv`."""
         seen = collections.Counter(self._seen.values())
-        kinds = slide_choice.count_kinds(self._choice.regions)
-        kinds[THICK] += seen[THICK]
-        kinds[THIN] -= seen[THICK]
+        kinds = slide_choice.count_kinds(self._judged())
         return {
             **self.row(),
             "format": self.kind,
@@ -355,9 +361,25 @@ class SlideRun:
             "area": self._area,
         }
 
+    def nothing_seen(self) -> str:
+        """Returns why no region could be looked at, if that is so and no damage is the reason."""
+        seen = self._seen.values()
+        if "looked_at" in seen or "damaged" in seen:
+            return ""
+        return slide_choice.too_thick(self.path, slide_choice.count_kinds(self._judged()))
+
     def outcome(self) -> str:
         """Returns a sentence on what is unusual of the finished work; empty if nothing is."""
-        regions = f"the {len(self.looked_at())} regions that were looked at"
+        many = len(self.looked_at())
+        if not many:
+            seen = collections.Counter(self._seen.values())
+            return (
+                f"{self.path}: none of {len(self.order)} regions could be looked at: "
+                f"{seen['damaged']} damaged, {seen[THICK]} too thick"
+            )
+        regions = f"the {many} regions that were looked at"
+        if many == 1:
+            regions = "the region that was looked at"
         if not self.cells:
             return f"{self.path}: no leukocyte was found in {regions}"
         if self.wanted and self.cells < self.wanted:
