@@ -101,6 +101,7 @@ def test_masks_alone(lab, tmp_path, capsys):
     printed = capsys.readouterr()
     assert "6 corrected masks in 6 images, each held back once" in printed.out
     assert "gain in mean IoU: +0." in printed.out
+    assert "the new masks of 2 other cells of the folders agree with the old ones" in printed.out
     out = tmp_path / "mine.safetensors"
     flags = f"--model={lab / 'base.safetensors'} --model={out}`"
     assert printed.out.splitlines()[-1].endswith(flags)

@@ -14,7 +14,7 @@ import argparse
 import dataclasses
 import hashlib
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from etils import epath
@@ -24,8 +24,6 @@ from wbc_jax.errors import InputError
 from wbc_jax.utils import stopping
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from wbc_jax.corrections import adaptation, cells, painted, typed
     from wbc_jax.data.keys import RecordKey
     from wbc_jax.fields import analyze as fields
@@ -236,7 +234,9 @@ def _tune(
         _note(f"{few}, so it stays as it is.")
         return None, []
     tuned = mask_adaptation.tune(models.segmenter, gathered.windows)
-    print(mask_adaptation.describe(tuned, gathered.windows.groups), flush=True)
+    both = models.segmenter, tuned.model
+    others = mask_adaptation.agreement(folders, both, given.images, given.find)
+    print(mask_adaptation.describe(tuned, gathered.windows.groups, others), flush=True)
     if reason := mask_adaptation.refusal(tuned):
         _note(f"{reason}: the segmenter stays as it is.")
         return None, []
@@ -259,10 +259,11 @@ def _learn_types(
     Raises:
         InputError: it got worse.
     """
-    from wbc_jax.corrections import adaptation
+    from wbc_jax.corrections import adaptation, embedding
 
     said = [(one.results, one.said) for one in found]
-    labeled, keys, before = _embed(given, said, models, types)
+    labeled, keys, before, notes = embedding.label(said, models, types, given.images, given.find)
+    _note(*notes)
     adaptation.check([types[label] for label in labeled.labels], types)  # some may be gone
     outcome = adaptation.adapt(models.rule, kept, labeled, types, before)
     print(adaptation.describe(outcome), flush=True)
@@ -279,76 +280,6 @@ def _learn_types(
         _note(f"{worse}: the classifier stays as it is.")
         return None
     return outcome, labeled, keys
-
-
-def _embed(
-    given: argparse.Namespace,
-    found: Sequence[tuple[Any, typed.Typed]],
-    models: fields.Models,
-    types: Sequence[str],
-) -> tuple[adapting.Labeled, list[RecordKey], np.ndarray]:
-    """Returns the corrected cells, their identities, and the probabilities of their types in the
-    results, float64 `[N, K]`."""
-    import numpy as np
-
-    from wbc_jax.corrections import embedding, pictures
-    from wbc_jax.inference import adapting
-    from wbc_jax.inference.abstention import Outputs
-    from wbc_jax.utils.progress import Progress
-
-    size = models.classifier.embedding_size
-    models = dataclasses.replace(models, classifier=models.classifier.with_features())
-    parts, labels, groups, keys, before = [], [], [], [], []
-    progress = Progress("image", sum(len({cell.file for cell in said.cells}) for _, said in found))
-    done = 0
-
-    def show(count: int) -> None:
-        nonlocal done
-        done += count
-        progress.update(done, count)
-
-    for results, said in found:
-        places = [i for i, name in enumerate(said.types) if name in types]
-        shown = pictures.Pictures(results, given.images)
-        own = embedding.embed([said.cells[i] for i in places], models, shown, given.find, show)
-        for note in own.notes:
-            print(f"note: {note}", file=sys.stderr)
-        if own.outputs is None:
-            continue
-        parts.append(own.outputs)
-        keys += own.keys
-        for place, logits in zip((places[i] for i in own.places), own.outputs.logits):
-            cell = said.cells[place]
-            labels.append(types.index(said.types[place]))
-            groups.append(cell.file)
-            before.append(_before(cell.row, types, logits))
-    progress.close()
-    outputs = Outputs.joined(parts)
-    if outputs is None:
-        raise InputError(
-            "none of the corrected cells is found again in its image: name the --model, --find and "
-            "--images of the prediction."
-        )
-    features = outputs.embeddings[:, size:]
-    outputs = Outputs(outputs.logits, np.ascontiguousarray(outputs.embeddings[:, :size]))
-    labeled = adapting.Labeled(features, outputs, np.array(labels, np.int64), np.array(groups))
-    return labeled, keys, np.stack(before)
-
-
-def _before(row: Mapping[str, Any], types: Sequence[str], logits: np.ndarray) -> np.ndarray:
-    """Returns the probabilities `[K]` of a cell's types by its row of the results, which has only
-    the highest; by the logits of the classifier, if the results have no types."""
-    import numpy as np
-    from scipy import special
-
-    guess, highest = row["best_guess"], row["probability"] or 0.0
-    if guess not in types:
-        found = np.zeros(len(types))
-        found[: len(logits)] = special.softmax(logits)
-        return found
-    found = np.full(len(types), (1 - highest) / (len(types) - 1))
-    found[types.index(guess)] = max(highest, 1 / len(types) + 1e-6)
-    return found
 
 
 def _named(names: Sequence[Any], task: str) -> Any:

@@ -51,7 +51,10 @@ def test_the_text():
     gain = expected[1] - expected[0]
     assert lines[4] == f"gain in mean IoU: {gain:+.3f} [{gain:.3f}, {gain:.3f}]"
     drawn = float(metrics.mean_iou(scores(10).confusions.sum(0)))
-    assert lines[5].endswith(f"{drawn:.3f} → {drawn:.3f}")
+    assert lines[5].endswith(f"{drawn:.3f} → {drawn:.3f}") and len(lines) == 6
+    text = mask_adaptation.describe(tuned(before, after), ["a", "a", "b", "c"], scores(10))
+    line = f"the new masks of 4 other cells of the folders agree with the old ones: {drawn:.3f}"
+    assert text.splitlines()[6] == line.replace(f": {drawn:.3f}", f": mean IoU {drawn:.3f}")
 
 
 def test_intervals_are_by_image():

@@ -10,6 +10,7 @@ from wbc_jax.data import orientation
 from wbc_jax.data.images import read_image
 from wbc_jax.errors import DataError
 from wbc_jax.fields import analyze as fields
+from wbc_jax.inference import mask_tuning
 
 
 def paint(folder, index, reviewer="Anna", erase=0):
@@ -114,6 +115,19 @@ def test_damaged_and_lost_files(folder):
         gather(folder)
     statements = log.Log(folder).read_new()
     assert statements[-1].what == log.MASK
+
+
+def test_cells_that_nobody_corrected(folder):
+    paint(folder, 1)
+    results = cells.read(folder)
+    rest = painted.others(results, painted.from_log(results), 9)
+    assert [cell.index for cell in rest.cells] == [0, 2, 3] and rest.saved == [None] * 3
+    assert len(painted.others(results, rest, 9).cells) == 1
+    assert len(painted.others(results, painted.from_log(results), 2).cells) == 2
+    found = painted.gather(results, rest, pictures.Pictures(results), Thresholds())
+    # The same segmenter agrees with itself.
+    scores = mask_tuning.score(Thresholds(), found.windows)
+    assert scores.mean_iou == 1 and len(scores.errors) == 3
 
 
 def test_what_is_known():

@@ -20,6 +20,8 @@ from wbc_jax.report import tables
 from wbc_jax.utils.progress import Progress
 
 LEAST_MASKS = 5
+OTHERS = 40
+"""Cells whose masks nobody corrected that the new masks are compared on."""
 MOST_FORGOTTEN = 0.02
 """Most mean IoU that drawn cells may lose."""
 MOST_NC_LOSS = 0.02
@@ -63,6 +65,28 @@ def gather(
     )
 
 
+def agreement(
+    folders: Sequence[tuple[Results, Painted]],
+    segmenters: tuple[inference.Model, inference.Model],
+    images: epath.PathLike | None = None,
+    find: str = "auto",
+) -> Scores | None:
+    """Scores new masks of cells that nobody corrected against those of the results.
+
+    Args:
+        folders: results, and their corrected masks.
+        segmenters: the old one and the new one.
+        images, find: as in `gather`.
+
+    Returns:
+        None if there are no such cells.
+    """
+    each = -(-OTHERS // len(folders))
+    some = [(results, painted.others(results, drawn, each)) for results, drawn in folders]
+    windows = gather(some, segmenters[0], images, find).windows
+    return mask_tuning.score(segmenters[1], windows) if len(windows) else None
+
+
 def tune(segmenter: inference.Model, windows: Windows) -> Tuned:
     """Returns the segmenter fine-tuned to windows (`mask_tuning.tune`), with a progress line."""
     total = mask_tuning.STEPS * mask_tuning.trainings(windows)
@@ -90,12 +114,13 @@ def refusal(found: Tuned) -> str:
     return ""
 
 
-def describe(found: Tuned, groups: Any) -> str:
+def describe(found: Tuned, groups: Any, others: Scores | None = None) -> str:
     """Returns the scores before and after as text, with intervals.
 
     Args:
         found: the segmenter.
         groups: `[N]`, the image of each corrected mask.
+        others: of the new masks of other cells, against the old ones; None: there are none.
     """
     _, which = np.unique(np.asarray(groups, str), return_inverse=True)
     images = int(which.max()) + 1
@@ -117,6 +142,11 @@ def describe(found: Tuned, groups: Any) -> str:
         f"mean IoU of {len(drawn[0].errors)} drawn cells, which stand for those of the training: "
         + " → ".join(f"{one.mean_iou:.3f}" for one in drawn),
     ]
+    if others is not None:
+        lines.append(
+            f"the new masks of {len(others.errors)} other cells of the folders agree with the old "
+            f"ones: mean IoU {others.mean_iou:.3f}"
+        )
     return "\n".join(lines)
 
 

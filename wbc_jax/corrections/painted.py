@@ -33,13 +33,13 @@ class Painted:
 
     Attributes:
         cells: the cells.
-        saved: the mask of each, as in the log.
+        saved: the mask of each, as in the log; None: that of the results.
         by: the person of each.
         notes: what was left out and why, a sentence each.
     """
 
     cells: list[Cell]
-    saved: list[Mapping[str, Any]]
+    saved: Sequence[Mapping[str, Any] | None]
     by: list[str]
     notes: list[str]
 
@@ -84,6 +84,21 @@ def from_log(results: Results, reviewers: Sequence[str] = ()) -> Painted:
     kept = [(index, *max(last[index])[1:]) for index in sorted(set(last) - others)]
     cells = [results.cells[index] for index, *_ in kept]
     return Painted(cells, [mask for *_, mask in kept], [by for _, by, _ in kept], notes)
+
+
+def others(results: Results, corrected: Painted, count: int) -> Painted:
+    """Returns cells whose masks nobody corrected, at random, with the masks of the results.
+
+    Args:
+        results: the folder's.
+        corrected: its corrected masks.
+        count: most cells.
+    """
+    taken = {cell.index for cell in corrected.cells}
+    rest = [cell for cell in results.cells if cell.index not in taken and cell.row["mask"]]
+    chosen = np.sort(np.random.default_rng(0).permutation(len(rest))[:count])
+    cells = [rest[i] for i in chosen]
+    return Painted(cells, [None] * len(cells), [], [])
 
 
 def _cells(count: int) -> str:
@@ -173,7 +188,7 @@ def _window(windows: Sequence[fields.Shown], cell: Cell) -> fields.Shown | None:
 def _truth(
     results: Results,
     cell: Cell,
-    saved: Mapping[str, Any],
+    saved: Mapping[str, Any] | None,
     window: fields.Shown,
     segmenter: inference.Model,
 ) -> np.ndarray:
