@@ -1,22 +1,9 @@
 """The cells that benchmarks/adapt.py labels, on Gaussian types of two sources."""
 
-import importlib.util
-import pathlib
-
 import numpy as np
 import pytest
 
 from wbc_jax.inference import left_out
-
-PATH = pathlib.Path(__file__).parents[2] / "benchmarks" / "adapt.py"
-
-
-@pytest.fixture(scope="module")
-def bench():
-    spec = importlib.util.spec_from_file_location("adapt_benchmark", PATH)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="module")
