@@ -207,7 +207,7 @@ def _write_tables(given: argparse.Namespace) -> None:
     from wbc_jax.data import slides
     from wbc_jax.fields import analyze as fields
     from wbc_jax.inference import shards
-    from wbc_jax.report import cell_results, finished, slide_regions
+    from wbc_jax.report import cell_files, cell_results, finished, slide_regions
     from wbc_jax.utils import output_folder, outputs
 
     if shards.find_shard("", os.environ)[1] > 1:
@@ -223,7 +223,7 @@ def _write_tables(given: argparse.Namespace) -> None:
     ]
     if not runs and (given.count or given.area):
         raise InputError("--count and --area are for slides, and there is none: leave them out")
-    expected = cell_results.result_names(names[: len(paths)])
+    expected = cell_files.result_names(names[: len(paths)])
     for run in runs:
         expected += slide_regions.result_names(given.out, run)
     output_folder.check(given.out, expected)
