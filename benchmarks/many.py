@@ -36,7 +36,7 @@ from wbc_jax.config import Config
 from wbc_jax.data.images import encode_png
 from wbc_jax.fields import contrast
 from wbc_jax.inference import model as inference
-from wbc_jax.inference import shards
+from wbc_jax.inference import path_lists, shard_files, shard_rows, shards
 from wbc_jax.labels import CELL_TYPES
 from wbc_jax.report import collected
 from wbc_jax.utils import atomic
@@ -100,7 +100,7 @@ def draw(folder: pathlib.Path, count: int) -> tuple[list[int], int]:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(pictures[kind] if i % BAD_EVERY else b"\x89PNG damaged")
         names.append(str(path))
-    shards.write_listing(names, folder / "list.txt")
+    path_lists.write_listing(names, folder / "list.txt")
     good = kinds[np.arange(count) % BAD_EVERY > 0]
     return np.bincount(good, minlength=len(CELL_TYPES)).tolist(), count - len(good)
 
@@ -110,12 +110,12 @@ def task(
 ) -> None:
     """Predicts the share of one process."""
     settings = shards.Settings(part_size=part_size, **_SETTINGS)
-    listing = shards.read_listing(folder / "list.txt", part_size)
+    listing = path_lists.read_listing(folder / "list.txt", part_size)
     models = [
         Fake("segmentation", str(folder / "counted") * count),
         Fake("classification"),
     ]
-    typing = shards.Typing(models[1])
+    typing = shard_rows.Typing(models[1])
     shards.predict(models[0], listing, out, place, settings, contrast.judge, typing)
 
 
@@ -194,15 +194,15 @@ def collect(out: pathlib.Path) -> dict[str, Any]:
 
 def write_rows(out: pathlib.Path, rows: int, part_size: int) -> None:
     """Writes parts with so many rows as `predict` would, without predicting anything."""
-    shards.claim(
+    shard_files.claim(
         out,
         {
             "model.task": "segmentation", "classifier.task": "classification", "masks": False,
-            "list.paths": rows, "part_size": part_size, "format": shards.FORMAT,
+            "list.paths": rows, "part_size": part_size, "format": shard_files.FORMAT,
         },
     )  # fmt: skip
     rng = np.random.default_rng(0)
-    (out / shards.FOLDER).mkdir()
+    (out / shard_files.FOLDER).mkdir()
     for start in range(0, rows, part_size):
         index = np.arange(start, min(start + part_size, rows))
         nucleus, cytoplasm = rng.integers(500, 5000, (2, len(index)))
@@ -220,10 +220,10 @@ def write_rows(out: pathlib.Path, rows: int, part_size: int) -> None:
             pa.array(columns[field.name], field.type)
             if field.name in columns
             else pa.nulls(len(index), field.type)
-            for field in shards.SCHEMA
+            for field in shard_files.SCHEMA
         ]
-        table = pa.Table.from_arrays(arrays, schema=shards.SCHEMA)
-        pq.write_table(table, shards.part_path(out, start // part_size), compression="zstd")
+        table = pa.Table.from_arrays(arrays, schema=shard_files.SCHEMA)
+        pq.write_table(table, shard_files.part_path(out, start // part_size), compression="zstd")
 
 
 def simulate(folder: pathlib.Path, options: argparse.Namespace) -> dict[str, Any]:
@@ -240,7 +240,7 @@ def simulate(folder: pathlib.Path, options: argparse.Namespace) -> dict[str, Any
     assert good <= found["images_predicted"] <= most, (good, most, found)
     for shard in {0, parts // 2}:
         task(folder, folder / "calm", (shard, parts), size, False)
-        one, other = (shards.part_path(place, shard) for place in (out, folder / "calm"))
+        one, other = (shard_files.part_path(place, shard) for place in (out, folder / "calm"))
         assert one.read_bytes() == other.read_bytes(), one
     found["collect"] = collect(out)
     print(f"collected: {found['collect']}", flush=True)

@@ -19,7 +19,7 @@ import wbc_jax
 from wbc_jax import experiment, metrics, provenance
 from wbc_jax.data import pipeline
 from wbc_jax.labels import CELL_TYPES, type_name
-from wbc_jax.report import figures
+from wbc_jax.report import chart_parts, nc_figures
 from wbc_jax.utils import atomic
 
 
@@ -95,8 +95,8 @@ def main(argv: list[str] | None = None) -> None:
         axes.boxplot(list(groups.values()), tick_labels=list(groups))
         axes.set(title=title, ylabel="N/C ratio")
         axes.tick_params("x", rotation=30)
-    atomic.write_bytes(given.out / "by_type.png", figures.png(figure))
-    atomic.write_bytes(given.out / "scatter.png", figures.png(figures.nc_scatter(rows)))
+    atomic.write_bytes(given.out / "by_type.png", chart_parts.png(figure))
+    atomic.write_bytes(given.out / "scatter.png", chart_parts.png(nc_figures.nc_scatter(rows)))
     print(f"\nWritten: {given.out}")
 
 

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from wbc_jax import metrics
 from wbc_jax.evaluate import paired
 from wbc_jax.labels import type_name
-from wbc_jax.report import comparison, figures
+from wbc_jax.report import chart_parts, comparison
 from wbc_jax.utils import atomic
 
 
@@ -56,7 +56,7 @@ def main(argv: list[str] | None = None) -> None:
     axes.errorbar(middle, list(found), xerr=np.abs(ends - middle), fmt="o", color="black")
     axes.axvline(0, color="gray", linewidth=1)
     axes.set_xlabel(f"{given.score}, B - A, with 95 % interval")
-    atomic.write_bytes(given.out, figures.png(figure))
+    atomic.write_bytes(given.out, chart_parts.png(figure))
     print(f"\nWritten: {given.out}")
 
 

@@ -9,6 +9,8 @@ from collections.abc import Callable
 
 import pytest
 
+from helpers import compilation
+
 # Tests compile the same few networks again and again, here and in the commands that they start. A
 # cache on disk compiles each once. It must be set before JAX is imported.
 _CACHE = tempfile.TemporaryDirectory(prefix="wbc_jax_compiled_")
@@ -17,8 +19,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # JAX could read a file that another is
     os.environ["JAX_COMPILATION_CACHE_DIR"] += "/" + os.environ["PYTEST_XDIST_WORKER"]
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
-# Tests compile far more than they compute: without most optimizations they take a third less time.
-os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+compilation.quicken(os.environ)
 
 import jax  # noqa: E402
 
@@ -30,7 +31,13 @@ _DEFAULT = pathlib.Path(__file__).resolve().parents[1] / ".." / "shared" / "data
 
 
 # The longest files start first, so that the workers of pytest-xdist end together.
-_LONG = ("test_resume.py", "test_multihost.py", "test_sharding.py")
+_LONG = (
+    "test_resume.py",
+    "test_multihost.py",
+    "test_sharding.py",
+    "test_devices.py",
+    "test_model_cards.py",
+)
 
 
 def pytest_configure(config):
@@ -71,13 +78,20 @@ def optax_promotes():
 def optimized():
     """Compiles as users do, here and in the commands that a module's tests start.
 
-    For tests that compare sums in different orders, or that compute more than they compile.
+    For tests of bits that users see, or that compute more than they compile.
     """
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "0")
-        jax.config.update("jax_disable_most_optimizations", False)
+    with compilation.optimized():
         yield
-    jax.config.update("jax_disable_most_optimizations", True)
+
+
+@pytest.fixture(scope="module")
+def summing_exactly():
+    """As `optimized`, where only the exactness of sums matters: it compiles in a third of the time.
+
+    For tests that compare sums in different orders.
+    """
+    with compilation.summing_exactly():
+        yield
 
 
 @pytest.fixture(scope="session")

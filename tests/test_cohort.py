@@ -11,7 +11,7 @@ import pytest
 from helpers import cell_tables as made
 from helpers import tiny_runs
 from wbc_jax import cohort
-from wbc_jax.report import figures
+from wbc_jax.report import chart_parts, cohort_figures
 
 LOW = [(50, 50), (40, 60), (60, 40), (30, 70)]
 HIGH = [(80, 20), (70, 30), (90, 10), (60, 40)]
@@ -26,9 +26,9 @@ def tables(tmp_path):
 @pytest.fixture(autouse=True)
 def undrawn(monkeypatch):
     """Charts have tests of their own, and take seconds."""
-    monkeypatch.setattr(figures, "png", lambda figure: b"")
-    monkeypatch.setattr(figures, "cohort_distributions", lambda found, dark=False: None)
-    monkeypatch.setattr(figures, "cohort_curves", lambda found, dark=False: None)
+    monkeypatch.setattr(chart_parts, "png", lambda figure: b"")
+    monkeypatch.setattr(cohort_figures, "cohort_distributions", lambda found, dark=False: None)
+    monkeypatch.setattr(cohort_figures, "cohort_curves", lambda found, dark=False: None)
 
 
 def names(path):

@@ -19,7 +19,7 @@ import pytest
 from PIL import Image
 
 import wbc_jax
-from helpers import tiny_runs
+from helpers import compilation, tiny_runs
 from wbc_jax.data import light, orientation
 from wbc_jax.fields import analyze as fields
 from wbc_jax.tfds_builders.wbc_synthetic import render
@@ -44,7 +44,7 @@ def images(tmp_path_factory):
 def results(run, typed_run, run_weights, data_dir, images, tmp_path_factory):
     """Folder of the results of each number of devices."""
     tests = pathlib.Path(__file__).parent
-    environment = {k: v for k, v in tiny_runs.environment().items() if not k.startswith("JAX_")}
+    environment = compilation.as_users(tiny_runs.environment())
     found = {count: tmp_path_factory.mktemp(f"devices{count}") for count in COUNTS}
     started = []
     for count, out in found.items():
@@ -54,7 +54,9 @@ def results(run, typed_run, run_weights, data_dir, images, tmp_path_factory):
                 subprocess.Popen(
                     [sys.executable, "-m", "helpers.device_modes", *map(str, folders)],
                     cwd=tests,
-                    env=environment | tiny_runs.devices(count) | {"PYTHONPATH": str(tests.parent)},
+                    env=environment
+                    | tiny_runs.devices(count, environment)
+                    | {"PYTHONPATH": str(tests.parent)},
                     stdout=subprocess.PIPE,
                     stderr=log,
                     text=True,

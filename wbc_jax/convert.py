@@ -62,14 +62,10 @@ def convert(path: str, formats: Sequence[str]) -> list[str]:
     """
     import pyarrow.parquet as pq
 
+    from wbc_jax.utils import outputs
     from wbc_jax.utils.output_folder import OutputFolder
 
-    table = os.path.join(path, "cells.parquet")
-    if not os.path.isfile(table):
-        raise InputError(
-            f"{path} has no cells.parquet, so it is no folder of results: name the --out of "
-            "`python -m wbc_jax.predict`, run with --format=csv."
-        )
+    table = outputs.cells_table(path)
     for name in formats:
         if importlib.util.find_spec(FORMATS[name]) is None:
             raise InputError(

@@ -32,6 +32,11 @@ class WeightsError(CheckpointError):
 class AbstentionError(UserError, RuntimeError):
     """The abstention rule of a classifier is missing, damaged or of another network."""
 
+    @classmethod
+    def damaged(cls, path: object, why: object, remedy: str) -> "AbstentionError":
+        """Returns the error of a damaged file; `remedy` is a sentence without its capital."""
+        return cls(f"{path} is damaged ({why}); {remedy}")
+
 
 class ShardsError(UserError, ValueError):
     """A listing, a shard number or a folder of Parquet shards cannot be used."""

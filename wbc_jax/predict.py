@@ -207,7 +207,7 @@ def _write_tables(given: argparse.Namespace) -> None:
     from wbc_jax.data import slides
     from wbc_jax.fields import analyze as fields
     from wbc_jax.inference import shards
-    from wbc_jax.report import cell_results, finished, slide_regions
+    from wbc_jax.report import cell_files, cell_results, finished, slide_regions
     from wbc_jax.utils import output_folder, outputs
 
     if shards.find_shard("", os.environ)[1] > 1:
@@ -223,7 +223,7 @@ def _write_tables(given: argparse.Namespace) -> None:
     ]
     if not runs and (given.count or given.area):
         raise InputError("--count and --area are for slides, and there is none: leave them out")
-    expected = cell_results.result_names(names[: len(paths)])
+    expected = cell_files.result_names(names[: len(paths)])
     for run in runs:
         expected += slide_regions.result_names(given.out, run)
     output_folder.check(given.out, expected)
@@ -258,7 +258,7 @@ def _inputs(names: Sequence[str], slides: bool = False) -> inputs.Inputs:
 def _write_shards(given: argparse.Namespace) -> None:
     from wbc_jax.fields import analyze as fields
     from wbc_jax.fields import contrast
-    from wbc_jax.inference import shards
+    from wbc_jax.inference import path_lists, shard_rows, shards
 
     settings = shards.Settings(
         part_size=given.part_size,
@@ -272,12 +272,12 @@ def _write_shards(given: argparse.Namespace) -> None:
         listed = given.paths
         if not listed:
             listed = os.path.join(folder, "paths.txt")
-            shards.write_listing(_inputs(given.images).paths, listed)
-        listing = shards.read_listing(listed, settings.part_size)
+            path_lists.write_listing(_inputs(given.images).paths, listed)
+        listing = path_lists.read_listing(listed, settings.part_size)
         # As for a table: one file, one mask.
         models = fields.load_models(given.model or [fields.SEGMENTER], given.flips)
         model = models.segmenter or models.classifier
-        typing = shards.Typing(models.segmenter and models.classifier, models.rule)
+        typing = shard_rows.Typing(models.segmenter and models.classifier, models.rule)
         summary = shards.predict(model, listing, given.out, shard, settings, contrast.judge, typing)
     print(shards.describe(summary, given.out, shard), flush=True)
     if summary.bad_files:

@@ -1,22 +1,9 @@
 """The cells that benchmarks/adapt.py labels, on Gaussian types of two sources."""
 
-import importlib.util
-import pathlib
-
 import numpy as np
 import pytest
 
 from wbc_jax.inference import left_out
-
-PATH = pathlib.Path(__file__).parents[2] / "benchmarks" / "adapt.py"
-
-
-@pytest.fixture(scope="module")
-def bench():
-    spec = importlib.util.spec_from_file_location("adapt_benchmark", PATH)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="module")
@@ -69,20 +56,3 @@ def test_cells_without_features(bench, networks, tmp_path, monkeypatch):
     monkeypatch.setattr("sys.argv", ["adapt.py", str(tmp_path)])
     with pytest.raises(SystemExit, match="the files of a, b hold no features"):
         bench.main()
-
-
-def test_masks_to_correct():
-    spec = importlib.util.spec_from_file_location("adapt_masks", PATH.parent / "adapt_masks.py")
-    masks = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(masks)
-    groups = [*"aabbccddee"]
-    own, rest = masks.choose(groups, 4, 0)
-    assert len(own) == 4 and not {groups[i] for i in own} & {groups[i] for i in rest}
-    taken = {groups[i] for i in own}
-    assert sorted(rest) == [i for i, group in enumerate(groups) if group not in taken]
-    others = [masks.choose(groups, 4, seed)[0].tolist() for seed in range(4)]
-    assert len({tuple(one) for one in others}) > 1
-    one = masks.Scores(np.diag([2, 2, 2])[None], np.array([0.1]))
-    two = masks.Scores(np.array([[[2, 0, 0], [0, 2, 0], [0, 2, 0]]]), np.array([0.3]))
-    both = masks.pooled([one, two])
-    assert both.mean_iou == pytest.approx(np.mean([1, 4 / 6, 2 / 4])) and both.nc_error == 0.2

@@ -1,22 +1,9 @@
 """The tables of benchmarks/left_out.py, on Gaussian types of three sources."""
 
-import importlib.util
-import pathlib
-
 import numpy as np
 import pytest
 
 from wbc_jax.inference import left_out
-
-PATH = pathlib.Path(__file__).parents[2] / "benchmarks" / "left_out.py"
-
-
-@pytest.fixture(scope="module")
-def bench():
-    spec = importlib.util.spec_from_file_location("left_out_benchmark", PATH)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="module")

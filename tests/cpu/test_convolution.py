@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from helpers import tiny_runs
+from helpers import compilation, tiny_runs
 from wbc_jax import cpu
 from wbc_jax.cpu import convolution
 from wbc_jax.errors import ConfigError
@@ -329,7 +329,7 @@ def test_sums_of_predictions_do_not_depend_on_the_number_of_images(training):
         "print(int((one != np.asarray(f(x))).sum()),"
         " float(abs(one - (x.astype(float) ** 2).mean((1, 2))).max()))\n"
     )
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("JAX_")}
+    environment = compilation.as_users(os.environ)
     done = subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
     )

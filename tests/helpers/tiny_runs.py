@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
@@ -159,9 +159,9 @@ def environment() -> dict[str, str]:
     return {k: v for k, v in os.environ.items() if k != "WBC_JAX_DATA"}
 
 
-def devices(count: int) -> dict[str, str]:
-    """Returns the environment variables that give a process `count` CPU devices."""
-    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={count}"
+def devices(count: int, environment: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """Returns the variables that give a process of an environment `count` CPU devices."""
+    flags = f"{environment.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={count}"
     return {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags.strip()}
 
 

@@ -22,7 +22,7 @@ from wbc_jax.data import light, orientation, pipeline
 from wbc_jax.errors import ShardsError
 from wbc_jax.fields import analyze as fields
 from wbc_jax.fields import contrast
-from wbc_jax.inference import abstention, shards
+from wbc_jax.inference import abstention, path_lists, shard_rows, shards
 from wbc_jax.inference import model as inference
 from wbc_jax.labels import CELL_TYPES
 from wbc_jax.utils import atomic
@@ -57,7 +57,7 @@ SETTINGS = shards.Settings(part_size=3, batch_size=2, threads=2)
 
 def _predict(model, listing, out, shard=(0, 1), settings=SETTINGS):
     return shards.predict(
-        model, shards.read_listing(listing, settings.part_size), out, shard, settings
+        model, path_lists.read_listing(listing, settings.part_size), out, shard, settings
     )
 
 
@@ -218,8 +218,8 @@ def test_both_models(model, typed_run, folder, listing, whole, tmp_path):
     """Masks are the segmenter's alone; types and reviews are those of `analyze`."""
     typed = wbc_jax.load(typed_run.workdir)
     rule = abstention.Rule(2.0, 0.3, -1.7, 0.5, 10)
-    read = shards.read_listing(listing, 3)
-    typing = shards.Typing(typed, rule)
+    read = path_lists.read_listing(listing, 3)
+    typing = shard_rows.Typing(typed, rule)
     shards.predict(model, read, tmp_path, (0, 1), SETTINGS, contrast.judge, typing)
     rows = _rows(tmp_path)
     models = fields.Models(model.with_middle_cell(False), typed, rule)
@@ -240,7 +240,7 @@ def test_both_models(model, typed_run, folder, listing, whole, tmp_path):
     for other in (abstention.Rule(3.0, 0.3, -1.7, 0.5, 10), None):
         with pytest.raises(ShardsError, match="rule_sha256: "):
             shards.predict(
-                model, read, tmp_path, (0, 1), SETTINGS, typing=shards.Typing(typed, other)
+                model, read, tmp_path, (0, 1), SETTINGS, typing=shard_rows.Typing(typed, other)
             )
 
 
@@ -251,22 +251,6 @@ def test_without_masks(model, listing, whole, tmp_path):
     for row in theirs:
         row.pop("mask_png")
     assert ours == theirs
-
-
-def test_a_million_paths_are_read_in_little_memory(tmp_path):
-    path = tmp_path / "paths.txt"
-    with path.open("w") as file:
-        file.writelines(f"/images/of/cells/{n:07}.png\n" for n in range(1_000_000))
-    tracemalloc.start()
-    listing = shards.read_listing(path, 1024)
-    last = listing.paths(976)
-    peak = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert listing.count == 1_000_000 and len(listing.starts) == 977
-    assert last == [f"/images/of/cells/{n:07}.png" for n in range(976 * 1024, 1_000_000)]
-    assert len(last) == listing.size(976) == 576 and listing.size(0) == 1024
-    assert listing.paths(5)[:2] == ["/images/of/cells/0005120.png", "/images/of/cells/0005121.png"]
-    assert peak < 2_000_000  # bytes; the paths alone are 28 million
 
 
 def test_few_images_are_in_memory(model, folder, tmp_path):
@@ -325,35 +309,21 @@ def test_a_wrong_place(text, environment, said):
     assert str(caught.value).startswith(said)
 
 
-def test_lists_and_settings_that_cannot_be_used(model, listing, tmp_path):
-    (tmp_path / "empty.txt").write_text("\n \n")
-    with pytest.raises(ShardsError, match=r"empty\.txt names no file"):
-        shards.read_listing(tmp_path / "empty.txt", 3)
-    with pytest.raises(ShardsError, match=r"none\.txt cannot be read"):
-        shards.read_listing(tmp_path / "none.txt", 3)
+def test_settings_and_lists_that_cannot_be_used(model, listing, tmp_path):
     with pytest.raises(ShardsError, match=r"--part_size is 0; it must be at least 1"):
         shards.Settings(part_size=0)
-    shards.write_listing(["ü .png", "b\udcff.png"], tmp_path / "list.txt")
-    assert shards.read_listing(tmp_path / "list.txt", 1).paths(1) == ["b\udcff.png"]
     # The list shrinks while parts are made of it.
     changing = tmp_path / "changing.txt"
     changing.write_bytes(listing.read_bytes())
-    read = shards.read_listing(changing, 3)
+    read = path_lists.read_listing(changing, 3)
     changing.write_bytes(b"\n" * 5000)
     with pytest.raises(ShardsError, match="has changed meanwhile"):
         shards.predict(model, read, tmp_path / "out", settings=SETTINGS)
 
 
-def test_line_breaks_in_names_cost_no_file(tmp_path):
-    names = ["a\nb.png", "\r\n.png", "c\\n.png", "d.png\n"]
-    shards.write_listing(names, tmp_path / "list.txt")
-    listing = shards.read_listing(tmp_path / "list.txt", 3)
-    assert listing.count == 4 and listing.paths(0) + listing.paths(1) == names
-
-
 def test_bad_files_of_any_name_are_listed(model, tmp_path):
     names = ["b\udce9.png", "é.png", "a\nb.png", "=1+2.png"]
-    shards.write_listing(names, tmp_path / "list.txt")
+    path_lists.write_listing(names, tmp_path / "list.txt")
     _predict(model, tmp_path / "list.txt", tmp_path / "out")
     text = (tmp_path / "out" / "bad_files.csv").read_bytes().decode("utf-8")
     read = [row["file"] for row in csv.DictReader(io.StringIO(text, newline=""))]
@@ -370,13 +340,14 @@ def test_rows_do_not_depend_on_the_batch_size(model, listing, whole, tmp_path, s
 def test_devices_share_a_batch(run, folder, tmp_path):
     """Two simulated devices give the bits of one, also for an odd number of images."""
     code = (
-        "import sys, json, jax, wbc_jax; from wbc_jax.inference import shards; import numpy as np\n"
+        "import sys, json, jax, wbc_jax; from wbc_jax.inference import path_lists, shards\n"
+        "import numpy as np\n"
         "model = wbc_jax.load(sys.argv[1]); x = np.arange(3 * 32 * 32 * 3) * 7 % 256\n"
         "x = x.astype(np.uint8).reshape(3, 32, 32, 3); one = model.logits(x)\n"
         "n = model.spread(); two = model.logits(x)\n"
         "used = len(jax.tree.leaves(model.weights)[0].sharding.device_set)\n"
         "print(json.dumps([n, used, int((two != one).sum()), len(np.unique(one))]))\n"
-        "listing = shards.read_listing(sys.argv[2], 3)\n"
+        "listing = path_lists.read_listing(sys.argv[2], 3)\n"
         "shards.predict(model, listing, sys.argv[3], settings=shards.Settings(3, 3))\n"
     )
     (tmp_path / "list.txt").write_text(str(folder / "0.png"))
@@ -493,7 +464,7 @@ def test_an_image_that_shows_no_cell_has_none(model, typed_run, tmp_path):
     """A network that has seen only cells finds one in a plain picture, too."""
     Image.fromarray(np.full((60, 50, 3), (230, 220, 120), np.uint8)).save(tmp_path / "plain.png")
     (tmp_path / "list.txt").write_text(f"{tmp_path / 'plain.png'}\n")
-    listing = shards.read_listing(tmp_path / "list.txt", SETTINGS.part_size)
+    listing = path_lists.read_listing(tmp_path / "list.txt", SETTINGS.part_size)
     for name, one in (("masks", model), ("types", wbc_jax.load(typed_run.workdir))):
         shards.predict(one, listing, tmp_path / name, settings=SETTINGS, judge=contrast.judge)
         (row,) = _rows(tmp_path / name)

@@ -17,7 +17,7 @@ from wbc_jax import experiment
 from wbc_jax.data import pipeline
 from wbc_jax.data.images import encode_png
 from wbc_jax.errors import DataError
-from wbc_jax.inference import shards
+from wbc_jax.inference import path_lists, shards
 from wbc_jax.utils import atomic
 
 pytest.importorskip("gcsfs")
@@ -164,7 +164,7 @@ def test_predictions_in_a_bucket(bucket, run, model, tmp_path):
     listed = epath.Path("gs://cells/list.txt")
     listed.write_text("\n".join(names))
     settings = shards.Settings(part_size=2, batch_size=2, threads=2)
-    listing = shards.read_listing(listed, 2)
+    listing = path_lists.read_listing(listed, 2)
     out = epath.Path("gs://cells/predicted")
     summaries = [shards.predict(model, listing, out, (i, 2), settings) for i in range(2)]
     assert [(s.images, s.bad) for s in summaries] == [(2, 0), (2, 1)]

@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
+from helpers import tiny_runs
 from helpers.drawn_masks import cell, distances, each, one_hot, pairs, square
 from wbc_jax import metrics
 from wbc_jax.metrics import boundary
@@ -198,8 +199,7 @@ far = distances.boundary_distances(*on_devices, 3, 512)
 assert len(far.sharding.device_set) == 4
 assert np.array_equal(far, distances.boundary_distances(truth, prediction, 3, 512))
 """
-    flags = "--xla_force_host_platform_device_count=4"
-    environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+    environment = os.environ | tiny_runs.devices(4)
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, env=environment
     )

@@ -22,7 +22,7 @@ from wbc_jax import config_checks, experiment
 from wbc_jax.config import Distributed
 from wbc_jax.training import checkpoint, metric_writer
 
-pytestmark = pytest.mark.usefixtures("optimized")  # it compares sums in different orders
+pytestmark = pytest.mark.usefixtures("summing_exactly")
 
 STEPS, EVERY = 12, 4
 # Relative difference of a loss from that of one process: float32 sums in another order.

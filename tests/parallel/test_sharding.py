@@ -15,7 +15,7 @@ from wbc_jax.config import Mesh
 from wbc_jax.errors import ConfigError
 from wbc_jax.parallel import sharding
 
-pytestmark = pytest.mark.usefixtures("optimized")  # it compares sums in different orders
+pytestmark = pytest.mark.usefixtures("summing_exactly")
 
 PLAIN = {
     "batch": {"train__batch_size": 16, "model__norm": "batch", "optimizer__ema_decay": 0.9},

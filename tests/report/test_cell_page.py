@@ -7,7 +7,7 @@ from helpers import browser
 from wbc_jax.fields import results
 from wbc_jax.labels import REVIEW
 from wbc_jax.report import cell_page as page
-from wbc_jax.report import figures
+from wbc_jax.report import nc_figures
 
 
 def rows():
@@ -76,11 +76,11 @@ def test_without_types_or_masks():
 
 
 def test_histogram_has_a_panel_a_group():
-    figure = figures.nc_histogram({"lymphocyte": [1.0, 2.0, 3.0], "neutrophil": [float("inf")]})
+    figure = nc_figures.nc_histogram({"lymphocyte": [1.0, 2.0, 3.0], "neutrophil": [float("inf")]})
     first, second = figure.axes
     assert first.get_title(loc="left") == "lymphocyte (3, median 2.00)"
     assert second.get_title(loc="left") == "neutrophil (0)"
-    assert figures.nc_histogram({}).axes
+    assert nc_figures.nc_histogram({}).axes
 
 
 @pytest.mark.skipif(browser.PATH is None, reason="no Chromium is installed")

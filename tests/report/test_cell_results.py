@@ -18,7 +18,7 @@ from wbc_jax.data import light, orientation, pipeline
 from wbc_jax.errors import InputError, Interrupted
 from wbc_jax.fields import analyze as fields
 from wbc_jax.labels import CELL_TYPES
-from wbc_jax.report import cell_results, finished
+from wbc_jax.report import cell_files, cell_results, finished
 
 
 @pytest.fixture(scope="module")
@@ -218,8 +218,8 @@ def test_other_settings_do_not_go_on(model, cells, tmp_path, monkeypatch):
 
 def test_tables_grow_while_it_runs(model, cells, tmp_path, monkeypatch):
     monkeypatch.setattr(cell_results, "BATCH", 2)
-    monkeypatch.setattr(cell_results, "_TABLES_EVERY_SECONDS", 0.0)
-    monkeypatch.setattr(cell_results, "_TABLES_SHARE", 1e9)
+    monkeypatch.setattr(cell_files, "_TABLES_EVERY_SECONDS", 0.0)
+    monkeypatch.setattr(cell_files, "_TABLES_SHARE", 1e9)
     lengths = []
 
     class Watched(_Stops):

@@ -1,6 +1,7 @@
 """A comparison of groups of cells as text, tables, page and charts: all tell the same."""
 
 import csv
+import functools
 import io
 import math
 
@@ -16,7 +17,7 @@ from wbc_jax.errors import InputError
 from wbc_jax.evaluate import cell_tables, cohort, cohort_truth
 from wbc_jax.evaluate.cell_tables import Rule
 from wbc_jax.metrics import separation
-from wbc_jax.report import cohort_page, figures
+from wbc_jax.report import chart_parts, cohort_figures, cohort_page
 from wbc_jax.utils.output_folder import OutputFolder
 
 LOW = [(50, 50), (40, 60), (60, 40), (30, 70)]
@@ -41,9 +42,15 @@ def two(tmp_path):
 @pytest.fixture
 def undrawn(monkeypatch):
     """Leaves the charts out, which take seconds."""
-    monkeypatch.setattr(figures, "png", lambda figure: b"")
-    monkeypatch.setattr(figures, "cohort_distributions", lambda found, dark=False: None)
-    monkeypatch.setattr(figures, "cohort_curves", lambda found, dark=False: None)
+    monkeypatch.setattr(chart_parts, "png", lambda figure: b"")
+    monkeypatch.setattr(cohort_figures, "cohort_distributions", lambda found, dark=False: None)
+    monkeypatch.setattr(cohort_figures, "cohort_curves", lambda found, dark=False: None)
+
+
+@pytest.fixture
+def coarse(monkeypatch):
+    """Draws the charts, with fewer pixels: to encode them takes longest."""
+    monkeypatch.setattr(chart_parts, "png", functools.partial(chart_parts.png, dpi=20))
 
 
 def draw(path, color=(200, 40, 90)):
@@ -60,7 +67,7 @@ def assert_offline(page):
     assert not any(tag == "script" for tag, _ in page.tags)
 
 
-def test_text_and_page_tell_the_same(two):
+def test_text_and_page_tell_the_same(two, coarse):
     text, page = cohort_page.text(two), Page(cohort_page.page(two))
     words, said = page.text, " ".join(text.split())
     assert_offline(page)
@@ -174,7 +181,7 @@ def test_without_images_the_page_says_so(two, undrawn):
     assert "so the cells at the extremes of N/C are not shown" in words
 
 
-def test_three_groups(tmp_path):
+def test_three_groups(tmp_path, coarse):
     third = [(95, 5), (85, 15), (75, 25)]
     rows = {n: made.cells(n, p) for n, p in (("low", LOW), ("high", HIGH), ("third", third))}
     found = compared(tmp_path, rows)
@@ -192,7 +199,7 @@ def test_three_groups(tmp_path):
         "low",
         "high",
     ]
-    curves = figures.cohort_curves(found).axes
+    curves = cohort_figures.cohort_curves(found).axes
     assert len(curves[0].lines) == 4  # the diagonal and three pairs
 
 
@@ -220,7 +227,7 @@ def test_true_masks_stand_beside_ours(two, tmp_path, undrawn):
 
 
 def test_charts_show_the_numbers(two):
-    boxes = figures.cohort_distributions(two)
+    boxes = cohort_figures.cohort_distributions(two)
     titles = [axes.get_title("left") for axes in boxes.axes if axes.axison]
     assert titles == [measure.label for measure in two.measures]
     ratio = boxes.axes[0]
@@ -228,23 +235,26 @@ def test_charts_show_the_numbers(two):
     np.testing.assert_allclose(points[0], sorted(n / c for n, c in LOW))
     assert len(points[1]) == 4 and ratio.get_xscale() == "log"  # the infinite one has no place
     assert [label.get_text() for label in ratio.get_yticklabels()] == ["healthy", EVIL]
-    curves = figures.cohort_curves(two)
+    curves = cohort_figures.cohort_curves(two)
     shown = [axes for axes in curves.axes if axes.axison]
     assert shown[0].get_title("left") == "N/C and N/(N+C), AUROC 0.97"
     assert len(shown) == len(two.measures) - 1
     expected = separation.roc(*two.values["nc_ratio"])
     np.testing.assert_allclose(np.stack(shown[0].lines[1].get_data(), 1), expected)
-    assert figures.png(curves) and figures.png(figures.cohort_distributions(two, dark=True))
+    assert chart_parts.png(curves) and chart_parts.png(
+        cohort_figures.cohort_distributions(two, dark=True)
+    )
 
 
 @pytest.mark.skipif(browser.PATH is None, reason="no Chromium is installed")
-@pytest.mark.parametrize("width", [1200, 390])
-def test_the_page_looks_whole_and_asks_for_nothing(two, tmp_path, width):
+def test_the_page_looks_whole_and_asks_for_nothing(two, tmp_path):
     path = tmp_path / "index.html"
     path.write_text(cohort_page.page(two), encoding="utf-8")
     with browser.started(tmp_path) as chromium:
-        chromium.open(path, width)
-        assert chromium.value("[...document.images].every(i => i.complete && i.naturalWidth > 0)")
-        assert chromium.value("document.documentElement.scrollWidth") == width
+        for width in (1200, 390):
+            chromium.open(path, width)
+            whole = "[...document.images].every(i => i.complete && i.naturalWidth > 0)"
+            assert chromium.value(whole)
+            assert chromium.value("document.documentElement.scrollWidth") == width
         asked = [url for url in chromium.requests if not url.startswith("data:")]
         assert set(asked) == {path.as_uri()} and chromium.complaints == []

@@ -23,7 +23,7 @@ from wbc_jax.data.images import encode_png
 from wbc_jax.errors import InputError, ShardsError
 from wbc_jax.fields import analyze as fields
 from wbc_jax.fields import contrast, results
-from wbc_jax.inference import abstention, shards
+from wbc_jax.inference import abstention, path_lists, shard_files, shard_rows, shards
 from wbc_jax.labels import REVIEW
 from wbc_jax.report import cell_results, collected
 
@@ -32,7 +32,8 @@ TYPES = ("neutrophil", "lymphocyte", "monocyte")
 
 def _part_row(index, folder="cells"):
     """Of twelve rows, one is a bad file, one shows no cell, and one is left to a person."""
-    row = dict.fromkeys(shards.SCHEMA.names) | {"index": index, "file": f"{folder}/{index}.png"}
+    row = dict.fromkeys(shard_files.SCHEMA.names)
+    row |= {"index": index, "file": f"{folder}/{index}.png"}
     kind = index % 12
     if kind == 3:
         return row | {"error": "cells/3.png is damaged"}
@@ -55,14 +56,14 @@ def write_parts(out, count, size, part_row=_part_row, **about):
     """Writes parts as `shards.predict` does."""
     manifest = {
         "model.task": "segmentation", "classifier.task": "classification", "rule_sha256": "a",
-        "list.paths": count, "part_size": size, "masks": True, "format": shards.FORMAT,
+        "list.paths": count, "part_size": size, "masks": True, "format": shard_files.FORMAT,
     }  # fmt: skip
-    shards.claim(out, manifest | about)
+    shard_files.claim(out, manifest | about)
     for shard in range(-(-count // size)):
         rows = [part_row(i) for i in range(shard * size, min(count, (shard + 1) * size))]
-        path = shards.part_path(out, shard)
+        path = shard_files.part_path(out, shard)
         path.parent.mkdir(exist_ok=True)
-        pq.write_table(pa.Table.from_pylist(rows, shards.SCHEMA), path)
+        pq.write_table(pa.Table.from_pylist(rows, shard_files.SCHEMA), path)
     return out
 
 
@@ -270,9 +271,9 @@ def test_rows_are_those_of_predict(model, typed_run, run, tmp_path):
     rule = abstention.Rule(2.0, 0.3, -1.7, 0.5, 10)
     typed = wbc_jax.load(typed_run.workdir)
     (tmp_path / "list.txt").write_text("\n".join(paths))
-    listing = shards.read_listing(tmp_path / "list.txt", 2)
+    listing = path_lists.read_listing(tmp_path / "list.txt", 2)
     settings = shards.Settings(2, 2, threads=1)
-    typing = shards.Typing(typed, rule)
+    typing = shard_rows.Typing(typed, rule)
     shards.predict(model, listing, tmp_path / "a", (0, 1), settings, contrast.judge, typing)
     collected.collect(tmp_path / "a")
     models = fields.Models(model.with_middle_cell(False), typed, rule)

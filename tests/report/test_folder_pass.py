@@ -89,6 +89,16 @@ def paths(images, tmp_path_factory):
     return [str(folder / f"{i:03}.png") for i in range(COUNT)]
 
 
+@pytest.fixture(scope="module")
+def whole(paths, tmp_path_factory):
+    """The files of a call that nothing stopped, with 60 images in its first pass."""
+    out = tmp_path_factory.mktemp("whole")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(folder_pass, "IMAGES", 60)
+        cell_results.predict_files(models(), paths, out, "no")
+    return contents(out)
+
+
 def read(out):
     with open(out / "cells.csv", newline="") as file:
         return list(csv.DictReader(file))
@@ -185,21 +195,20 @@ def test_an_old_rule_is_said_once_and_changes_no_file(paths, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("most", [30, 80])
-def test_a_stopped_call_goes_on_in_either_pass(paths, tmp_path, monkeypatch, most):
+def test_a_stopped_call_goes_on_in_either_pass(paths, whole, tmp_path, monkeypatch, most):
     """60 images are of the first pass, 40 only of the second."""
     monkeypatch.setattr(folder_pass, "IMAGES", 60)
-    cell_results.predict_files(models(), paths, tmp_path / "whole", "no")
     first, second = Counts(most), Counts()
     with pytest.raises(Interrupted, match="the same command goes on"):
         cell_results.predict_files(models(first), paths, tmp_path / "out", "no", settings="A")
     cell_results.predict_files(models(second), paths, tmp_path / "out", "no", settings="A")
     assert first.images + second.images == COUNT
-    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+    assert contents(tmp_path / "out") == whole
     about = json.loads((tmp_path / "out" / "folder_statistics.json").read_text())
     assert (about["cells"], about["images"]) == (60, 60)
 
 
-def test_a_longer_list_is_begun_again(paths, tmp_path, monkeypatch):
+def test_a_longer_list_is_begun_again(paths, whole, tmp_path, monkeypatch):
     """Its statistics are others, so finished images are typed anew; none is segmented twice."""
     monkeypatch.setattr(folder_pass, "IMAGES", 60)
     with pytest.raises(Interrupted):
@@ -207,9 +216,7 @@ def test_a_longer_list_is_begun_again(paths, tmp_path, monkeypatch):
             models(Counts(64)), paths[:90], tmp_path / "out", "no", settings="A"
         )
     cell_results.predict_files(models(), paths, tmp_path / "out", "no", settings="A")
-    cell_results.predict_files(models(), paths, tmp_path / "whole", "no")
-    ours, whole = contents(tmp_path / "out"), contents(tmp_path / "whole")
-    assert ours == whole
+    assert contents(tmp_path / "out") == whole
 
 
 class Slides:
@@ -267,7 +274,7 @@ def wrong_on_slide(rows):
 
 
 @pytest.fixture(scope="module")
-def whole(slide, tmp_path_factory):
+def slide_results(slide, tmp_path_factory):
     """The results of a slide, with and without its statistics, and the number of its regions."""
     with pytest.MonkeyPatch.context() as patch:
         counts, folder = Slides(), tmp_path_factory.mktemp("whole")
@@ -278,8 +285,8 @@ def whole(slide, tmp_path_factory):
     return folder, moved, off, counts.regions
 
 
-def test_a_slide_has_statistics_of_its_own(drawn, whole):
-    folder, moved, off, regions = whole
+def test_a_slide_has_statistics_of_its_own(drawn, slide_results):
+    folder, moved, off, regions = slide_results
     assert len(moved) == len(off) == len(drawn.thin) >= 50
     places = ("cell", "top", "left", "bottom", "right", "nucleus_px", "mask")
     assert [[row[key] for key in places] for row in moved] == [
@@ -296,7 +303,7 @@ def test_a_slide_has_statistics_of_its_own(drawn, whole):
 
 
 @pytest.mark.parametrize("most", [10, 20])
-def test_a_slide_that_was_stopped_in_either_pass(slide, whole, tmp_path, monkeypatch, most):
+def test_a_slide_that_was_stopped_in_either_pass(slide, slide_results, tmp_path, monkeypatch, most):
     """Of the 36 regions 14 are of the first pass."""
     monkeypatch.setattr(cell_results, "FIRST", 14)
     monkeypatch.setattr(slide_regions, "FIRST", 14)
@@ -308,7 +315,7 @@ def test_a_slide_that_was_stopped_in_either_pass(slide, whole, tmp_path, monkeyp
     rows = predict_slides(tmp_path / "out", [slide], second, monkeypatch, settings="A")
     assert first.regions == most and second.regions == 36 - most
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
-    assert len(rows) == len(whole[1])
+    assert len(rows) == len(slide_results[1])
     about = json.loads((tmp_path / "out" / "folder_statistics.json").read_text())
     assert about["images"] == 14 and 10 <= about["cells"] < len(rows)
 
@@ -322,7 +329,7 @@ def test_enough_cells_are_enough_for_the_first_pass(slide, tmp_path, monkeypatch
     assert 12 <= about["cells"] < 20 and about["images"] == counts.regions < 36
 
 
-def test_images_and_two_slides_in_one_pass(slide, whole, paths, tmp_path, monkeypatch):
+def test_images_and_two_slides_in_one_pass(slide, slide_results, paths, tmp_path, monkeypatch):
     """Each region is given what was found in itself, whatever part of the list is looked at."""
     monkeypatch.setattr(folder_statistics, "LEAST_CELLS", 10)
     monkeypatch.setattr(folder_pass, "IMAGES", 30)  # every fifth place of 20 + 2 * 64
@@ -335,11 +342,16 @@ def test_images_and_two_slides_in_one_pass(slide, whole, paths, tmp_path, monkey
     rows = predict_slides(
         tmp_path / "out", [slide, other], analyze, monkeypatch, paths[:20], find="no", settings="A"
     )
-    assert len(rows) == 20 + 2 * len(whole[1]) and counts.regions == 2 * 36
+    assert len(rows) == 20 + 2 * len(slide_results[1]) and counts.regions == 2 * 36
     keys = ("cell", "top", "left", "nucleus_px")
-    for name, some in ((slide, rows[20 : 20 + len(whole[1])]), (other, rows[-len(whole[1]) :])):
+    for name, some in (
+        (slide, rows[20 : 20 + len(slide_results[1])]),
+        (other, rows[-len(slide_results[1]) :]),
+    ):
         assert {row["file"] for row in some} == {name}
-        assert [[row[k] for k in keys] for row in some] == [[r[k] for k in keys] for r in whole[1]]
+        assert [[row[k] for k in keys] for row in some] == [
+            [r[k] for k in keys] for r in slide_results[1]
+        ]
     about = json.loads((tmp_path / "out" / "folder_statistics.json").read_text())
     chosen = {round(i * 147 / 29) for i in range(30)}
     there = [*range(20), *range(20, 56), *range(84, 120)]  # images, and regions of both slides

@@ -16,7 +16,6 @@ from wbc_jax.errors import DataError, InputError
 from wbc_jax.fields import results
 from wbc_jax.utils import outputs
 
-TABLE = "cells.parquet"
 LEAST_IOU = 0.5
 """A statement about an earlier run's cell holds for the cell whose box has this IoU or more."""
 Box = tuple[int, int, int, int]
@@ -66,7 +65,7 @@ class Results:
 
     def is_current(self) -> bool:
         """Returns whether the table is still the one that was read."""
-        return _stamp(self.path / TABLE) == self._stamp
+        return _stamp(self.path / outputs.TABLE) == self._stamp
 
     def find(self, file: str, number: int, box: Box) -> Cell | None:
         """Returns the cell that lies where a statement saw one; None if it is gone.
@@ -99,14 +98,9 @@ def read(path: epath.PathLike) -> Results:
     """
     log.check_local(path)
     folder = epath.Path(path).expanduser()
-    table = folder / TABLE
     if not folder.is_dir():
         raise InputError(f"{path} is no folder: name the --out of `python -m wbc_jax.predict`.")
-    if not table.exists():
-        raise InputError(
-            f"{path} has no {TABLE}, so it is no folder of results: name the --out of `python -m "
-            "wbc_jax.predict`, run with --format=csv."
-        )
+    table = outputs.cells_table(path)
     stamp = _stamp(table)
     try:
         rows = pq.read_table(table).to_pylist()

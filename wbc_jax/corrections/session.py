@@ -15,7 +15,7 @@ from etils import epath
 from wbc_jax.corrections import cells, log, masks, state
 from wbc_jax.corrections.cells import Box
 from wbc_jax.errors import InputError
-from wbc_jax.utils import output_folder
+from wbc_jax.utils import output_folder, outputs
 from wbc_jax.utils.output_folder import OutputFolder
 
 PAGE = "page"
@@ -228,7 +228,7 @@ class Session:
     def _check_current(self) -> None:
         if not self.results.is_current():
             raise InputError(
-                f"{self.results.path / cells.TABLE} has changed since this review began: another "
+                f"{self.results.path / outputs.TABLE} has changed since this review began: another "
                 "program predicts into this folder. End this review and start it again; all that "
                 "was said so far is in the log."
             )

@@ -300,9 +300,7 @@ def rule_path(name: epath.PathLike) -> epath.Path:
     Args:
         name: of the model, as for `wbc_jax.load`.
     """
-    if file := weights.find(name):
-        return file.parent / f"{file.name.removesuffix(weights.SUFFIX)}.{FILE}"
-    return epath.Path(name).expanduser() / FILE
+    return weights.beside(name, FILE)
 
 
 def read(name: epath.PathLike) -> Rule | None:
@@ -328,9 +326,8 @@ def read(name: epath.PathLike) -> Rule | None:
             if getattr(rule, field) <= 0:
                 raise ValueError(f"{field} is {getattr(rule, field)}")
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise AbstentionError(
-            f"{path} is damaged ({error}); delete it, or run `python -m wbc_jax.abstain {name}`."
-        ) from error
+        remedy = f"delete it, or run `python -m wbc_jax.abstain {name}`."
+        raise AbstentionError.damaged(path, error, remedy) from error
     return rule
 
 

@@ -51,9 +51,7 @@ def replay_path(name: epath.PathLike) -> epath.Path:
     Args:
         name: of the model, as for `wbc_jax.load`.
     """
-    if file := weights.find(name):
-        return file.parent / f"{file.name.removesuffix(weights.SUFFIX)}.{FILE}"
-    return epath.Path(name).expanduser() / FILE
+    return weights.beside(name, FILE)
 
 
 def read(name: epath.PathLike) -> Replay:
@@ -73,10 +71,10 @@ def read(name: epath.PathLike) -> Replay:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             features, logits, labels, sources = (stored[key] for key in _KEYS)
     except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise AbstentionError(f"{path} is damaged ({error}). {remedy}") from error
+        raise AbstentionError.damaged(path, error, remedy) from error
     count = len(labels)
     if features.ndim != 2 or logits.shape != (count, len(CELL_TYPES)) or len(features) != count:
-        raise AbstentionError(f"{path} is damaged: its arrays do not fit each other. {remedy}")
+        raise AbstentionError.damaged(path, "its arrays do not fit each other", remedy)
     return Replay(
         features.astype(np.float32), logits.astype(np.float32), labels.astype(np.int64), sources
     )

@@ -14,69 +14,28 @@ import dataclasses
 import hashlib
 import itertools
 import json
-import os
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent import futures
 from typing import Any, TypeVar
 
 import jax
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
-import scipy.special
 from etils import epath
 
 from wbc_jax.config import flatten
-from wbc_jax.data import isolation, light, orientation
-from wbc_jax.data.images import encode_png, read_with_metadata
-from wbc_jax.errors import DataError, ShardsError
-from wbc_jax.inference import abstention, weights
+from wbc_jax.errors import ShardsError
+from wbc_jax.inference import abstention, shard_files, shard_rows, weights
 from wbc_jax.inference import model as inference
+from wbc_jax.inference.path_lists import Listing
+from wbc_jax.inference.shard_rows import Judge, Typing
 from wbc_jax.parallel.environment import find_place
 from wbc_jax.utils import atomic
 from wbc_jax.utils.output_folder import OutputFolder
 from wbc_jax.utils.progress import Progress
 
-MANIFEST = "manifest.json"
-FOLDER = "parts"
-SCHEMA = pa.schema(
-    [
-        ("index", pa.int64()),
-        ("file", pa.string()),
-        ("error", pa.string()),
-        ("width", pa.int32()),
-        ("height", pa.int32()),
-        ("type", pa.string()),
-        ("probability", pa.float32()),
-        ("probabilities", pa.list_(pa.float32())),
-        ("calibrated", pa.float64()),
-        ("review", pa.string()),
-        ("nucleus_px", pa.int64()),
-        ("cytoplasm_px", pa.int64()),
-        ("nc_ratio", pa.float64()),
-        ("nucleus_share", pa.float64()),
-        ("flag", pa.string()),
-        ("mask_png", pa.binary()),
-    ]
-)
-"""One row per path, in the order of the list. `index` counts from 0; `error` is null without an
-error; outputs that the models do not have are null. `type` and `probability` are the most probable
-type's, whether or not the classifier abstains; with an abstention rule, `calibrated` is its
-calibrated probability and `review` the reason to leave the cell to a person, or empty. Ratios are
-+inf and NaN as in `Prediction`."""
-
 # Number of batches that are read, and computed, ahead of the one whose masks are encoded.
 _READ_AHEAD, _COMPUTE_AHEAD = 2, 1
-# Line breaks in paths, and how a list has them: no path holds a zero byte.
-_BREAKS = ((b"\n", b"\0n"), (b"\r", b"\0r"))
 _T, _S = TypeVar("_T"), TypeVar("_S")
-
-FORMAT = 3
-"""Number of the way in which images become rows; parts of another are not continued."""
-Judge = Callable[[np.ndarray], Callable[[np.ndarray | None], bool]]
-"""From an image, uint8 `[H, W, 3]`, to a function from its mask, uint8 `[H, W]` or None, to whether
-it shows a cell."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -105,50 +64,6 @@ class Settings:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Typing:
-    """What decides a cell's type.
-
-    Attributes:
-        classifier: types the cells of a segmenter; None: it gives no types, or the model is itself
-            a classifier.
-        rule: decides which types are left to a person; None: none.
-    """
-
-    classifier: inference.Model | None = None
-    rule: abstention.Rule | None = None
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Listing:
-    """A text file with one path per line; blank lines do not count.
-
-    Attributes:
-        path: of the file.
-        count: number of paths.
-        sha256: of the paths, each followed by a newline.
-        starts: byte offset of each shard's first path.
-        part_size: paths per shard.
-    """
-
-    path: epath.Path
-    count: int
-    sha256: str
-    starts: tuple[int, ...]
-    part_size: int
-
-    def paths(self, shard: int) -> list[str]:
-        """Returns the paths of a shard."""
-        with self.path.open("rb") as file:
-            file.seek(self.starts[shard])
-            lines = (line for line in map(_stripped, file) if line)
-            return [_path_of(line) for line in itertools.islice(lines, self.part_size)]
-
-    def size(self, shard: int) -> int:
-        """Returns the number of paths of a shard."""
-        return min(self.part_size, self.count - shard * self.part_size)
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
 class Summary:
     """The outcome of `predict`.
 
@@ -164,52 +79,6 @@ class Summary:
     skipped: int
     bad: int
     bad_files: epath.Path | None
-
-
-def read_listing(path: epath.PathLike, part_size: int) -> Listing:
-    """Reads a list of paths once, and keeps only the offset of each shard.
-
-    Raises:
-        ShardsError: the file cannot be read or is empty.
-    """
-    path = epath.Path(path).expanduser()
-    count, offset, starts, digest = 0, 0, [], hashlib.sha256()
-    try:
-        with path.open("rb") as file:
-            for line in file:
-                name = _stripped(line)
-                if name:
-                    if count % part_size == 0:
-                        starts.append(offset)
-                    digest.update(name + b"\n")
-                    count += 1
-                offset += len(line)
-    except OSError as error:
-        raise ShardsError(f"the list {path} cannot be read ({error}).") from error
-    if not count:
-        raise ShardsError(f"the list {path} names no file; it must hold one path per line.")
-    return Listing(path, count, digest.hexdigest(), tuple(starts), part_size)
-
-
-def write_listing(paths: Iterable[str], path: epath.PathLike) -> None:
-    """Writes paths as a list for `read_listing`; line breaks in names are marked by `_BREAKS`."""
-    with epath.Path(path).open("wb") as file:
-        for name in paths:
-            line = os.fsencode(name)
-            for break_, marked in _BREAKS:
-                line = line.replace(break_, marked)
-            file.write(line + b"\n")
-
-
-def _stripped(line: bytes) -> bytes:
-    line = line.rstrip(b"\r\n")  # a file name may begin or end with a blank
-    return line if line.strip() else b""
-
-
-def _path_of(line: bytes) -> str:
-    for break_, marked in _BREAKS:
-        line = line.replace(marked, break_)
-    return os.fsdecode(line)
 
 
 def find_shard(text: str, environment: Mapping[str, str]) -> tuple[int, int]:
@@ -254,7 +123,7 @@ def predict(
     Args:
         model: from `wbc_jax.load`; spread over the process's devices. A segmenter keeps the middle
             cell alone.
-        listing: from `read_listing`, with `settings.part_size`.
+        listing: from `path_lists.read_listing`, with `settings.part_size`.
         out: folder, created if missing; `gs://` works.
         process: (i, n), this is process i of n.
         settings: by default `Settings()`.
@@ -280,18 +149,20 @@ def predict(
     name = f"{index}-of-{count}"
     listed = "bad_files.csv" if count == 1 else f"bad_files-{name}.csv"
     with OutputFolder(out, part=f"{name}.") as folder:
-        if not claim(out, manifest(model, listing, settings, typing)):
+        if not shard_files.claim(out, manifest(model, listing, settings, typing)):
             folder.adopt([listed])
         folder.refuse_foreign([listed])
         mine = range(index, len(listing.starts), count)
         missing = [
-            shard for shard in mine if not _is_done(part_path(out, shard), settings.retry_bad)
+            shard
+            for shard in mine
+            if not shard_files.is_done(shard_files.part_path(out, shard), settings.retry_bad)
         ]
         total = sum(map(listing.size, mine))
         done = total - sum(map(listing.size, missing))
         if missing:
             _predict_shards(model, listing, out, missing, settings, judge, typing, total, done)
-        bad = _list_bad(folder, mine, listed)
+        bad = shard_files.list_bad(folder, mine, listed)
     return Summary(total, len(mine), len(mine) - len(missing), bad, out / listed if bad else None)
 
 
@@ -308,7 +179,7 @@ def manifest(
         "list.sha256": listing.sha256,
         "part_size": settings.part_size,
         "masks": settings.masks,
-        "format": FORMAT,
+        "format": shard_files.FORMAT,
     }
 
 
@@ -327,65 +198,6 @@ def _describe_model(model: inference.Model, name: str) -> dict[str, Any]:
 
 def _digest(rule: abstention.Rule) -> str:
     return hashlib.sha256(json.dumps(abstention.as_json(rule)).encode()).hexdigest()
-
-
-def claim(out: epath.Path, wanted: dict[str, Any]) -> bool:
-    """Writes `manifest.json`, or checks that the existing one is the same.
-
-    Returns:
-        Whether it wrote it.
-
-    Raises:
-        ShardsError: it is not; lists the differences.
-    """
-    path = out / MANIFEST
-    wanted = json.loads(json.dumps(wanted))  # a tuple is read as a list
-    new = not path.exists()
-    if new:
-        if any((out / FOLDER).glob("*.parquet")):
-            raise ShardsError(
-                f"{out / FOLDER} holds parts, but {path} is missing; name another --out."
-            )
-        atomic.write_json(path, wanted)
-    try:
-        there = json.loads(path.read_text())  # another process may have written it first
-        differing = [k for k in {**there, **wanted} if there.get(k) != wanted.get(k)]
-    except (ValueError, TypeError) as error:
-        raise ShardsError(f"{path} is damaged ({error}); name another --out.") from error
-    if differing:
-        lines = [f"{k}: {there.get(k)!r} there, {wanted.get(k)!r} here" for k in differing]
-        raise ShardsError(
-            f"{out} holds results of something else:\n  " + "\n  ".join(lines) + "\nName another "
-            "--out, or delete this one to start over."
-        )
-    return new
-
-
-def part_path(out: epath.Path, shard: int) -> epath.Path:
-    """Returns the path of a shard in the folder of results."""
-    return out / FOLDER / f"part-{shard:06}.parquet"
-
-
-def _is_done(path: epath.Path, retry_bad: bool) -> bool:
-    return path.exists() and not (retry_bad and _bad_rows(path))
-
-
-def _bad_rows(path: epath.Path) -> list[dict[str, str]]:
-    try:
-        with path.open("rb") as file:
-            table = pq.read_table(file, columns=["file", "error"])
-    except pa.ArrowInvalid as error:
-        raise ShardsError(
-            f"{path} is damaged ({error}); delete it and run the same command again."
-        ) from error
-    return table.filter(table["error"].is_valid()).to_pylist()
-
-
-def _list_bad(folder: OutputFolder, mine: Iterable[int], listed: str) -> int:
-    """Writes the bad files of the shards `mine`, and returns their number."""
-    bad = [row for shard in mine for row in _bad_rows(part_path(folder.path, shard))]
-    folder.list_bad([(row["file"], row["error"]) for row in bad], listed)
-    return len(bad)
 
 
 def _predict_shards(
@@ -407,8 +219,8 @@ def _predict_shards(
                 rows += batch
                 done += len(batch)
                 if len(rows) == listing.size(shard):
-                    atomic.remove_stale_temporaries(part_path(out, shard))
-                    _write(part_path(out, shard), rows)
+                    atomic.remove_stale_temporaries(shard_files.part_path(out, shard))
+                    shard_files.write(shard_files.part_path(out, shard), rows)
                     rows = []
                 progress.update(done, len(batch))
         except BaseException:
@@ -416,12 +228,6 @@ def _predict_shards(
             raise
         finally:
             progress.close()
-
-
-def _write(path: epath.Path, rows: list[dict[str, Any]]) -> None:
-    sink = pa.BufferOutputStream()
-    pq.write_table(pa.Table.from_pylist(rows, SCHEMA), sink, compression="zstd")
-    atomic.write_bytes(path, sink.getvalue().to_pybytes())
 
 
 def _batches(
@@ -451,7 +257,8 @@ def _batches(
     def read(chunk):
         shard, first, paths = chunk
         wanted = typing.classifier is not None
-        return shard, first, [pool.submit(_read, model, judge, wanted, path) for path in paths]
+        reading = [pool.submit(shard_rows.read, model, judge, wanted, path) for path in paths]
+        return shard, first, reading
 
     def compute(chunk):
         shard, first, reading = chunk
@@ -464,7 +271,7 @@ def _batches(
         shard, first, rows, good, started = chunk
         outputs = started() if started else ((), None)
         finishing = [
-            (i, pool.submit(_finish, model, rows[i], *one, seen, settings.masks, typing))
+            (i, pool.submit(shard_rows.finish, model, rows[i], *one, seen, settings.masks, typing))
             for (i, seen), one in zip(good, _each(*outputs))
         ]
         return shard, first, rows, finishing
@@ -480,7 +287,7 @@ def _batches(
     computing = _ahead(compute, reading, _COMPUTE_AHEAD)
     for shard, first, rows, typed, started in _ahead(name, _ahead(finish, computing, 1), 1):
         for i, one in zip(typed, _each(*started()) if started else ()):
-            rows[i] |= _types(*one, typing.rule)
+            rows[i] |= shard_rows.types(*one, typing.rule)
         for i, row in enumerate(rows):
             row["index"] = first + i
         yield shard, rows
@@ -503,104 +310,11 @@ def _ahead(start: Callable[[_T], _S], items: Iterable[_T], depth: int) -> Iterat
     yield from started
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Seen:
-    """How an image was shown to the network.
-
-    Attributes:
-        turn: its position.
-        shows_cell: from `Judge`.
-        view: uint8 `[H, W, 3]` in that position, for a classifier that follows; None without one.
-    """
-
-    turn: orientation.Position = orientation.UPRIGHT
-    shows_cell: Callable[[np.ndarray | None], bool] | None = None
-    view: np.ndarray | None = None
-
-
-def _read(
-    model: inference.Model, judge: Judge | None, typed: bool, path: str
-) -> tuple[dict[str, Any], np.ndarray | None, _Seen]:
-    """Returns the first columns, the image as the network sees it (None: bad), and how."""
-    row: dict[str, Any] = {"file": atomic.utf8(path)}
-    try:
-        file = read_with_metadata(path)
-    except DataError as error:
-        return row | {"error": atomic.utf8(str(error))}, None, _Seen()
-    for note in file.notes:
-        print(f"note: {atomic.utf8(note)}", file=sys.stderr, flush=True)
-    image = file.pixels
-    height, width = image.shape[:2]
-    row |= {"width": width, "height": height, "flag": ";".join(file.flags) or None}
-    turn = orientation.find(image)
-    view = orientation.place(image, turn) if typed else None
-    seen = _Seen(turn, judge and judge(image), view)
-    if model.config.task == "segmentation":
-        return row, model.fit(_standard(image, seen.turn)), seen
-    # A classifier has a light of its own, but the mask that it cuts to is a segmenter's.
-    segmenter = model.segmenter
-    mask = segmenter.predict(_standard(image, seen.turn)).mask if segmenter else None
-    return row, model.fit(orientation.place(image, seen.turn), mask), seen
-
-
-def _standard(image: np.ndarray, turn: orientation.Position) -> np.ndarray:
-    """Returns an image in the light and position in which a segmenter sees it."""
-    return orientation.place(light.standardize(image), turn)
-
-
-def _finish(
-    model: inference.Model,
-    row: dict[str, Any],
-    logits: np.ndarray,
-    embedding: np.ndarray | None,
-    seen: _Seen,
-    masks: bool,
-    typing: Typing,
-) -> np.ndarray | None:
-    """Fills a row; returns the image as a classifier that follows sees it, None without a cell."""
-    height, width = row["height"], row["width"]
-    _, _, transposed = seen.turn
-    found = model.read(logits, (width, height) if transposed else (height, width))
-    turned = found.mask
-    if typing.classifier:
-        found = inference.measured(isolation.keep_middle_cell(turned))
-    if found.mask is not None:
-        found = dataclasses.replace(found, mask=orientation.replace(found.mask, seen.turn))
-    if seen.shows_cell and not seen.shows_cell(found.mask):
-        found = found.without_cell()
-    flags = ";".join(filter(None, (found.flag, row["flag"])))
-    row["flag"] = flags if flags or found.mask is not None else None
-    if found.probabilities is not None:
-        row |= _types(logits, embedding, typing.rule)
-    if found.mask is not None:
-        for name in ("nucleus_px", "cytoplasm_px", "nc_ratio", "nucleus_share"):
-            row[name] = getattr(found, name)
-        if masks:
-            row["mask_png"] = encode_png(found.mask)
-    if typing.classifier is None or "no_cell" in found.flag:
-        return None
-    return typing.classifier.fit(seen.view, turned)
-
-
-def _types(
-    logits: np.ndarray, embedding: np.ndarray | None, rule: abstention.Rule | None
-) -> dict[str, Any]:
-    """Returns the columns that a classifier gives."""
-    judged = abstention.judge(None, logits)
-    probabilities = scipy.special.softmax(logits)
-    row = {"type": judged["best_guess"], "probability": float(probabilities.max())}
-    row["probabilities"] = probabilities
-    if rule is not None:
-        judged = abstention.judge(rule, logits, embedding)
-        row |= {"calibrated": judged["probability"], "review": judged["review"]}
-    return row
-
-
 def describe(summary: Summary, out: epath.PathLike, process: tuple[int, int]) -> str:
     """Returns the outcome of `predict` as a line of text."""
     who = f"process {process[0]} of {process[1]}: " if process[1] > 1 else ""
     there = f", {summary.skipped} of them there before" if summary.skipped else ""
     return (
         f"{who}{summary.images - summary.bad} images predicted, in {summary.shards} parts"
-        f"{there}: {epath.Path(out) / FOLDER}"
+        f"{there}: {epath.Path(out) / shard_files.FOLDER}"
     )

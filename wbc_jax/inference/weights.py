@@ -75,6 +75,18 @@ def find(name: epath.PathLike) -> epath.Path | None:
     return file if path.name and file.exists() else None
 
 
+def beside(name: epath.PathLike, file: str) -> epath.Path:
+    """Returns the path of a file that belongs to a model: in the run's folder, or by the weights.
+
+    Args:
+        name: of the model, as for `wbc_jax.load`.
+        file: its name in the folder of a run; beside the weights `a.safetensors` it is `a.FILE`.
+    """
+    if found := find(name):
+        return found.parent / f"{found.name.removesuffix(SUFFIX)}.{file}"
+    return epath.Path(name).expanduser() / file
+
+
 def find_segmenter(name: str) -> epath.Path:
     """Returns the weights file that `config.data.isolate` names.
 

@@ -14,7 +14,7 @@ from wbc_jax.papers.comparison import Figure, Row, Value
 from wbc_jax.papers.examples import ScoredExample
 from wbc_jax.papers.items import NOT_IN_TEXT, Content
 from wbc_jax.papers.runs import NeededRun
-from wbc_jax.report import figures, overlays
+from wbc_jax.report import chart_parts, figures, overlays
 
 TILE_PX = 192
 CURVES = {
@@ -50,7 +50,9 @@ def curves(needed: NeededRun, title: str) -> Content:
         return Content(rows)
     draw = functools.partial(figures.training_curve, run.history, task=run.config.task)
     alt = "Line charts over training steps: loss, and scores of training and validation"
-    return Content(rows, [Figure(title, alt, figures.png(draw()), figures.png(draw(dark=True)))])
+    return Content(
+        rows, [Figure(title, alt, chart_parts.png(draw()), chart_parts.png(draw(dark=True)))]
+    )
 
 
 def dice(truth: np.ndarray, prediction: np.ndarray) -> dict[str, float]:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from wbc_jax.labels import ALL, CELL_TYPES, REVIEW
-from wbc_jax.report import figures, html, overlays, slide_map
+from wbc_jax.report import html, nc_figures, overlays, slide_map
 
 THUMBNAIL_PX = 72
 MANY, MANY_SHARE = 10, 0.1
@@ -109,7 +109,7 @@ def render(
         scales=["not known"] if whole else _scales(rows, kind),
         um=um,
         differential=[{**row, "share": row["percent"] or 0} for row in differential],
-        histogram=html.chart(figures.nc_histogram, groups) if groups else None,
+        histogram=html.chart(nc_figures.nc_histogram, groups) if groups else None,
         panels=len(groups),
         rows=[_shown(row, picture, um) for row, picture in zip(rows, thumbnails)],
         types=[row["type"] for row in differential if row["type"] != ALL],

@@ -19,7 +19,7 @@ from wbc_jax.data import crops, images
 from wbc_jax.errors import DataError
 from wbc_jax.evaluate import cohort, cohort_truth
 from wbc_jax.evaluate.cell_tables import UNMEASURED, CellRow
-from wbc_jax.report import figures, html, overlays, tables
+from wbc_jax.report import cohort_figures, html, overlays, tables
 from wbc_jax.report.comparison import signed
 from wbc_jax.utils.output_folder import OutputFolder
 
@@ -296,10 +296,10 @@ def page(found: cohort.Cohort, truth: cohort_truth.AgainstTruth | None = None) -
             extremes=shown if any(cards for *_, cards in shown) else [],
             extreme_of=measure.name,
             missing=missing,
-            distributions=chart(figures.cohort_distributions),
-            distributions_size=figures.cohort_distributions_px(found),
-            curves=chart(figures.cohort_curves),
-            curves_size=figures.cohort_curves_px(found),
+            distributions=chart(cohort_figures.cohort_distributions),
+            distributions_size=cohort_figures.cohort_distributions_px(found),
+            curves=chart(cohort_figures.cohort_curves),
+            curves_size=cohort_figures.cohort_curves_px(found),
             truth=truth,
             truth_pairs=[] if truth is None else _paired_tests(truth),
             value=value,

@@ -34,7 +34,7 @@ from etils import epath
 from wbc_jax.data.images import decode_mask, read_with_metadata
 from wbc_jax.errors import DataError, ShardsError
 from wbc_jax.fields import results
-from wbc_jax.inference import shards
+from wbc_jax.inference import shard_files
 from wbc_jax.labels import REVIEW
 from wbc_jax.report import cell_page, html, overlays
 from wbc_jax.utils import atomic
@@ -56,7 +56,7 @@ STATISTICS = (
 )
 _SAME = ("nucleus_px", "cytoplasm_px", "nc_ratio", "nucleus_share")
 _MASK = "mask_png"
-_COLUMNS = [name for name in shards.SCHEMA.names if name not in (_MASK, "probabilities")]
+_COLUMNS = [name for name in shard_files.SCHEMA.names if name not in (_MASK, "probabilities")]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -150,7 +150,7 @@ class Parts:
         Raises:
             ShardsError: it is missing or damaged, or of parts of another format.
         """
-        path = folder / shards.MANIFEST
+        path = folder / shard_files.MANIFEST
         try:
             about = json.loads(path.read_text())
             images, size, form = about["list.paths"], about["part_size"], about["format"]
@@ -158,15 +158,16 @@ class Parts:
                 raise ValueError("it has no numbers of paths")
         except FileNotFoundError as error:
             raise ShardsError(
-                f"{folder} holds no Parquet parts ({shards.MANIFEST} is missing); --collect names "
-                "the --out of `predict --paths=LIST`."
+                f"{folder} holds no Parquet parts ({shard_files.MANIFEST} is missing); --collect "
+                "names the --out of `predict --paths=LIST`."
             ) from error
         except (ValueError, TypeError, KeyError) as error:
             raise ShardsError(f"{path} is damaged ({error}); predict to another --out.") from error
-        if form != shards.FORMAT:
+        if form != shard_files.FORMAT:
             raise ShardsError(
-                f"{folder} holds parts of format {form}, and this version reads {shards.FORMAT}; "
-                "collect them with the version that wrote them, or predict to another --out."
+                f"{folder} holds parts of format {form}, and this version reads "
+                f"{shard_files.FORMAT}; collect them with the version that wrote them, or predict "
+                "to another --out."
             )
         return cls(folder, about, images, size)
 
@@ -187,7 +188,7 @@ class Parts:
             raise ShardsError(self._said([], {shard: str(error)})) from error
 
     def _read(self, shard: int, columns: Sequence[str]) -> pa.Table:
-        with shards.part_path(self.folder, shard).open("rb") as file:
+        with shard_files.part_path(self.folder, shard).open("rb") as file:
             table = pq.read_table(file, columns=list(columns))
         first = shard * self.size
         expected = range(first, min(first + self.size, self.images))
@@ -201,10 +202,10 @@ class Parts:
         Raises:
             ShardsError: some are missing or damaged; names them, and what to run.
         """
-        there = {path.name for path in (self.folder / shards.FOLDER).glob("part-*.parquet")}
+        there = {path.name for path in (self.folder / shard_files.FOLDER).glob("part-*.parquet")}
         missing, damaged = [], {}
         for shard in range(self.count):
-            if shards.part_path(self.folder, shard).name not in there:
+            if shard_files.part_path(self.folder, shard).name not in there:
                 missing.append(shard)
                 continue
             try:
@@ -219,7 +220,7 @@ class Parts:
         if missing:
             lines.append(f"{len(missing)} missing: {_ranges(missing)}")
         named = list(damaged.items())[:_NAMED]
-        lines += [f"{shards.part_path(self.folder, k)} is damaged ({why})" for k, why in named]
+        lines += [f"{shard_files.part_path(self.folder, k)} is damaged ({why})" for k, why in named]
         if len(damaged) > _NAMED:
             lines.append(f"{len(damaged)} damaged in all: {_ranges(sorted(damaged))}")
         one = min([*missing, *damaged])

@@ -14,7 +14,7 @@ from typing import Any
 import jinja2
 import markupsafe
 
-from wbc_jax.report import figures, tables
+from wbc_jax.report import chart_parts, tables
 
 
 def make_environment() -> jinja2.Environment:
@@ -74,11 +74,11 @@ def chart(draw: Callable[..., Any], data: Any, **options: Any) -> dict[str, str]
     """Draws a chart for light and for dark pages; returns data URIs for the macro `chart`.
 
     Args:
-        draw: of `figures`, with the parameter `dark`.
+        draw: a chart, with the parameter `dark`.
         data: its first argument.
         options: its others.
     """
     return {
-        "light": uri(figures.png(draw(data, **options))),
-        "dark": uri(figures.png(draw(data, dark=True, **options))),
+        "light": uri(chart_parts.png(draw(data, **options))),
+        "dark": uri(chart_parts.png(draw(data, dark=True, **options))),
     }

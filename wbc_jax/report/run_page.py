@@ -22,7 +22,7 @@ from wbc_jax.labels import (
     UNKNOWN_TYPE,
     type_name,
 )
-from wbc_jax.report import figures, html, overlays, tables
+from wbc_jax.report import figures, html, nc_figures, overlays, tables
 from wbc_jax.utils.output_folder import OutputFolder
 from wbc_jax.utils.progress import duration
 
@@ -136,8 +136,8 @@ def render(
         confusions=_confusions(results, external, task),
         classes=_CLASSES[task],
         curve=html.chart(figures.training_curve, history, task=task) if history else None,
-        scatter=html.chart(figures.nc_scatter, rows) if rows and not types else None,
-        agreement=html.chart(figures.nc_agreement, rows) if rows and not types else None,
+        scatter=html.chart(nc_figures.nc_scatter, rows) if rows and not types else None,
+        agreement=html.chart(nc_figures.nc_agreement, rows) if rows and not types else None,
         agreement_groups=[] if types else _agreement_groups(rows),
         agreement_columns=tables.AGREEMENT_COLUMNS,
         agreement_column_groups=_column_groups(tables.AGREEMENT_COLUMNS),

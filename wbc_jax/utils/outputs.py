@@ -1,4 +1,4 @@
-"""Names of output files."""
+"""Names of output files, and the table of a folder of results."""
 
 import hashlib
 import itertools
@@ -7,7 +7,12 @@ import re
 import unicodedata
 from collections.abc import Iterable
 
+from etils import epath
+
+from wbc_jax.errors import InputError
 from wbc_jax.utils import atomic
+
+TABLE = "cells.parquet"
 
 MOST_BYTES = 200
 """Longest stem of a result, in bytes of UTF-8. File systems allow names of 255; the rest is for the
@@ -30,6 +35,21 @@ def output_names(paths: Iterable[str]) -> list[str]:
         taken.add(_folded(name))
         names.append(name)
     return names
+
+
+def cells_table(folder: epath.PathLike) -> epath.Path:
+    """Returns the path of the table of cells that `wbc_jax.predict` wrote to a folder.
+
+    Raises:
+        InputError: there is none.
+    """
+    path = epath.Path(folder).expanduser() / TABLE
+    if not path.exists():
+        raise InputError(
+            f"{folder} has no {TABLE}, so it is no folder of results: name the --out of "
+            "`python -m wbc_jax.predict`, run with --format=csv."
+        )
+    return path
 
 
 def _stem(name: str) -> str:
