@@ -266,7 +266,7 @@ np.savez(sys.argv[3], *jax.tree.leaves((loss, grads)))
 """
 
 
-def test_sharded_equals_one_device(tmp_path, onednn):
+def test_sharded_equals_one_device(tmp_path, onednn, summing_exactly):
     results = []
     for devices in (1, 8):
         path = tmp_path / f"{devices}.npz"

@@ -2,6 +2,8 @@
 
 import os
 import shutil
+import sys
+from concurrent import futures
 
 import cv2
 import numpy as np
@@ -61,6 +63,22 @@ def test_parts_of_each_format(folder, image, name):
         assert small.shape == whole.shape and not unread.any()
         assert np.abs(small.astype(int) - whole).mean() < 1
     found.close()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_many_threads_read_the_same(folder, name):
+    """Without a lock of its own a TIFF's file was moved between a thread's search and its read."""
+    opened = slides.open_slide(str(folder / name))
+    boxes = [(y, x, y + 128, x + 128) for y in range(0, 384, 128) for x in range(0, 512, 128)]
+    alone = [opened.read(box) for box in boxes]
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with futures.ThreadPoolExecutor(8) as pool:
+            found = list(pool.map(opened.read, boxes * 40))
+    finally:
+        sys.setswitchinterval(before)
+    assert all(np.array_equal(one, alone[i % len(boxes)]) for i, one in enumerate(found))
 
 
 def test_bounds_of_what_was_scanned(folder, image, monkeypatch):

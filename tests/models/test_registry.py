@@ -203,7 +203,7 @@ def test_importing_the_registry_imports_no_jax():
 
 
 @pytest.mark.parametrize("name", registry.NETWORKS)
-def test_rematerialization_changes_no_gradient(name):
+def test_rematerialization_changes_no_gradient(name, summing_exactly):
     network = models.build(fields_of(name), 0, image_size=16)
     images = jnp.asarray(np.random.default_rng(0).normal(size=(2, 16, 16, 3)), jnp.float32)
     found = []

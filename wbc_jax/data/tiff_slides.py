@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import threading
 import types
 from typing import Any
 
@@ -22,6 +23,8 @@ _MAX_TILE_PIXELS = 2**26
 class TiffSlide(Slide):
     def __init__(self, path: str):
         self.path = path
+        # tifffile's own is none unless it is asked for.
+        self._lock = threading.Lock()
         try:
             with _Complaints() as complaints:
                 self._tif = tifffile.TiffFile(path)
@@ -97,17 +100,16 @@ class TiffSlide(Slide):
         """Returns a tile, uint8 `[h, w, 3]`."""
         file = self._tif.filehandle
         try:
-            size = page.databytecounts[index]
-            if not size:
-                raise ValueError("it holds no bytes")
-            with file.lock:
+            with self._lock:
+                size = page.databytecounts[index]
+                if not size:
+                    raise ValueError("it holds no bytes")
                 file.seek(page.dataoffsets[index])
                 data = file.read(size)
+                known = {"jpegtables": page.jpegtables, "jpegheader": page.jpegheader}
             if len(data) < size:
                 raise ValueError(f"{len(data)} of its {size} bytes are there")
-            pixels, _, _ = page.decode(
-                data, index, jpegtables=page.jpegtables, jpegheader=page.jpegheader
-            )
+            pixels, _, _ = page.decode(data, index, **known)
             if pixels is None:
                 raise ValueError("it holds no pixels")
             return pixels[0, ..., :3]
