@@ -140,11 +140,11 @@ def cohort_curves(found: cohort.Cohort, dark: bool = False) -> Figure:
         axes.set_yticks([0, 0.5, 1])
     handles, labels = panels[0].get_legend_handles_labels()
     if len(labels) > 1:
-        chart_parts.legend = figure.legend(
+        legend = figure.legend(
             handles, labels, loc="outside lower left", ncols=min(4, len(labels)), frameon=False,
             fontsize=9, labelcolor=theme.ink,
         )  # fmt: skip
-        for text in chart_parts.legend.get_texts():
+        for text in legend.get_texts():
             text.set_parse_math(False)
     for place, axes in enumerate(panels[: len(wanted)]):
         if place % ROC_COLUMNS == 0:
