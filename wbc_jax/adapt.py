@@ -34,12 +34,7 @@ SUFFIX = ".safetensors"
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m wbc_jax.adapt",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = cli.parser("adapt", __doc__)
     parser.add_argument(
         "folders", nargs="+", metavar="DIR", help="the --out of `python -m wbc_jax.predict`"
     )

@@ -41,6 +41,21 @@ def reported_errors() -> Iterator[None]:
         sys.exit(128 + getattr(stop, "signal_number", signal.SIGINT))
 
 
+def parser(command: str, text: str) -> argparse.ArgumentParser:
+    """Returns the parser of `python -m wbc_jax.COMMAND`, whose flags are written in full.
+
+    Args:
+        command: its name.
+        text: its description, which `--help` prints as it is.
+    """
+    return argparse.ArgumentParser(
+        prog=f"python -m wbc_jax.{command}",
+        description=text,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+
+
 def exit_if_bad(bad: Sequence[tuple[str, str]], total: int, done: str) -> None:
     """Prints the bad files and ends the program with status 1, if there are any.
 

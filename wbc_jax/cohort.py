@@ -15,12 +15,7 @@ from wbc_jax import cli
 
 def main(argv: Sequence[str] | None = None) -> None:
     """The command: see the module's text."""
-    parser = argparse.ArgumentParser(
-        prog="python -m wbc_jax.cohort",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = cli.parser("cohort", __doc__)
     parser.add_argument("tables", nargs="*", metavar="TABLE", help="a result folder or cells.csv")
     parser.add_argument(
         "--group",

@@ -21,12 +21,7 @@ SPREADSHEET = "cells.xlsx"
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m wbc_jax.convert",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = cli.parser("convert", __doc__)
     parser.add_argument("results", metavar="DIR", help="the --out of python -m wbc_jax.predict")
     parser.add_argument(
         "--to",

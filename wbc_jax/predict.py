@@ -25,12 +25,7 @@ from wbc_jax.utils import stopping
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m wbc_jax.predict",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = cli.parser("predict", __doc__)
     parser.add_argument("images", nargs="*", metavar="IMAGES", help="files, folders or globs")
     parser.add_argument("--out", help="folder for the results")
     parser.add_argument(

@@ -24,12 +24,7 @@ if TYPE_CHECKING:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m wbc_jax.review",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = cli.parser("review", __doc__)
     parser.add_argument("folder", metavar="DIR", help="the --out of `python -m wbc_jax.predict`")
     parser.add_argument(
         "--reviewer", help="the name of the person; by default that of the user's account"

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import collections
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ from wbc_jax.inference.abstention import Outputs, Rule
 from wbc_jax.inference.adapting import Adapted, Labeled
 from wbc_jax.inference.replay import Replay
 from wbc_jax.labels import CELL_TYPES
-from wbc_jax.report import tables
+from wbc_jax.report import html, tables
 
 LEAST_LABELS = 5
 LEAST_OWN = 5
@@ -63,7 +63,8 @@ class Outcome:
     @property
     def accuracy_gain(self) -> float:
         """Accuracy after − before."""
-        return float(_accuracy(self.after.sum(0)) - _accuracy(self.before.sum(0)))
+        after, before = (metrics.global_accuracy(c.sum(0)) for c in (self.after, self.before))
+        return float(after - before)
 
 
 def types_of(names: Sequence[str]) -> tuple[tuple[str, ...], list[str]]:
@@ -77,7 +78,7 @@ def types_of(names: Sequence[str]) -> tuple[tuple[str, ...], list[str]]:
     own = sorted(name for name in counts if name not in CELL_TYPES)
     types = (*CELL_TYPES, *(name for name in own if counts[name] >= LEAST_OWN))
     notes = [
-        f"{counts[name]} cell{'' if counts[name] == 1 else 's'} said to be {name!r}: left out, as "
+        f"{html.plural(counts[name], 'cell')} said to be {name!r}: left out, as "
         f"a type of your own needs {LEAST_OWN}."
         for name in own
         if name not in types
@@ -186,8 +187,11 @@ def describe(found: Outcome) -> str:
         "(95 % intervals, by image)",
         f"{'':24}{'before':>22}{'after':>22}",
     ]
-    for name, metric in (("macro recall", metrics.macro_recall), ("accuracy", _accuracy)):
-        lines.append(f"{name:24}" + "".join(_score(metric, c) for c in (found.before, found.after)))
+    for name, metric in (
+        ("macro recall", metrics.macro_recall),
+        ("accuracy", metrics.global_accuracy),
+    ):
+        lines.append(f"{name:24}" + "".join(score(metric, c) for c in (found.before, found.after)))
     for k, name in enumerate(found.types):
         count = int(found.after.sum(0)[k].sum())
         if count:
@@ -209,14 +213,20 @@ def describe(found: Outcome) -> str:
     return "\n".join(lines)
 
 
-def _accuracy(confusion: np.ndarray) -> np.ndarray:
-    return np.trace(confusion, axis1=-2, axis2=-1) / confusion.sum((-2, -1))
+def score(metric: Callable[[np.ndarray], Any], confusions: np.ndarray) -> str:
+    """Returns a score and its interval by image as a column of `describe`.
 
-
-def _score(metric: Any, confusions: np.ndarray) -> str:
-    value = float(metric(confusions.sum(0)))
+    Args:
+        metric: maps confusions `[..., K, K]` to scores.
+        confusions: `[images, K, K]`.
+    """
     ends = metrics.bootstrap_sums(metric, confusions) if len(confusions) > 1 else (np.nan, np.nan)
-    return f"{value:.3f} {tables.interval(*ends)}".rstrip().rjust(22)
+    return column(float(metric(confusions.sum(0))), *ends)
+
+
+def column(value: float, low: float, high: float) -> str:
+    """Returns a number and its interval, if there is one, as a column of `describe`."""
+    return f"{value:.3f} {tables.interval(low, high)}".rstrip().rjust(22)
 
 
 def _next(found: Outcome) -> str:

@@ -25,6 +25,7 @@ from wbc_jax.fields import analyze as fields
 from wbc_jax.inference import folder_statistics
 from wbc_jax.inference.abstention import Outputs
 from wbc_jax.inference.adapting import Labeled
+from wbc_jax.report import html
 from wbc_jax.utils.progress import Progress
 
 DATASET = "corrected"
@@ -68,20 +69,10 @@ def embed(
     """
     # The rule knows no features, and nothing is moved by a folder's statistics.
     models = dataclasses.replace(models, rule=None, folder=folder_statistics.Folder())
-    by_file: dict[str, list[int]] = {}
-    for place, cell in enumerate(wanted):
-        by_file.setdefault(cell.file, []).append(place)
-    places, outputs, keys, notes = [], [], [], []
-    files = []
-    for file, own in by_file.items():
-        found = images.image(wanted[own[0]])
-        if found.problem:
-            left = f"{len(own)} corrected cell{'' if len(own) == 1 else 's'}"
-            notes.append(f"{found.problem} Its {left} are left out.")
-        else:
-            files.append((file, own, found.pixels))
-    for start in range(0, len(files), _TOGETHER):
-        part = files[start : start + _TOGETHER]
+    places, outputs, keys, lost, notes = [], [], [], [], []
+    for part, bad in images.batches(wanted, _TOGETHER):
+        for why, count in bad:
+            lost.append(f"{why} Its {html.plural(count, 'corrected cell')} are left out.")
         analyzed = fields.analyze([pixels for *_, pixels in part], models, find)
         for (file, own, pixels), field in zip(part, analyzed):
             for place in own:
@@ -99,7 +90,7 @@ def embed(
                 keys.append(identity(cell, pixels, field.one_cell))
         if on_progress:
             on_progress(len(part))
-    return Embedded(np.array(places, np.int64), Outputs.joined(outputs), keys, notes)
+    return Embedded(np.array(places, np.int64), Outputs.joined(outputs), keys, lost + notes)
 
 
 def label(

@@ -10,7 +10,7 @@ import numpy as np
 from etils import epath
 
 from wbc_jax import metrics
-from wbc_jax.corrections import painted, pictures
+from wbc_jax.corrections import adaptation, painted, pictures
 from wbc_jax.corrections.cells import Results
 from wbc_jax.corrections.painted import Gathered, Painted
 from wbc_jax.inference import mask_tuning
@@ -130,7 +130,7 @@ def describe(found: Tuned, groups: Any, others: Scores | None = None) -> str:
         f"{len(which)} corrected masks in {images} images, each held back once "
         "(95 % intervals, by image)",
         f"{'':24}{'before':>22}{'after':>22}",
-        f"{'mean IoU':24}" + "".join(_iou(one) for one in sums),
+        f"{'mean IoU':24}" + "".join(adaptation.score(metrics.mean_iou, one) for one in sums),
         f"{'N/C error, median':24}" + "".join(_nc_error(one, which, images) for one in both),
     ]
     low, high = np.full(2, np.nan)
@@ -156,17 +156,12 @@ def _by_image(values: np.ndarray, which: np.ndarray, images: int) -> np.ndarray:
     return sums
 
 
-def _iou(sums: np.ndarray) -> str:
-    ends = metrics.bootstrap_sums(metrics.mean_iou, sums) if len(sums) > 1 else (np.nan, np.nan)
-    return _score(f"{float(metrics.mean_iou(sums.sum(0))):.3f}", *ends)
-
-
 def _nc_error(found: Scores, which: np.ndarray, images: int) -> str:
     ends = np.full(2, np.nan)
     if images > 1:
         rows = [np.flatnonzero(which == image) for image in range(images)]
         ends = metrics.bootstrap_interval(_median(found.errors, rows), np.arange(images))
-    return _score(f"{found.nc_error:.3f}", *ends)
+    return adaptation.column(found.nc_error, *ends)
 
 
 def _median(errors: np.ndarray, rows: list[np.ndarray]) -> Callable[[np.ndarray], float]:
@@ -175,7 +170,3 @@ def _median(errors: np.ndarray, rows: list[np.ndarray]) -> Callable[[np.ndarray]
         return float(np.nanmedian(chosen)) if not np.isnan(chosen).all() else np.nan
 
     return median
-
-
-def _score(value: str, low: float, high: float) -> str:
-    return f"{value} {tables.interval(low, high)}".rstrip().rjust(22)

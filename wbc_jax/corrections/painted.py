@@ -23,6 +23,7 @@ from wbc_jax.fields import analyze as fields
 from wbc_jax.inference import model as inference
 from wbc_jax.inference.mask_tuning import Windows
 from wbc_jax.labels import BACKGROUND, CYTOPLASM, IGNORE, NUCLEUS
+from wbc_jax.report import html
 
 _TOGETHER = 8
 
@@ -71,10 +72,14 @@ def from_log(results: Results, reviewers: Sequence[str] = ()) -> Painted:
                 others.add(index)
     notes = []
     if several := sum(len(each) > 1 for each in last.values()):
-        notes.append(f"{_cells(several)} whose mask several people corrected: the last one counts.")
+        notes.append(
+            f"{html.plural(several, 'cell')} whose mask several people corrected: the last one "
+            "counts."
+        )
     if left := len(others & set(last)):
         notes.append(
-            f"{_cells(left)} with a corrected mask, but said to be no single leukocyte: left out."
+            f"{html.plural(left, 'cell')} with a corrected mask, but said to be no single "
+            "leukocyte: left out."
         )
     if gone := sum(one.what == log.MASK for one in known.gone):
         notes.append(
@@ -99,10 +104,6 @@ def others(results: Results, corrected: Painted, count: int) -> Painted:
     chosen = np.sort(np.random.default_rng(0).permutation(len(rest))[:count])
     cells = [rest[i] for i in chosen]
     return Painted(cells, [None] * len(cells), [], [])
-
-
-def _cells(count: int) -> str:
-    return f"{count} cell{'' if count == 1 else 's'}"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -141,18 +142,10 @@ def gather(
     Raises:
         DataError: a corrected mask is damaged (`masks.read`).
     """
-    by_file: dict[str, list[int]] = {}
-    for place, cell in enumerate(painted.cells):
-        by_file.setdefault(cell.file, []).append(place)
-    shown, truths, groups, keys, notes, files = [], [], [], [], [], []
-    for file, own in by_file.items():
-        found = images.image(painted.cells[own[0]])
-        if found.problem:
-            notes.append(f"{found.problem} Its {_cells(len(own))} with masks are left out.")
-        else:
-            files.append((file, own, found.pixels))
-    for start in range(0, len(files), _TOGETHER):
-        part = files[start : start + _TOGETHER]
+    shown, truths, groups, keys, lost, notes = [], [], [], [], [], []
+    for part, bad in images.batches(painted.cells, _TOGETHER):
+        for why, count in bad:
+            lost.append(f"{why} Its {html.plural(count, 'cell')} with masks are left out.")
         for (file, own, pixels), windows in zip(
             part, fields.shown([pixels for *_, pixels in part], find)
         ):
@@ -172,7 +165,7 @@ def gather(
                 keys.append(embedding.identity(cell, pixels, window.one_cell))
         if on_progress:
             on_progress(len(part))
-    return Gathered(Windows(shown, truths, groups), keys, notes)
+    return Gathered(Windows(shown, truths, groups), keys, lost + notes)
 
 
 def _window(windows: Sequence[fields.Shown], cell: Cell) -> fields.Shown | None:

@@ -11,6 +11,7 @@ import collections
 import json
 import os
 import threading
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from etils import epath
@@ -78,6 +79,31 @@ class Pictures:
                 while held > CACHE_BYTES and len(self._images) > 1:
                     held -= self._images.popitem(last=False)[1].pixels.nbytes
             return found
+
+    def batches(
+        self, cells: Sequence[Cell], count: int
+    ) -> Iterator[tuple[list[tuple[str, list[int], np.ndarray]], list[tuple[str, int]]]]:
+        """Reads the images of cells, each once, up to `count` at a time.
+
+        Yields:
+            (file, places of its cells in `cells`, pixels) of each image; and (why, number of its
+            cells) of each since the batch before that cannot be used.
+        """
+        by_file: dict[str, list[int]] = {}
+        for place, cell in enumerate(cells):
+            by_file.setdefault(cell.file, []).append(place)
+        good, bad = [], []
+        for file, own in by_file.items():
+            found = self.image(cells[own[0]])
+            if found.problem:
+                bad.append((found.problem, len(own)))
+                continue
+            good.append((file, own, found.pixels))
+            if len(good) == count:
+                yield good, bad
+                good, bad = [], []
+        if good or bad:
+            yield good, bad
 
     def path(self, cell: Cell) -> str | None:
         """Returns where the image of a cell lies now; None if it is gone."""

@@ -18,6 +18,7 @@ from wbc_jax.corrections.cells import Cell, Results
 from wbc_jax.data import tables
 from wbc_jax.errors import DataError, InputError
 from wbc_jax.labels import CELL_TYPES
+from wbc_jax.report import html
 from wbc_jax.utils import atomic
 
 STOP, DROP = "stop", "drop"
@@ -131,7 +132,7 @@ def from_csv(results: Results, path: epath.PathLike) -> tuple[Words, list[str]]:
             f"{path}: none of its {len(rows)} lines gives a cell of {results.path} a type: file "
             f"and cell must be those of {results.path / 'cells.csv'}."
         )
-    lines = f"{gone} line{'' if gone == 1 else 's'}"
+    lines = html.plural(gone, "line")
     notes = [f"{path}: {lines} about cells that {results.path} does not have."] if gone else []
     return words, notes
 
@@ -179,7 +180,7 @@ def settle(
             used += [by for by in said if by not in used]
     notes = []
     if conflicts:
-        many = f"{len(conflicts)} cell{'' if len(conflicts) == 1 else 's'}"
+        many = html.plural(len(conflicts), "cell")
         if on_conflict == STOP:
             shown = "".join(f"\n  {line}" for line in conflicts[:_SHOWN])
             more = f"\n  and {len(conflicts) - _SHOWN} more" if len(conflicts) > _SHOWN else ""
@@ -189,6 +190,6 @@ def settle(
             )
         notes.append(f"{many} on whose type people differ: left out.")
     for name, count in others.items():
-        many = f"{count} cell{'' if count == 1 else 's'}"
+        many = html.plural(count, "cell")
         notes.append(f"{many} said to be {name!r}, no cell to learn: left out.")
     return Typed(cells, types, used, notes)

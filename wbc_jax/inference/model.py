@@ -209,10 +209,7 @@ class Model:
                     known = [one.mask for one in self.segmenter.predict(batch, batch_size)]
                 else:
                     known = masks[start : start + batch_size]
-                density = self.config.data.nucleus_density
-                batch = [
-                    isolation.isolate(image, mask, density) for image, mask in zip(batch, known)
-                ]
+                batch = [self._cut(image, mask) for image, mask in zip(batch, known)]
             found += self._predict_batch(batch)
         return found
 
@@ -236,8 +233,11 @@ class Model:
         """
         if self.config.data.isolate:
             found = self.segmenter.predict(image).mask if mask is None else mask
-            image = isolation.isolate(image, found, self.config.data.nucleus_density)
+            image = self._cut(image, found)
         return self._resize(image)
+
+    def _cut(self, image: np.ndarray, mask: np.ndarray) -> np.ndarray:
+        return isolation.isolate(image, mask, self.config.data.nucleus_density)
 
     def _resize(self, image: np.ndarray) -> np.ndarray:
         side = self.config.data.image_size
