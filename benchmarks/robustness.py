@@ -32,7 +32,7 @@ import cv2
 import numpy as np
 
 from wbc_jax.configs import release_classifier
-from wbc_jax.data import pipeline, preparing, sources
+from wbc_jax.data import isolation, pipeline, preparing, sources
 from wbc_jax.data.images import read_image
 from wbc_jax.fields import analyze as fields
 from wbc_jax.fields.cells import Cell, Field
@@ -213,7 +213,7 @@ def images_of(options: argparse.Namespace) -> Iterator[tuple[str, list[np.ndarra
     data.datasets = tuple(name for name in data.datasets if name != "wbc_synthetic")
     data.data_dir, data.manual_dir = options.data_dir, options.manual_dir
     # A config cuts images to their cell; here `analyze` does so.
-    data.isolate, data.nucleus_density = "", 0.0
+    data = isolation.whole(data)
     data.mixture, data.weights = "natural", ()
     for name in (*data.datasets, UNSEEN):
         preparing.prepare(name, data)

@@ -3,8 +3,8 @@
 python -m wbc_jax.main --config=configs/release_classifier.py \\
   --config.data.manual_dir=../shared/data
 
-The shipped segmenter first cuts each image to its cell, in white light, at one size and with a
-nucleus of one optical density (`wbc_jax/data/isolation.py`). EfficientNet-Lite0 with ImageNet
+The shipped segmenter first cuts each image to its cell, in white light, at one size, with a nucleus
+and red cells of one optical density (`wbc_jax/data/isolation.py`). EfficientNet-Lite0 with ImageNet
 weights then predicts the type. The encoder learns at a seventh of the rate of the new layers: what
 it knows of images in general is what a laboratory left out of training profits from
 (docs/experiments.md).
@@ -27,6 +27,7 @@ def get_config() -> Config:
     config.data.image_size = 128
     config.data.isolate = "segmenter"
     config.data.nucleus_density = 1.7
+    config.data.red_density = 0.36
     config.data.mixture = "custom"
     config.data.weights = (0.3, 0.14, 0.13, 0.13, 0.15, 0.1, 0.05)
     config.data.class_mixture = "balanced"

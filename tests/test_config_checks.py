@@ -244,6 +244,7 @@ def test_a_preset_is_not_mixed_with_other_values():
             "the protocol 'paper_a' has (0.7, 0.15, 0.15); set config.data.protocol to 'fractions'",
         ),
         ({"nucleus_density": 1.5}, "1.5, but config.data.isolate is empty: without a mask"),
+        ({"red_density": 0.4}, "nucleus_density is 0: nuclei are darker than red cells. Set"),
         ({"weights": (1.0,)}, "config.data.mixture is 'natural'; set it to 'custom'"),
         ({"mixture": "custom"}, "config.data.weights is (); the mixture 'custom' needs one"),
         ({"mixture": "custom", "weights": (0.0,)}, "finite number above 0 for each of the 1"),
@@ -286,6 +287,7 @@ def test_defaults_and_bounds_are_valid():
                 _set(config, name, kind(bound))
         config.loss.dice = 1.0
         config.data.isolate = "segmenter"  # without it there is no nucleus's density
+        config.data.red_density = min(config.data.red_density, config.data.nucleus_density / 2)
         config_checks.validate(config)
 
 

@@ -137,6 +137,9 @@ class Data:
     nucleus_density: float = _field(0.0, Range(0, 4))
     """With `isolate`: natural optical density in green that each image's nucleus is brought to, by
     one factor for all densities; 0: as it is."""
+    red_density: float = _field(0.0, Range(0, 1))
+    """With `nucleus_density`: the same of the red cells beside the cell, by one exponent for all
+    densities; 0: as they are."""
     on_bad_file: str = _field("error", Choices("error", "skip"))
     """`error` ends the run with the list of bad files; `skip` leaves them out and lists them."""
     mixture: str = _field("natural", Choices("natural", "balanced", "custom"))

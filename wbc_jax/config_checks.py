@@ -71,6 +71,12 @@ def _check_data(data: Data) -> None:
             f"config.data.nucleus_density is {data.nucleus_density:g}, but config.data.isolate is "
             "empty: without a mask there is no nucleus. Set isolate, or nucleus_density to 0."
         )
+    if data.red_density and not data.red_density < data.nucleus_density:
+        raise ConfigError(
+            f"config.data.red_density is {data.red_density:g}, but config.data.nucleus_density is "
+            f"{data.nucleus_density:g}: nuclei are darker than red cells. Set nucleus_density to "
+            "more, or red_density to 0."
+        )
     fractions = data.fractions
     if len(fractions) != 3 or min(fractions) < 0 or not abs(sum(fractions) - 1) <= 1e-6:
         raise ConfigError(

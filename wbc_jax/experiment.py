@@ -233,6 +233,7 @@ def evaluate_weights(config: Config, workdir: epath.Path, name: str) -> dict[str
         image_size=own.image_size,
         isolate=own.isolate,
         nucleus_density=own.nucleus_density,
+        red_density=own.red_density,
     )
     config = dataclasses.replace(config, data=data, model=model.config.model)
     _prepare_on_all(config)

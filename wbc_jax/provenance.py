@@ -15,7 +15,7 @@ from etils import epath
 
 from wbc_jax import config_checks, models
 from wbc_jax.config import Config, Data, differences, to_json
-from wbc_jax.data import pipeline, splits
+from wbc_jax.data import isolation, pipeline, splits
 from wbc_jax.data.keys import RecordKey
 from wbc_jax.errors import ConfigError, WeightsError
 from wbc_jax.inference import abstention, encoder_weights, replay
@@ -152,7 +152,7 @@ def seen_by(name: epath.PathLike, model: inference.Model) -> list[RecordKey]:
         return model.seen
     config, workdir = model.config, epath.Path(name).expanduser()
     # Images are not looked at.
-    whole = dataclasses.replace(config.data, isolate="", nucleus_density=0.0)
+    whole = isolation.whole(config.data)
     examples = pipeline.load_splits(whole, config.evaluate.size, config.task)
     check_splits(workdir, examples)
     return examples["train"].keys + examples["validation"].keys + seen_before(workdir)

@@ -53,9 +53,26 @@ def test_cells_are_those_of_isolation(mask):
     found = np.asarray(isolate(image, mask, SIDE)).astype(int)
     expected = resize_image(isolation.isolate(image, mask), SIDE, SIDE)
     assert np.abs(found - expected).max() <= 1
-    found = np.asarray(isolate(image, mask, SIDE, 1.7)).astype(int)
-    expected = resize_image(isolation.isolate(image, mask, 1.7), SIDE, SIDE)
+    for stain in (isolation.Stain(1.7), isolation.Stain(1.7, 0.36)):
+        found = np.asarray(isolate(image, mask, SIDE, stain)).astype(int)
+        expected = resize_image(isolation.isolate(image, mask, stain), SIDE, SIDE)
+        assert np.abs(found - expected).max() <= 1
+
+
+@pytest.mark.parametrize("color", [(215, 200, 215), (240, 180, 200), (240, 240, 240)])
+def test_red_cells_are_those_of_isolation(color):
+    """Red cells; what absorbs hardly any red; glass."""
+    mask = cells((30, 30, 14, 7))
+    image = np.array([(245, 245, 245), (170, 150, 200), (90, 50, 120)], np.uint8)[mask]
+    image[:, 55:] = color
+    noise = np.random.default_rng(0).integers(-9, 9, image.shape)
+    image = (image + noise).clip(0, 255).astype(np.uint8)
+    stain = isolation.Stain(1.7, 0.36)
+    found = np.asarray(isolate(image, mask, SIDE, stain)).astype(int)
+    expected = resize_image(isolation.isolate(image, mask, stain), SIDE, SIDE).astype(int)
     assert np.abs(found - expected).max() <= 1
+    usual = isolation.isolate(image, mask, isolation.Stain(1.7))
+    assert np.abs(expected - resize_image(usual, SIDE, SIDE)).max() > 5
 
 
 def test_the_neighbor_that_touches_is_parted():

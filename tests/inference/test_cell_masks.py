@@ -129,20 +129,25 @@ def test_weights_that_do_not_fit_are_named(data):
         cell_masks.prepare(missing)
 
 
-@pytest.mark.parametrize("density", [0.0, 1.4])
-def test_a_model_cuts_images_as_in_training(typed, run, run_weights, density):
+@pytest.mark.parametrize(
+    "stain", [isolation.Stain(), isolation.Stain(1.4), isolation.Stain(1.4, 0.3)]
+)
+def test_a_model_cuts_images_as_in_training(typed, run, run_weights, stain):
     """`typed` is a classifier; told to isolate, it sees what `isolate` makes of an image."""
     config = dataclasses.replace(
         typed.config,
         data=dataclasses.replace(
-            typed.config.data, isolate=str(run_weights), nucleus_density=density
+            typed.config.data,
+            isolate=str(run_weights),
+            nucleus_density=stain.nucleus,
+            red_density=stain.red_cells,
         ),
     )
     model = wbc_jax.Model(config, typed.network, typed.weights, typed.step)
     whole = sources.load(tiny_runs.DATASET, run.config.data)
     images = [whole.image(i) for i in range(3)]
     masks = [model.segmenter.predict(image).mask for image in images]
-    cuts = [isolation.isolate(image, mask, density) for image, mask in zip(images, masks)]
+    cuts = [isolation.isolate(image, mask, stain) for image, mask in zip(images, masks)]
     expected = [one.probabilities for one in typed.predict(cuts)]
     for found in (model.predict(images), model.predict(images, masks=masks)):
         np.testing.assert_allclose([one.probabilities for one in found], expected, atol=1e-6)

@@ -11,7 +11,7 @@ import grain
 import numpy as np
 
 from wbc_jax.config import Data
-from wbc_jax.data import sources, splits
+from wbc_jax.data import isolation, sources, splits
 from wbc_jax.data.keys import RecordKey
 from wbc_jax.data.resize import resize_image, resize_mask
 from wbc_jax.data.sources import Source
@@ -208,7 +208,7 @@ def _open(name: str, data: Data, masks: CellMasks | None) -> Source:
             f"{name}: config.data.isolate is {data.isolate!r}, but the masks that cut its images "
             "to their cell are missing. Pass the result of inference.cell_masks.prepare."
         )
-    return dataclasses.replace(source, cell_masks=masks[name], nucleus_density=data.nucleus_density)
+    return dataclasses.replace(source, cell_masks=masks[name], stain=isolation.Stain.of(data))
 
 
 def class_counts(examples: Examples, classes: int) -> np.ndarray:

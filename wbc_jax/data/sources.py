@@ -20,7 +20,7 @@ from etils import epath
 from wbc_jax.config import Data
 from wbc_jax.data import duplicates, reading, records
 from wbc_jax.data.images import decode_image, decode_mask
-from wbc_jax.data.isolation import isolate
+from wbc_jax.data.isolation import AS_IT_IS, Stain, isolate
 from wbc_jax.data.keys import RecordKey
 from wbc_jax.errors import ConfigError, DataError
 from wbc_jax.utils import atomic
@@ -58,7 +58,7 @@ class Source:
         cell_hashes: the same of the cell alone (`duplicates.cell_hash`).
         cell_masks: uint8 `[N, h, w]`, a segmenter's masks, by which images are cut to their cell
             (`isolation.isolate`); None: images are whole.
-        nucleus_density: of these images, as in `isolation.isolate`.
+        stain: of these images, as in `isolation.isolate`.
     """
 
     name: str
@@ -74,7 +74,7 @@ class Source:
     hashes: np.ndarray | None = None
     cell_hashes: np.ndarray | None = None
     cell_masks: np.ndarray | None = None
-    nucleus_density: float = 0.0
+    stain: Stain = AS_IT_IS
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -104,7 +104,7 @@ class Source:
         image = decode_image(record["image"])
         if self.cell_masks is None:
             return image
-        return isolate(image, self.cell_masks[index], self.nucleus_density)
+        return isolate(image, self.cell_masks[index], self.stain)
 
 
 def names() -> list[str]:

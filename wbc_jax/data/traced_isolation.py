@@ -9,6 +9,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from wbc_jax.data import isolation, traced_resize
@@ -22,14 +23,16 @@ _EIGHT = tuple((y, x) for y in (-1, 0, 1) for x in (-1, 0, 1) if (y, x) != (0, 0
 _FOUR = ((-1, 0), (1, 0), (0, -1), (0, 1))
 
 
-def isolate(image: jax.Array, mask: jax.Array, side: int, density: float = 0.0) -> jax.Array:
+def isolate(
+    image: jax.Array, mask: jax.Array, side: int, stain: isolation.Stain = isolation.AS_IT_IS
+) -> jax.Array:
     """Cuts an image to its cell, as `isolation.isolate`, and resizes it.
 
     Args:
         image: uint8 `[H, W, 3]`.
         mask: uint8 `[H, W]`: 0 background, 1 cytoplasm, 2 nucleus.
         side: height and width of the result.
-        density: as in `isolation.isolate`.
+        stain: as in `isolation.isolate`.
 
     Returns:
         uint8 `[side, side, 3]`.
@@ -37,8 +40,8 @@ def isolate(image: jax.Array, mask: jax.Array, side: int, density: float = 0.0) 
     height, width = mask.shape
     image = _white(image)
     cell, found = _middle_cell(mask)
-    if density:
-        image = _stained(image, cell & found & (mask == NUCLEUS), density)
+    if stain.nucleus:
+        image = _stained(image, cell & found, mask == NUCLEUS, stain)
     rows, columns = _extent(cell.any(1)), _extent(cell.any(0))
     longer = jnp.maximum(rows[1], columns[1])
     reach = jnp.maximum(1, jnp.rint(isolation.MARGIN * longer.astype(jnp.float32)))
@@ -99,16 +102,50 @@ def _white(image: jax.Array) -> jax.Array:
     return jnp.stack(channels, -1)
 
 
-def _stained(image: jax.Array, nucleus: jax.Array, density: float) -> jax.Array:
+def _stained(
+    image: jax.Array, cell: jax.Array, nucleus: jax.Array, stain: isolation.Stain
+) -> jax.Array:
     """As `isolation._stained`."""
-    levels = image[..., 1].astype(jnp.int32)
-    counts = jnp.zeros(256, jnp.int32).at[levels].add(nucleus.astype(jnp.int32)).cumsum()
+    nuclei, found = _median_density(image[..., 1], cell & nucleus)
+    lowest, highest = isolation.LEAST_POWER, isolation.MOST_POWER
+    reached = found * jnp.clip(stain.nucleus / found, lowest, highest)
+    gamma = jnp.float32(1)
+    if stain.red_cells:
+        red, some = _red_density(image, cell, found)
+        wanted = np.float32(np.log(stain.nucleus / stain.red_cells))
+        gamma = jnp.where(some, wanted / jnp.log(found / red), isolation.USUAL_GAMMA)
+        gamma = jnp.clip(gamma, isolation.LEAST_GAMMA, isolation.MOST_GAMMA)
+    share = jnp.maximum(lax.iota(jnp.int32, 256).astype(jnp.float32), 1e-9) / isolation.WHITE
+    density = -jnp.log(share)
+    new = jnp.sign(density) * reached * (jnp.abs(density) / found) ** gamma
+    table = jnp.clip(jnp.rint(isolation.WHITE * jnp.exp(-new)), 0, 255).astype(jnp.uint8)
+    return jnp.where(nuclei > 0, table[image.astype(jnp.int32)], image)
+
+
+def _red_density(
+    image: jax.Array, cell: jax.Array, nucleus: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """As `isolation._red_density`; and whether there are red cells."""
+    near = lax.reduce_window(cell, False, lax.bitwise_or, (5, 5), (1, 1), "SAME")
+    step = isolation.STEP
+    beside, pixels = ~near[::step, ::step], image[::step, ::step]
+    level = pixels[..., 1].astype(jnp.float32)
+    low = isolation.WHITE * jnp.exp(-isolation.RED_OF_NUCLEUS * nucleus)
+    high = isolation.WHITE * np.exp(-isolation.RED_DENSITY)
+    red = beside & (level >= low) & (level <= high)
+    count, green = _median_density(pixels[..., 1], red)
+    enough = jnp.maximum(isolation.RED_SHARE * beside.sum(dtype=jnp.float32), 1)
+    absorbs = _median_density(pixels[..., 0], red)[1] >= isolation.RED_OF_GREEN * green
+    return green, (count.astype(jnp.float32) >= enough) & absorbs
+
+
+def _median_density(levels: jax.Array, kept: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """As `isolation._median_density`, of the levels where `kept`; and how many these are."""
+    counts = jnp.zeros(256, jnp.int32).at[levels.astype(jnp.int32)].add(kept.astype(jnp.int32))
+    counts = counts.cumsum()
     level = (2 * counts < counts[-1]).sum(dtype=jnp.int32).astype(jnp.float32)
-    found = -jnp.log(jnp.clip(level, 1, isolation.WHITE - 1) / isolation.WHITE)
-    power = jnp.clip(density / found, isolation.LEAST_POWER, isolation.MOST_POWER)
-    share = lax.iota(jnp.int32, 256).astype(jnp.float32) / isolation.WHITE
-    table = jnp.clip(jnp.rint(isolation.WHITE * share**power), 0, 255).astype(jnp.uint8)
-    return jnp.where(counts[-1] > 0, table[image.astype(jnp.int32)], image)
+    density = -jnp.log(jnp.clip(level, 1, isolation.WHITE - 1) / isolation.WHITE)
+    return counts[-1], density
 
 
 def _dilate(region: jax.Array, reach: jax.Array) -> jax.Array:

@@ -19,7 +19,7 @@ import scipy.special
 from etils import epath
 
 from wbc_jax.config import Data
-from wbc_jax.data import pipeline
+from wbc_jax.data import isolation, pipeline
 from wbc_jax.data.sources import Source
 from wbc_jax.errors import AbstentionError
 from wbc_jax.inference import abstention
@@ -239,7 +239,7 @@ def data_settings(model: inference.Model, manual_dir: str | None) -> Data:
     """
     data = model.config.data
     manual = manual_dir or data.manual_dir
-    return dataclasses.replace(data, manual_dir=manual, isolate="", nucleus_density=0.0)
+    return dataclasses.replace(isolation.whole(data), manual_dir=manual)
 
 
 def fit_model(

@@ -97,7 +97,7 @@ def _before(model: inference.Model) -> list[str]:
         "averaging over reflections, and with all cells of the image.",
         "Scale each color so that the 97th percentile of every second pixel of every second row "
         f"is {isolation.WHITE}.",
-        *_stain(model.config.data.nucleus_density),
+        *_stain(isolation.Stain.of(model.config.data)),
         f"Cut the image to the cell in the middle of the mask, with {100 * isolation.MARGIN:g} % "
         f"of the cell's longer side around it, and paint all but the cell in the gray "
         f"{isolation.GROUND} (wbc_jax.data.isolation.isolate, which also scales the colors).",
@@ -105,14 +105,23 @@ def _before(model: inference.Model) -> list[str]:
     ]
 
 
-def _stain(density: float) -> list[str]:
-    if not density:
+def _stain(stain: isolation.Stain) -> list[str]:
+    if not stain.nucleus:
         return []
-    return [
-        f"Raise each color, divided by {isolation.WHITE}, to the power that brings the median green"
-        f" of the cell's nucleus to {isolation.WHITE} exp(-{density:g}), between"
-        f" {isolation.LEAST_POWER:g} and {isolation.MOST_POWER:g}."
+    steps = [
+        f"Take each color, divided by {isolation.WHITE}, for its optical density, minus its "
+        "natural logarithm. Multiply the densities by one factor, so that the median green of the "
+        f"cell's nucleus has {stain.nucleus:g}; the factor is between {isolation.LEAST_POWER:g} "
+        f"and {isolation.MOST_POWER:g}."
     ]
+    if stain.red_cells:
+        steps.append(
+            "Raise the densities, relative to the nucleus's, to the power that brings the median "
+            f"green of the red cells beside the cell to {stain.red_cells:g}, between "
+            f"{isolation.LEAST_GAMMA:g} and {isolation.MOST_GAMMA:g}; {isolation.USUAL_GAMMA:g} if "
+            "there are no red cells (wbc_jax.data.isolation says which pixels are red cells)."
+        )
+    return steps
 
 
 def _network(model: inference.Model) -> str:

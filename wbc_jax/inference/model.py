@@ -237,7 +237,7 @@ class Model:
         return self._resize(image)
 
     def _cut(self, image: np.ndarray, mask: np.ndarray) -> np.ndarray:
-        return isolation.isolate(image, mask, self.config.data.nucleus_density)
+        return isolation.isolate(image, mask, isolation.Stain.of(self.config.data))
 
     def _resize(self, image: np.ndarray) -> np.ndarray:
         side = self.config.data.image_size

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from wbc_jax.data import traced_isolation, traced_resize
+from wbc_jax.data import isolation, traced_isolation, traced_resize
 from wbc_jax.inference import model as inference
 from wbc_jax.training import steps
 
@@ -62,7 +62,7 @@ def _probabilities(model: inference.Model) -> Function:
         if segmenter is None:
             return lax.map(lambda image: traced_resize.resize_whole(image, side), images)
         pairs = (images, segmenter(images))
-        density = model.config.data.nucleus_density
-        return lax.map(lambda pair: traced_isolation.isolate(*pair, side, density), pairs)
+        stain = isolation.Stain.of(model.config.data)
+        return lax.map(lambda pair: traced_isolation.isolate(*pair, side, stain), pairs)
 
     return lambda images: jax.nn.softmax(logits(model.weights, cut(images)))
