@@ -50,7 +50,7 @@ def get_config() -> Config:
         learning_rate=1.5e-3, encoder_rate=0.15, warmup_steps=50, ema_decay=0.99
     )
     config.train.batch_size = 32
-    config.train.steps = 1000
+    config.train.steps = 1500
     config.train.evaluate_every = 250
     config.train.init_from = "imagenet"
     config.evaluate.flips = True
