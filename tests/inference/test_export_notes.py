@@ -17,9 +17,9 @@ def test_the_notes_of_the_shipped_classifier():
     alone = export_notes.describe("classifier", model, network_only=True)
     assert alone["input"]["shape"] == ["B", 128, 128, 3] and alone["output"]["shape"] == ["B", 5]
     assert [line.partition(" ")[0] for line in alone["before"]] == [
-        "Predict", "Scale", "Raise", "Cut", "Resize",
+        "Predict", "Scale", "Take", "Cut", "Resize",
     ]  # fmt: skip
-    assert "245 exp(-1.7), between 0.5 and 3" in alone["before"][2]
+    assert "nucleus has 1.7; the factor is between 0.5 and 3" in alone["before"][2]
     assert "8 % of the cell's longer side" in alone["before"][3]
     assert len(alone["within"]) == 1 and alone["temperature"] > 0
     said = "\n".join(export_notes.sentences(alone))
