@@ -18,7 +18,7 @@ from wbc_jax.errors import DataError, Interrupted
 from wbc_jax.fields import analyze as fields
 from wbc_jax.fields.cells import Field
 from wbc_jax.inference import folder_statistics as statistics
-from wbc_jax.report import folder_pass, slide_regions
+from wbc_jax.report import folder_pass, html, slide_regions
 from wbc_jax.report.cell_files import Input, Results, result_names
 from wbc_jax.report.finished import Journal, state
 from wbc_jax.report.slide_regions import FIRST, SlideRun
@@ -197,7 +197,7 @@ def _with_statistics(
             if len(slides) > 1:
                 run.rest()
 
-    said = f"{len(first.places)} images"
+    said = html.plural(len(first.places), "image")
     if slides:  # a slide may have fewer regions, or enough cells in fewer
         both = "images and regions of slides" if paths else "regions of slides"
         said = f"up to {len(first.places)} {both}"
