@@ -5,6 +5,7 @@ import hashlib
 import pathlib
 import shutil
 
+import jax
 import numpy as np
 import pytest
 
@@ -163,3 +164,23 @@ def test_a_classifier_cannot_isolate(typed, tmp_path):
     weights.write(file, typed.config, 1, typed.weights, [])
     with pytest.raises(ConfigError, match="must name a segmenter's"):
         inference.load_segmenter(str(file))
+
+
+def test_an_adapted_classifier_cuts_by_its_own_segmenter(typed, run_weights, tmp_path):
+    """`isolate` names the shipped one; the file names the one that was adapted with it."""
+    segmenter = wbc_jax.load(run_weights)
+    shifted = jax.tree.map(lambda array: array + 0.5, segmenter.weights)
+    own, file = tmp_path / "mine.segmenter.safetensors", tmp_path / "mine.safetensors"
+    weights.write(own, segmenter.config, 0, shifted, [], np.float32)
+    data = dataclasses.replace(typed.config.data, isolate=str(run_weights))
+    config = dataclasses.replace(typed.config, data=data)
+    digest = hashlib.sha256(own.read_bytes()).hexdigest()
+    adapted = {"segmenter": {"file": own.name, "sha256": digest}}
+    weights.write(file, config, 0, typed.weights, [], np.float32, adapted)
+    image = np.random.default_rng(0).integers(0, 255, (40, 40, 3)).astype(np.uint8)
+    for model in (wbc_jax.load(file), wbc_jax.load(file).with_flips(True)):
+        jax.tree.map(np.testing.assert_array_equal, model.segmenter.weights, shifted)
+    own.unlink()
+    model = wbc_jax.load(file)  # another segmenter may be named beside it
+    with pytest.raises(WeightsError, match=r"mine\.segmenter\.safetensors is missing.*Put it"):
+        model.predict(image)

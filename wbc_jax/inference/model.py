@@ -79,6 +79,7 @@ class Model:
         step: number of training steps.
         seen: the images it was trained on and selected by, as listed in its weights file; None if
             it was loaded from a run's folder, whose config determines them.
+        file: the weights file it was read from; None if there is none.
     """
 
     def __init__(
@@ -89,9 +90,10 @@ class Model:
         step: int,
         seen: list[RecordKey] | None = None,
         features: bool = False,
+        file: epath.Path | None = None,
     ):
         self.config, self.network, self.weights = config, network, weights
-        self.step, self.seen, self._features = step, seen, features
+        self.step, self.seen, self.file, self._features = step, seen, file, features
         if config.data.isolate:
             weights_lib.find_segmenter(config.data.isolate)  # raises early if it is missing
         self._segmenter: Model | None = None
@@ -122,7 +124,7 @@ class Model:
     def with_features(self) -> "Model":
         """Returns the same model, whose embeddings are followed by the means that all layers after
         the encoder see; only for networks that `models.adapts` names."""
-        return Model(self.config, self.network, self.weights, self.step, self.seen, features=True)
+        return self._of(self.config, features=True)
 
     def with_weights(self, weights: dict[str, Any]) -> "Model":
         """Returns the same model with other weights of the same shapes; both share the compiled
@@ -136,15 +138,26 @@ class Model:
         if evaluate == self.config.evaluate:
             return self
         config = dataclasses.replace(self.config, evaluate=evaluate)
-        return Model(config, self.network, self.weights, self.step, self.seen, self._features)
+        return self._of(config, self._features)
+
+    def _of(self, config: Config, features: bool) -> "Model":
+        known = self.network, self.weights, self.step, self.seen
+        return Model(config, *known, features, self.file)
 
     @property
     def segmenter(self) -> "Model | None":
-        """The model that finds the cell that images are cut to; None without `data.isolate`."""
+        """The model that finds the cell that images are cut to; None without `data.isolate`.
+
+        A classifier that was adapted together with a segmenter has that one.
+
+        Raises:
+            WeightsError: it is not beside the classifier, or is another one.
+        """
         isolate = self.config.data.isolate
         with self._lock:  # loaded once, not once per thread
             if isolate and self._segmenter is None:
-                self._segmenter = load_segmenter(isolate)
+                own = weights_lib.own_segmenter(self.file) if self.file else None
+                self._segmenter = load_segmenter(str(own or isolate))
             return self._segmenter
 
     @property
@@ -370,7 +383,7 @@ def _load_file(path: epath.Path) -> Model:
     network, like = empty_state(stored.config)
     shapes = {"params": like.params, "stats": like.stats}
     weights = weights_lib.fill(shapes, stored, path)
-    return Model(stored.config, network, weights, stored.step, stored.seen)
+    return Model(stored.config, network, weights, stored.step, stored.seen, file=path)
 
 
 def empty_state(config: Config) -> tuple[steps.Network, steps.TrainState]:
