@@ -208,6 +208,22 @@ def test_a_stopped_call_goes_on_in_either_pass(paths, whole, tmp_path, monkeypat
     assert (about["cells"], about["images"]) == (60, 60)
 
 
+def test_what_is_kept_of_an_image_is_read_again(images, tmp_path):
+    field = fields.analyze(images[0], models(), "no")
+    first = folder_pass.FirstPass(tmp_path, "A", ["state"])
+    first._keep(0, field)
+    with np.load(tmp_path / "0000000.npz") as stored:
+        np.testing.assert_array_equal(stored["mask"], field.mask)
+        assert stored["labels"].dtype == np.uint16
+    found = first.kept(0)
+    assert rows_of([found]) == rows_of([field])
+    np.testing.assert_array_equal(found.labels, field.labels)
+    np.testing.assert_array_equal(found.cells[0].mask, field.cells[0].mask)
+    np.testing.assert_array_equal(found.outputs.embeddings, field.outputs.embeddings)
+    np.testing.assert_array_equal(found.outputs.logits, field.outputs.logits)
+    assert folder_pass.FirstPass(tmp_path, "B", ["state"]).kept(0) is None
+
+
 def test_a_longer_list_is_begun_again(paths, whole, tmp_path, monkeypatch):
     """Its statistics are others, so finished images are typed anew; none is segmented twice."""
     monkeypatch.setattr(folder_pass, "IMAGES", 60)

@@ -132,11 +132,10 @@ class FirstPass:
             "one_cell": field.one_cell,
             "cells": [cell.row() for cell in field.cells],
         }
-        out = io.BytesIO()
         given = {name: array for name, array in arrays.items() if array is not None}
-        np.savez_compressed(out, about=np.array(json.dumps(about)), **given)
         self._folder.mkdir(parents=True, exist_ok=True)
-        atomic.write_bytes(self._path(place), out.getvalue())
+        data = _packed({"about": np.array(json.dumps(about)), **given})
+        atomic.write_bytes(self._path(place), data)
 
     def _read_statistics(self) -> folder_statistics.Folder | None:
         if self._folder is None:
@@ -162,6 +161,19 @@ class FirstPass:
             shift = base64.b64encode(shift.astype("<f4").tobytes()).decode()
         about = {"cells": found.cells, "images": self.looked_at, "shift": shift}
         atomic.write_json(self._folder / _FILE, {"key": self._key(), **about})
+
+
+def _packed(arrays: dict[str, np.ndarray]) -> bytes:
+    """Returns what `np.savez_compressed` writes, compressed as fast as zlib can.
+
+    The files live as long as the call. Masks are nearly as small so, in half of the time or less.
+    """
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as packed:
+        for name, array in arrays.items():
+            with packed.open(f"{name}.npy", "w", force_zip64=True) as file:
+                np.lib.format.write_array(file, array, allow_pickle=False)
+    return out.getvalue()
 
 
 def _field(about: dict[str, Any], stored: Any) -> Field:
