@@ -17,7 +17,7 @@ def test_the_notes_of_the_shipped_classifier():
     alone = export_notes.describe("classifier", model, network_only=True)
     assert alone["input"]["shape"] == ["B", 128, 128, 3] and alone["output"]["shape"] == ["B", 5]
     assert [line.partition(" ")[0] for line in alone["before"]] == [
-        "Predict", "Scale", "Take", "Raise", "Cut", "Resize",
+        "Predict", "Scale", "Turn", "Raise", "Cut", "Resize",
     ]  # fmt: skip
     assert "nucleus has 1.7; the factor is between 0.5 and 3" in alone["before"][2]
     assert "to 0.36, between 0.6 and 1.8; 1.3 if there are no red cells" in alone["before"][3]

@@ -109,10 +109,10 @@ def _stain(stain: isolation.Stain) -> list[str]:
     if not stain.nucleus:
         return []
     steps = [
-        f"Take each color, divided by {isolation.WHITE}, for its optical density, minus its "
-        "natural logarithm. Multiply the densities by one factor, so that the median green of the "
-        f"cell's nucleus has {stain.nucleus:g}; the factor is between {isolation.LEAST_POWER:g} "
-        f"and {isolation.MOST_POWER:g}."
+        f"Turn each color into its optical density, -log(color / {isolation.WHITE}), and multiply "
+        "all by one factor, so that the median green of the cell's nucleus has "
+        f"{stain.nucleus:g}; the factor is between {isolation.LEAST_POWER:g} and "
+        f"{isolation.MOST_POWER:g}."
     ]
     if stain.red_cells:
         steps.append(
@@ -121,6 +121,7 @@ def _stain(stain: isolation.Stain) -> list[str]:
             f"{isolation.LEAST_GAMMA:g} and {isolation.MOST_GAMMA:g}; {isolation.USUAL_GAMMA:g} if "
             "there are no red cells (wbc_jax.data.isolation says which pixels are red cells)."
         )
+    steps[-1] += " Then turn the densities into colors again."
     return steps
 
 
