@@ -267,14 +267,6 @@ def test_interval_of_a_statistic_of_two_arrays():
         metrics.bootstrap_interval(np.mean, np.ones(0))
 
 
-@pytest.mark.parametrize("total", [1, 2, 7, 100, 4120])
-def test_proportion_equals_scipys_wilson_interval(total):
-    for count in {0, 1, total // 3, total - 1, total}:
-        expected = stats.binomtest(count, total).proportion_ci(0.95, method="wilson")
-        found = metrics.proportion(count, total)
-        assert found == {"value": count / total, "interval": list(expected)}
-
-
 def test_proportion():
     none = metrics.proportion(0, 0)
     assert np.isnan([none["value"], *none["interval"]]).all()
