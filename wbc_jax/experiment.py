@@ -10,7 +10,7 @@ from flax import nnx
 
 from wbc_jax import evaluate, models, provenance
 from wbc_jax.config import Config, in_steps
-from wbc_jax.data import pipeline, preparing, sources, splits
+from wbc_jax.data import isolation, pipeline, preparing, sources, splits
 from wbc_jax.data.keys import RecordKey
 from wbc_jax.errors import CheckpointError, ConfigError, WeightsError
 from wbc_jax.evaluate import scoring
@@ -228,13 +228,7 @@ def evaluate_weights(config: Config, workdir: epath.Path, name: str) -> dict[str
             f"config.task is {config.task!r}, but {name} is for {model.config.task!r}."
         )
     own = model.config.data
-    data = dataclasses.replace(
-        config.data,
-        image_size=own.image_size,
-        isolate=own.isolate,
-        nucleus_density=own.nucleus_density,
-        red_density=own.red_density,
-    )
+    data = dataclasses.replace(isolation.cut_as(config.data, own), image_size=own.image_size)
     config = dataclasses.replace(config, data=data, model=model.config.model)
     _prepare_on_all(config)
     examples = load_splits(config)

@@ -62,9 +62,19 @@ class Stain:
 AS_IT_IS = Stain()
 
 
+def cut_as(data: Data, other: Data) -> Data:
+    """Returns settings of data whose images are cut to their cell as those of `other`."""
+    return dataclasses.replace(
+        data,
+        isolate=other.isolate,
+        nucleus_density=other.nucleus_density,
+        red_density=other.red_density,
+    )
+
+
 def whole(data: Data) -> Data:
     """Returns settings of the same data whose images are not cut to their cell."""
-    return dataclasses.replace(data, isolate="", nucleus_density=0.0, red_density=0.0)
+    return cut_as(data, Data())
 
 
 def isolate(image: np.ndarray, mask: np.ndarray, stain: Stain = AS_IT_IS) -> np.ndarray:
