@@ -14,6 +14,7 @@ from wbc_jax.corrections.session import Session
 from wbc_jax.data.images import read_image
 from wbc_jax.errors import WeightsError
 from wbc_jax.fields import analyze as fields
+from wbc_jax.fields import windows
 from wbc_jax.inference import abstention, mask_tuning, weights
 from wbc_jax.inference import model as inference
 from wbc_jax.report import cell_results
@@ -120,7 +121,7 @@ def test_masks_alone(lab, tmp_path, capsys):
     image = read_image(lab / "images" / "monocyte3.png")
     found = fields.analyze(image, fields.load_models([out, lab / "base.safetensors"]))
     before = fields.analyze(image, fields.load_models([lab / "old.safetensors"]))
-    (shown,) = fields.shown([image])[0]
+    (shown,) = windows.shown([image])[0]
     (expected,) = fields.analyze([image], fields.Models(segmenter=Thresholds()))
     assert shown.one_cell
     right = [(one.mask == expected.mask).mean() for one in (before, found)]

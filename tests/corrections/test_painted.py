@@ -10,6 +10,7 @@ from wbc_jax.data import orientation
 from wbc_jax.data.images import read_image
 from wbc_jax.errors import DataError
 from wbc_jax.fields import analyze as fields
+from wbc_jax.fields import windows
 from wbc_jax.inference import mask_tuning
 
 
@@ -89,7 +90,7 @@ def test_windows_are_those_of_the_prediction(folder):
     np.testing.assert_array_equal(found.windows.images[0], given[0])
     np.testing.assert_array_equal(found.windows.images[1], given[1])
     # The truth, turned back, is what was painted.
-    (window,) = fields.shown([pixels[1]])[0][:1]
+    (window,) = windows.shown([pixels[1]])[0][:1]
     truth = orientation.replace(found.windows.truths[1], window.position)
     top, left, bottom, right = window.box
     for y in range(max(top, area[0]), min(bottom, area[2]), 5):

@@ -18,7 +18,7 @@ from wbc_jax.config import Config, Model
 from wbc_jax.data import light, orientation
 from wbc_jax.errors import CheckpointError
 from wbc_jax.fields import analyze as fields
-from wbc_jax.fields import finder, results
+from wbc_jax.fields import finder, results, windows
 from wbc_jax.inference import model as inference
 from wbc_jax.labels import NUCLEUS, REVIEW
 from wbc_jax.tfds_builders.wbc_synthetic import render
@@ -98,7 +98,7 @@ def test_differing_nuclei_are_flagged():
 
 
 @pytest.mark.parametrize("height, width", [(1, 1), (1, 300), (2, 2), (17, 400)])
-@pytest.mark.parametrize("find", fields.FIND_MODES)
+@pytest.mark.parametrize("find", windows.FIND_MODES)
 def test_smallest_images(height, width, find):
     image = np.full((height, width, 3), LIGHT, np.uint8)
     field = fields.analyze(image, MODELS, find)
@@ -210,7 +210,7 @@ class SeesCells:
         return found
 
 
-@pytest.mark.parametrize("find", fields.FIND_MODES)
+@pytest.mark.parametrize("find", windows.FIND_MODES)
 @pytest.mark.parametrize("image", list(plain_pictures()))
 def test_a_plain_picture_has_no_cell(image, find):
     both = fields.analyze(image, fields.Models(SeesCells(), SeesCells()), find)

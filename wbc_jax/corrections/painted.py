@@ -19,7 +19,7 @@ from wbc_jax.corrections import embedding, log, masks, pictures, state
 from wbc_jax.corrections.cells import Cell, Results
 from wbc_jax.data import orientation
 from wbc_jax.data.keys import RecordKey
-from wbc_jax.fields import analyze as fields
+from wbc_jax.fields import windows
 from wbc_jax.inference import model as inference
 from wbc_jax.inference.mask_tuning import Windows
 from wbc_jax.labels import BACKGROUND, CYTOPLASM, IGNORE, NUCLEUS
@@ -146,12 +146,11 @@ def gather(
     for part, bad in images.batches(painted.cells, _TOGETHER):
         for why, count in bad:
             lost.append(f"{why} Its {html.plural(count, 'cell')} with masks are left out.")
-        for (file, own, pixels), windows in zip(
-            part, fields.shown([pixels for *_, pixels in part], find)
-        ):
+        found = windows.shown([pixels for *_, pixels in part], find)
+        for (file, own, pixels), own_windows in zip(part, found):
             for place in own:
                 cell = painted.cells[place]
-                window = _window(windows, cell)
+                window = _window(own_windows, cell)
                 if window is None:
                     notes.append(
                         f"{file}, cell {cell.cell} is not found again in its image, so its mask "
@@ -168,21 +167,21 @@ def gather(
     return Gathered(Windows(shown, truths, groups), keys, lost + notes)
 
 
-def _window(windows: Sequence[fields.Shown], cell: Cell) -> fields.Shown | None:
+def _window(found: Sequence[windows.Shown], cell: Cell) -> windows.Shown | None:
     """Returns the window of a cell, which holds the middle of its box."""
-    if cell.cell > len(windows):
+    if cell.cell > len(found):
         return None
-    found = windows[cell.cell - 1]
-    top, left, bottom, right = found.box
+    window = found[cell.cell - 1]
+    top, left, bottom, right = window.box
     y, x = (cell.box[0] + cell.box[2]) / 2, (cell.box[1] + cell.box[3]) / 2
-    return found if top <= y < bottom and left <= x < right else None
+    return window if top <= y < bottom and left <= x < right else None
 
 
 def _truth(
     results: Results,
     cell: Cell,
     saved: Mapping[str, Any] | None,
-    window: fields.Shown,
+    window: windows.Shown,
     segmenter: inference.Model,
 ) -> np.ndarray:
     """Returns what is known of a window, uint8 `[h, w]` in its position."""

@@ -7,15 +7,13 @@
    (`fields.instances`), and is measured (`fields.cells`).
 4. If the classifier is not sure of a type, the cell is left for review (`inference.abstention`).
 
-An image may itself be a crop around one cell, as in most data sets (`fields.one_cell`); it then has
-one cell at most, and none if it is plain (`fields.contrast`).
+An image may itself be a crop around one cell, as in most data sets; it then has one cell at most
+(`fields.windows`).
 """
 
 from __future__ import annotations
 
 import dataclasses
-import itertools
-import math
 import threading
 from collections.abc import Callable, Sequence
 from concurrent import futures
@@ -24,13 +22,11 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from wbc_jax.data import crops, isolation, light, orientation
+from wbc_jax.data import isolation, light, orientation
 from wbc_jax.data.images import check_image
-from wbc_jax.errors import CheckpointError, DataError
-from wbc_jax.fields import contrast, finder, instances
+from wbc_jax.errors import CheckpointError
+from wbc_jax.fields import contrast, instances, windows
 from wbc_jax.fields.cells import Cell, Field, measure_cell
-from wbc_jax.fields.finder import Box, Detection, Detections, Scale
-from wbc_jax.fields.one_cell import crop_window
 from wbc_jax.inference import abstention
 from wbc_jax.inference import folder_statistics as statistics
 from wbc_jax.inference import model as inference
@@ -38,15 +34,6 @@ from wbc_jax.inference import weights as weights_lib
 
 SEGMENTER, CLASSIFIER = "segmenter", "classifier"
 """Names of the shipped weights that are the default models."""
-FIND_MODES = ("auto", "yes", "no")
-MAX_CELLS = 2**16 - 1
-"""Largest number of cells in an image, because its labels are uint16."""
-
-_SCALES_DIFFER = 0.2
-"""Smallest relative difference of two magnifications that is flagged."""
-
-PixelSize = tuple[float, str]
-"""Micrometers per pixel, and the tag of the file that says so."""
 _GROUP = 64
 """Squares whose masks or types are predicted between two reports; a multiple of the batches."""
 _FIND, _SEGMENT, _TYPE = 0.6, 0.25, 0.15
@@ -136,7 +123,7 @@ def analyze(
     models: Models | None = None,
     find: str = "auto",
     um_per_px: float | None = None,
-    pixel_sizes: Sequence[PixelSize | None] | None = None,
+    pixel_sizes: Sequence[windows.PixelSize | None] | None = None,
     on_progress: Callable[[float], None] | None = None,
     folder_statistics: str = "auto",
 ) -> Field | list[Field]:
@@ -163,35 +150,35 @@ def analyze(
         ValueError: an image of another type or shape, or an argument that is not allowed.
         CheckpointError: the default models are not there.
     """
-    if find not in FIND_MODES:
-        raise ValueError(f"find is {find!r}: allowed are {', '.join(FIND_MODES)}")
+    if find not in windows.FIND_MODES:
+        raise ValueError(f"find is {find!r}: allowed are {', '.join(windows.FIND_MODES)}")
     if isinstance(images, np.ndarray):
         given = (models, find, um_per_px, pixel_sizes, on_progress, folder_statistics)
         return analyze([images], *given)[0]
     own_statistics = statistics.check(folder_statistics) == "auto"
     for image in images:
         check_image(image)
-    sizes = _pixel_sizes(len(images), um_per_px, pixel_sizes)
+    sizes = windows.pixel_sizes(len(images), um_per_px, pixel_sizes)
     models = models or _shipped_models()
     progress = _Progress(on_progress, sum(map(_pixels, images)))
     # Threads help: scikit-image and OpenCV release Python's lock for most of their time.
     with futures.ThreadPoolExecutor() as pool:
-        plans = list(pool.map(lambda *one: _plan(*one, find, progress.found), images, sizes))
+        plans = list(pool.map(lambda *one: windows.plan(*one, find, progress.found), images, sizes))
         counts = [len(plan.windows) for plan in plans]
-        squares = _squares(images, plans)
+        squares = windows.squares(images, plans)
         turns = [orientation.find(square) for square in squares]
         known = None  # the mask of each square, with its own cell alone
         merged: Sequence[_Merged] = [(None, None)] * len(plans)
         # A classifier alone may need masks, too: to cut images to their cell.
         segmenter = models.segmenter or (models.classifier and models.classifier.segmenter)
         if segmenter:
-            standard = _squares(list(pool.map(light.standardize, images)), plans)
+            standard = windows.squares(list(pool.map(light.standardize, images)), plans)
             standard = list(map(orientation.place, standard, turns))
             turned = _predict(segmenter, standard, progress, _SEGMENT)
             known = [one.mask for one in turned]
         if models.segmenter:
             masks = list(map(orientation.replace, known, turns))
-            grouped = _grouped(masks, counts)
+            grouped = windows.grouped(masks, counts)
             pairs = list(pool.map(_merge, images, plans, grouped))
             known = [
                 mask
@@ -215,63 +202,11 @@ def analyze(
                 lambda plan, pair, own: _assemble(plan, *pair, own, models),
                 plans,
                 merged,
-                _grouped(typed, counts),
+                windows.grouped(typed, counts),
             )
         )
     progress.finish()
     return fields
-
-
-@dataclasses.dataclass(frozen=True, slots=True, eq=False)
-class Shown:
-    """A window of an image, as the segmenter sees it.
-
-    Attributes:
-        box: the window, (top, left, bottom, right).
-        position: that it is turned to.
-        pixels: uint8 `[h, w, 3]`, in the standard light and that position.
-        one_cell: as in `Field`.
-    """
-
-    box: Box
-    position: orientation.Position
-    pixels: np.ndarray
-    one_cell: bool
-
-
-def shown(images: Sequence[np.ndarray], find: str = "auto") -> list[list[Shown]]:
-    """Returns what the segmenter is shown of each image: a window for each cell, by its number.
-
-    Args:
-        images, find: as in `analyze`.
-    """
-    plans = [_plan(image, None, find, lambda pixels: None) for image in images]
-    squares = _squares(images, plans)
-    turns = [orientation.find(square) for square in squares]
-    standard = _squares(list(map(light.standardize, images)), plans)
-    boxes = [(box, plan.one_cell) for plan in plans for box in plan.windows]
-    found = [
-        Shown(box, turn, orientation.place(square, turn), one_cell)
-        for (box, one_cell), turn, square in zip(boxes, turns, standard)
-    ]
-    return _grouped(found, [len(plan.windows) for plan in plans])
-
-
-def _pixel_sizes(
-    count: int, given: float | None, from_files: Sequence[PixelSize | None] | None
-) -> list[PixelSize | None]:
-    """Returns the known micrometers per pixel of each image, and their source.
-
-    Raises:
-        ValueError: a value is not above zero, or there is not one for each image.
-    """
-    sizes = [None] * count if from_files is None else list(from_files)
-    if len(sizes) != count:
-        raise ValueError(f"{len(sizes)} pixel_sizes for {count} images: give one for each image")
-    for um_per_px, name in [(given, "um_per_px"), *((s and s[0], "pixel_sizes") for s in sizes)]:
-        if um_per_px is not None and not 0 < um_per_px < math.inf:
-            raise ValueError(f"{name} is {um_per_px}: allowed is a number above zero")
-    return sizes if given is None else [(given, "given")] * count
 
 
 def _pixels(image: np.ndarray) -> int:
@@ -324,72 +259,8 @@ def _predict(
     return found
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Plan:
-    """The windows of an image that the models are to process.
-
-    Attributes:
-        cells: from the finder; empty if the image is one cell.
-        windows: one box per cell.
-        um_per_px, source, one_cell: as in `Field`.
-        scales_differ: the image's red cells suggest another `um_per_px`.
-    """
-
-    cells: list[Detection]
-    windows: list[Box]
-    um_per_px: float | None
-    source: str
-    scales_differ: bool
-    one_cell: bool
-
-
-def _plan(
-    image: np.ndarray, known: PixelSize | None, find: str, on_pixels: Callable[[float], None]
-) -> _Plan:
-    if find == "no":
-        found = Detections([], None)
-        on_pixels(_pixels(image))
-    else:
-        found = finder.find(image, lambda part: on_pixels(part * _pixels(image)))
-    scale, size = _scale(known, found.scale), image.shape[:2]
-    window = {"no": (0, 0, *size), "auto": crop_window(size, found), "yes": None}[find]
-    if window is not None:
-        if not found.cells and contrast.is_plain(image):
-            return _Plan([], [], *scale, False)
-        return _Plan([], [window], *scale, True)
-    if len(found.cells) > MAX_CELLS:
-        raise DataError(
-            f"the image has {len(found.cells)} cells: allowed are {MAX_CELLS}; cut it into pieces"
-        )
-    windows = [crops.square_crop_box(cell.box, *size, crops.MARGIN) for cell in found.cells]
-    return _Plan(found.cells, windows, *scale, False)
-
-
-def _squares(images: Sequence[np.ndarray], plans: Sequence[_Plan]) -> list[np.ndarray]:
-    """Returns the windows of all images, uint8 `[h, w, 3]`."""
-    return [
-        image[top:bottom, left:right]
-        for image, plan in zip(images, plans)
-        for top, left, bottom, right in plan.windows
-    ]
-
-
-def _scale(known: PixelSize | None, found: Scale | None) -> tuple[float | None, str, bool]:
-    """Returns the micrometers per pixel, their source, and whether the red cells disagree."""
-    seen = found.um_per_px if found is not None and found.reliable else None
-    if known is not None:
-        return *known, seen is not None and abs(known[0] / seen - 1) > _SCALES_DIFFER
-    return seen, "unknown" if seen is None else "red_cells", False
-
-
-def _grouped(values: Sequence[Any], counts: Sequence[int]) -> list[list[Any]]:
-    """Splits the values of all images into one list per image."""
-    rest = iter(values)
-    return [list(itertools.islice(rest, count)) for count in counts]
-
-
 def _merge(
-    image: np.ndarray, plan: _Plan, masks: Sequence[np.ndarray]
+    image: np.ndarray, plan: windows.Plan, masks: Sequence[np.ndarray]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Merges the masks of an image's windows into its mask and labels."""
     size = image.shape[:2]
@@ -403,14 +274,14 @@ def _merge(
     return instances.merge_masks(size, plan.windows, masks, plan.cells)
 
 
-def _own_masks(plan: _Plan, mask: np.ndarray, labels: np.ndarray) -> list[np.ndarray]:
+def _own_masks(plan: windows.Plan, mask: np.ndarray, labels: np.ndarray) -> list[np.ndarray]:
     """Returns the mask of each window with its own cell alone."""
     places = [np.s_[top:bottom, left:right] for top, left, bottom, right in plan.windows]
     return [mask[place] * (labels[place] == i) for i, place in enumerate(places, 1)]
 
 
 def _assemble(
-    plan: _Plan,
+    plan: windows.Plan,
     mask: np.ndarray | None,
     labels: np.ndarray | None,
     typed: Sequence[inference.Prediction | None],
@@ -419,8 +290,8 @@ def _assemble(
     """Builds an image's result from the results of its windows."""
     cells, outputs = [], []
     # A crop in which the segmenter sees no cell has none.
-    windows = [] if plan.one_cell and labels is not None and not labels.any() else plan.windows
-    for i, (window, prediction) in enumerate(zip(windows, typed)):
+    boxes = [] if plan.one_cell and labels is not None and not labels.any() else plan.windows
+    for i, (window, prediction) in enumerate(zip(boxes, typed)):
         detection = plan.cells[i] if plan.cells else None
         found = measure_cell(
             i + 1, detection, window, mask, labels, plan.um_per_px, plan.scales_differ

@@ -17,6 +17,7 @@ from wbc_jax.data.images import ImageFile, read_with_metadata
 from wbc_jax.errors import DataError, Interrupted
 from wbc_jax.fields import analyze as fields
 from wbc_jax.fields.cells import Field
+from wbc_jax.fields.windows import PixelSize
 from wbc_jax.inference import folder_statistics as statistics
 from wbc_jax.report import folder_pass, html, slide_regions
 from wbc_jax.report.cell_files import Input, Results, result_names
@@ -303,7 +304,7 @@ def _show_part(progress: Progress, done: int, count: int, part: float) -> None:
     progress.update(done, 0, part=part * count)
 
 
-def _pixel_size(file: ImageFile) -> fields.PixelSize | None:
+def _pixel_size(file: ImageFile) -> PixelSize | None:
     return None if file.um_per_px is None else (file.um_per_px, file.um_per_px_source)
 
 
