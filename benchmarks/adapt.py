@@ -5,8 +5,8 @@ FOLDER holds the outputs of networks that were each trained without one source
 types, at random or in the order that `wbc_jax.review` offers them, and a layer of the laboratory is
 fitted (`wbc_jax.inference.adapting`). Prints a Markdown table (docs/adapt.md): scores on the
 source's other cells, and on the test cells of the sources of the training. No image is read and no
-network is run. With `--masks` it measures the fine-tuning of segmenters instead
-(`adapt_masks.py`).
+network is run. `--cells` and `--others` save time: they draw at most so many cells of each type.
+With `--masks` it measures the fine-tuning of segmenters instead (`adapt_masks.py`).
 """
 
 import argparse
@@ -75,6 +75,28 @@ def fitted(network: LeftOut) -> Rule:
     """Returns the rule of a network."""
     own = network.validation
     return abstention_fitting.fit(own.outputs, own.labels, 0.05, network.learn())
+
+
+def fewer(network: LeftOut, cells: int, others: int) -> LeftOut:
+    """Returns a network with at most so many cells, drawn at random; 0: all.
+
+    Args:
+        network: with all its cells.
+        cells: of each type of the source left out.
+        others: of each type, source and split of the training.
+    """
+    rng = np.random.default_rng(0)
+
+    def drawn(given: Cells, most: int) -> Cells:
+        if not most:
+            return given
+        kinds = np.char.add(given.sources.astype(str), given.labels.astype(str))
+        order = rng.permutation(len(kinds))
+        parts = [order[kinds[order] == kind][:most] for kind in np.unique(kinds)]
+        return given.take(np.sort(np.concatenate(parts)))
+
+    splits = {k: drawn(getattr(network, k), others) for k in ("train", "validation", "test")}
+    return dataclasses.replace(network, away=drawn(network.away, cells), **splits)
 
 
 def adapt(network: LeftOut, way: str, labels: int, seed: int) -> list[float]:
@@ -151,6 +173,12 @@ def main() -> None:
     parser.add_argument("--labels", type=int, nargs="+", default=LABELS, help="labels a type")
     parser.add_argument("--draws", type=int, default=5)
     parser.add_argument("--ways", nargs="+", default=WAYS)
+    parser.add_argument(
+        "--cells", type=int, default=0, help="of each type of the source left out; 0: all"
+    )
+    parser.add_argument(
+        "--others", type=int, default=0, help="of each type, source and split of the training"
+    )
     given = parser.parse_args()
     if given.masks is not None:
         import adapt_masks
@@ -166,6 +194,7 @@ def main() -> None:
             f"error: the files of {', '.join(bare)} hold no features; tools/left_out_outputs.py "
             "writes them."
         )
+    networks = [fewer(network, given.cells, given.others) for network in networks]
     lines = table(networks, given.labels, given.draws, given.ways)
     print("\n".join(["", *lines]), flush=True)
 

@@ -42,6 +42,20 @@ def test_chosen_cells(bench, networks):
             assert counts[4] == 36
 
 
+def test_fewer_cells(bench, networks):
+    one = networks[0]
+    few = bench.fewer(one, 7, 3)
+    assert np.bincount(few.away.labels).tolist() == [7] * 5
+    for split in ("train", "validation", "test"):
+        assert np.bincount(getattr(few, split).labels).tolist() == [3] * 5
+    # Each with its own outputs: the kept rows are rows of all cells.
+    rows = {tuple(row): k for row, k in zip(one.away.features, one.away.labels)}
+    assert [rows[tuple(row)] for row in few.away.features] == few.away.labels.tolist()
+    np.testing.assert_array_equal(few.away.features, few.away.outputs.embeddings)
+    assert len(bench.fewer(one, 0, 0).away.labels) == len(one.away.labels)
+    assert len(bench.fewer(one, 1000, 0).away.labels) == len(one.away.labels)
+
+
 def test_scores(bench, networks):
     before = bench.adapt(networks[0], bench.TYPES, 0, 0)
     after = bench.adapt(networks[0], bench.TYPES, 8, 0)
