@@ -85,8 +85,8 @@ def squares(images: Sequence[np.ndarray], plans: Sequence[Plan]) -> list[np.ndar
     """Returns the windows of all images, uint8 `[h, w, 3]`."""
     return [
         image[top:bottom, left:right]
-        for image, plan in zip(images, plans)
-        for top, left, bottom, right in plan.windows
+        for image, one in zip(images, plans)
+        for top, left, bottom, right in one.windows
     ]
 
 
@@ -124,12 +124,12 @@ def shown(images: Sequence[np.ndarray], find: str = "auto") -> list[list[Shown]]
     plans = [plan(image, None, find, lambda pixels: None) for image in images]
     turns = [orientation.find(square) for square in squares(images, plans)]
     standard = squares(list(map(light.standardize, images)), plans)
-    boxes = [(box, plan.one_cell) for plan in plans for box in plan.windows]
+    boxes = [(box, one.one_cell) for one in plans for box in one.windows]
     found = [
         Shown(box, turn, orientation.place(square, turn), one_cell)
         for (box, one_cell), turn, square in zip(boxes, turns, standard)
     ]
-    return grouped(found, [len(plan.windows) for plan in plans])
+    return grouped(found, [len(one.windows) for one in plans])
 
 
 def grouped(values: Sequence[Any], counts: Sequence[int]) -> list[list[Any]]:
