@@ -48,7 +48,7 @@ import wbc_jax
 from wbc_jax.fields import analyze as fields
 image = wbc_jax.read_image(sys.argv[1])
 imported = time.perf_counter()
-models = fields.load_models(sys.argv[2:], ahead=True)
+models = fields.load_models(sys.argv[2:])
 loaded = time.perf_counter()
 field = fields.analyze(image, models, "no")
 done = time.perf_counter()

@@ -222,7 +222,7 @@ def _write_tables(given: argparse.Namespace) -> None:
     for run in runs:
         expected += slide_regions.result_names(given.out, run)
     output_folder.check(given.out, expected)
-    models = fields.load_models(given.model, given.flips, ahead=True)
+    models = fields.load_models(given.model, given.flips)
     if models.classifier is None and not given.model:
         print("no classifier is shipped: types are left out", file=sys.stderr, flush=True)
     find = given.find or "auto"

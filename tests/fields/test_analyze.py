@@ -282,37 +282,6 @@ def test_models_by_task(monkeypatch):
         fields.load_models(["b", "c"])
 
 
-def test_models_are_compiled_as_they_predict(monkeypatch):
-    """Ahead, the program is compiled once, and it is the one that predictions use."""
-    model, compiled, threads = _least_model(), [], []
-
-    def heard(event, seconds, **about):
-        if event == "/jax/core/compile/backend_compile_duration":
-            compiled.append(about)
-
-    def load(name):
-        fresh = inference.Model(model.config, model.network, model.weights, model.step)
-        start = fresh.compile_ahead
-        monkeypatch.setattr(fresh, "compile_ahead", lambda: threads.append(start()))
-        return fresh
-
-    monkeypatch.setattr(inference, "load", load)
-    image = render.render_cell(0, 1).image
-    jax.monitoring.register_event_duration_secs_listener(heard)
-    try:
-        loaded = fields.load_models(["mine"], ahead=True)
-        (thread,) = threads
-        thread.join()
-        assert len(compiled) == 1
-        ahead = fields.analyze(image, loaded, "no")
-        assert len(compiled) == 1
-        later = fields.analyze(image, fields.load_models(["mine"]), "no")
-        assert len(compiled) == 2
-    finally:
-        jax.monitoring.unregister_event_duration_listener(heard)
-    np.testing.assert_array_equal(ahead.mask, later.mask)
-
-
 def test_rendered_field():
     """A field with rendered stain, and a segmenter that finds the true mask by its pixels."""
     drawn = render.render_field(5, 360, 480, 4, um_per_px=0.15, palette="slate")
@@ -363,7 +332,7 @@ def test_the_shipped_models_are_loaded_once(monkeypatch, nothing_kept):
     """By two threads and by later calls; and compiled once. A release makes the next call load."""
     loads, compiled, model = [], [], _least_model()
 
-    def load(names=(), flips=False, ahead=False):
+    def load(names=(), flips=False):
         loads.append(names)
         time.sleep(0.05)  # the other thread arrives meanwhile
         fresh = inference.Model(model.config, model.network, model.weights, model.step)
@@ -395,14 +364,11 @@ def test_the_shipped_models_are_loaded_once(monkeypatch, nothing_kept):
 
 
 def test_a_failed_load_is_not_kept(monkeypatch, nothing_kept):
-    def gone():
-        raise CheckpointError("gone")
-
     image = np.zeros((20, 20, 3), np.uint8)
     with monkeypatch.context() as patch:
-        patch.setattr(fields, "load_models", lambda ahead: gone())
+        patch.setattr(fields, "load_models", lambda: (_ for _ in ()).throw(CheckpointError("gone")))
         for _ in range(2):
             with pytest.raises(CheckpointError, match="gone"):
                 wbc_jax.analyze(image, find="no")
-    monkeypatch.setattr(fields, "load_models", lambda ahead: MODELS)
+    monkeypatch.setattr(fields, "load_models", lambda: MODELS)
     assert wbc_jax.analyze(image, find="no").mask is not None

@@ -66,7 +66,7 @@ class Areas:
         return found
 
 
-def load_models(names: Any = (), flips: bool = False, ahead: bool = False) -> fields.Models:
+def load_models(names: Any = (), flips: bool = False) -> fields.Models:
     """Stands in for `fields.load_models`; the last name is a file of the classifier."""
     stored = weights.read(weights.find(names[-1]))
     return fields.Models(Thresholds(), Areas(stored), abstention.read(names[-1]))

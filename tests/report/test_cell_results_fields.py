@@ -108,7 +108,7 @@ def test_a_segmenter_alone_has_no_types(done, tmp_path):
 
 
 def main(monkeypatch, *inputs, **given):
-    monkeypatch.setattr(fields, "load_models", lambda names=(), flips=False, ahead=False: MODELS)
+    monkeypatch.setattr(fields, "load_models", lambda names=(), flips=False: MODELS)
     models = [f"--model={name}" for name in given.pop("model", [])]
     predict.main([*map(str, inputs), *models, *(f"--{k}={v}" for k, v in given.items())])
 

@@ -63,9 +63,7 @@ class Models:
     folder: statistics.Folder | None = None
 
 
-def load_models(
-    names: Sequence[epath.PathLike] = (), flips: bool = False, ahead: bool = False
-) -> Models:
+def load_models(names: Sequence[epath.PathLike] = (), flips: bool = False) -> Models:
     """Loads a segmenter, a classifier or both; each call reads and compiles them anew.
 
     Args:
@@ -74,7 +72,6 @@ def load_models(
             classifier brings the segmenter that was adapted together with it, if none is named.
         flips: let the segmenter average over reflections if it was evaluated so: four times the
             work for up to half a point of mean IoU (docs/experiments.md).
-        ahead: compile the programs in threads, beside what comes before the first prediction.
 
     Raises:
         CheckpointError, ConfigError: as in `wbc_jax.load`; or two models have the same task, or
@@ -83,29 +80,22 @@ def load_models(
     if not names:
         names = [SEGMENTER, *({CLASSIFIER} & set(weights_lib.shipped()))]
     loaded: dict[str, tuple[epath.PathLike, inference.Model]] = {}
-
-    def keep(name: epath.PathLike) -> None:
+    for name in names:
         model = inference.load(name)
         task = model.config.task
         if task in loaded:
             raise CheckpointError(
                 f"{loaded[task][0]} and {name} are both models for {task}; give one for each task."
             )
-        if task == "segmentation":
-            # The finder knows the cell of a window better than the window's center does.
-            model = model.with_middle_cell(False)
-            model = model if flips else model.with_flips(False)
-        if ahead:
-            model.compile_ahead()
         loaded[task] = name, model
-
-    for name in names:
-        keep(name)
-    name, classifier = loaded.get("classification", (None, None))
-    alone = "segmentation" not in loaded and classifier.adapted
-    if alone and (own := weights_lib.own_segmenter(name)):
-        keep(own)
     _, segmenter = loaded.get("segmentation", (None, None))
+    name, classifier = loaded.get("classification", (None, None))
+    if segmenter is None and classifier.adapted and (own := weights_lib.own_segmenter(name)):
+        segmenter = inference.load(own)
+    if segmenter is not None:
+        # The finder knows the cell of a window better than the window's center does.
+        segmenter = segmenter.with_middle_cell(False)
+        segmenter = segmenter if flips else segmenter.with_flips(False)
     return Models(segmenter, classifier, abstention.read_for(name, classifier) if name else None)
 
 
@@ -114,7 +104,7 @@ def _shipped_models() -> Models:
     global _shipped
     with _loading:
         if _shipped is None:
-            _shipped = load_models(ahead=True)
+            _shipped = load_models()
         return _shipped
 
 

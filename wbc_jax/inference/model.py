@@ -236,15 +236,6 @@ class Model:
         self._use(mesh)
         return mesh.size
 
-    def compile_ahead(self) -> threading.Thread:
-        """Compiles the network's program in a thread of its own, which is returned, beside whatever
-        else happens before the first prediction. A prediction waits for it."""
-        side = self.config.data.image_size
-        black = np.zeros((1, side, side, 3), np.uint8)
-        thread = threading.Thread(target=lambda: self.start(black)())
-        thread.start()
-        return thread
-
     def fit(self, image: np.ndarray, mask: np.ndarray | None = None) -> np.ndarray:
         """Resizes an image to the network's input, uint8 `[S, S, 3]`.
 
