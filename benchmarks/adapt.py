@@ -85,15 +85,9 @@ def fewer(network: LeftOut, cells: int, others: int) -> LeftOut:
         cells: of each type of the source left out.
         others: of each type, source and split of the training.
     """
-    rng = np.random.default_rng(0)
 
     def drawn(given: Cells, most: int) -> Cells:
-        if not most:
-            return given
-        kinds = np.char.add(given.sources.astype(str), given.labels.astype(str))
-        order = rng.permutation(len(kinds))
-        parts = [order[kinds[order] == kind][:most] for kind in np.unique(kinds)]
-        return given.take(np.sort(np.concatenate(parts)))
+        return given.take(replay.choose(given.labels, given.sources, most)) if most else given
 
     splits = {k: drawn(getattr(network, k), others) for k in ("train", "validation", "test")}
     return dataclasses.replace(network, away=drawn(network.away, cells), **splits)
