@@ -21,7 +21,7 @@ from wbc_jax.fields.one_cell import crop_window
 FIND_MODES = ("auto", "yes", "no")
 """Whether cells are looked for, in every image, or each image is one cell."""
 MAX_CELLS = 2**16 - 1
-"""Largest number of cells in an image, because its labels are uint16."""
+"""Largest number of cells in an image or a slide, because labels are uint16."""
 PixelSize = tuple[float, str]
 """Micrometers per pixel, and the tag of the file that says so."""
 _SCALES_DIFFER = 0.2

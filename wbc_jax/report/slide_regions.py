@@ -22,6 +22,7 @@ from wbc_jax.errors import DataError
 from wbc_jax.fields import polygons, smear
 from wbc_jax.fields.cells import Field
 from wbc_jax.fields.smear import THICK, Region
+from wbc_jax.fields.windows import MAX_CELLS
 from wbc_jax.report import cell_page, slide_cells, slide_choice, slide_map
 from wbc_jax.utils import atomic, stopping
 
@@ -32,8 +33,6 @@ COLUMNS = (
 )
 """Columns of `slides.csv`."""
 _OVERVIEW_PX = 2048
-MAX_CELLS = 2**16 - 1
-"""Largest number of cells of a slide, because its labels are uint16."""
 FIRST = 64
 """Regions of a slide that the first pass for the folder's statistics looks at, at most."""
 BATCH = 2
