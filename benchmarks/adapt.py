@@ -174,6 +174,8 @@ def main() -> None:
         "--others", type=int, default=0, help="of each type, source and split of the training"
     )
     given = parser.parse_args()
+    if min(given.cells, given.others) < 0:
+        parser.error("--cells and --others are numbers of cells: allowed are 0, for all, and more")
     if given.masks is not None:
         import adapt_masks
 
